@@ -1,0 +1,50 @@
+"""What a user can act on: a small family of errors, turned into a toast or an API answer at the edge, once.
+
+UserError                400  the request or setting is wrong; the message says what to change
+├── ContextTooLong       400  the prompt does not fit the model's context
+├── NotAllowed           401  a key or login is missing or wrong
+├── NotFound             404  no such model, chat, preset, …
+├── Conflict             409  the thing is in use, or exists already
+└── Unavailable          503  right now this cannot be done: no model loaded, out of memory, queue full
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A sentence for the person who asked: what is wrong, and what to do. Never a traceback.
+
+    `param` names the field of the request or setting that is at fault, where there is one.
+    """
+
+    status = 400
+    code = "invalid_request"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class ContextTooLong(UserError):
+    code = "context_length_exceeded"
+
+
+class NotAllowed(UserError):
+    status = 401
+    code = "invalid_api_key"
+
+
+class NotFound(UserError):
+    status = 404
+    code = "not_found"
+
+
+class Conflict(UserError):
+    status = 409
+    code = "conflict"
+
+
+class Unavailable(UserError):
+    status = 503
+    code = "unavailable"

@@ -1,0 +1,147 @@
+"""Events on their way from the thread that makes them to whoever reads them: a thread or an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from modules.generation.types import GenerationEvent
+
+
+class EventStream:
+    """One request's events. Iterate it with `for` or `async for`; closing it stops the work, from any thread.
+
+    The maker calls `put`, then `end` or `fail`, and looks at `closed` between steps.
+    Callbacks of `on_close` run once: when the reader closes, or when the maker ends or fails.
+    """
+
+    def __init__(self) -> None:
+        self._events: deque[GenerationEvent] = deque()
+        self._changed = threading.Condition()
+        self._listeners: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], None]] = []
+        self._error: BaseException | None = None
+        self._ended = False
+        self._closed = False
+
+    # --- the maker's side
+
+    @property
+    def closed(self) -> bool:
+        """Whether the reader has left: nothing more is wanted."""
+        return self._closed
+
+    def put(self, event: GenerationEvent) -> None:
+        """Hand one event over. Does nothing once the reader has left."""
+        with self._changed:
+            if not self._closed:
+                self._events.append(event)
+                self._wake()
+
+    def end(self) -> None:
+        """No more events."""
+        self._finish(None)
+
+    def fail(self, error: BaseException) -> None:
+        """The reader gets `error` raised after the events handed over so far."""
+        self._finish(error)
+
+    def _finish(self, error: BaseException | None) -> None:
+        with self._changed:
+            if self._ended:
+                return
+            self._ended, self._error = True, error
+            self._wake()
+        self._run_callbacks()
+
+    # --- the reader's side
+
+    def get(self, timeout: float | None = None) -> GenerationEvent | None:
+        """The next event; None at the end. Raises the maker's error, or TimeoutError after `timeout` seconds."""
+        with self._changed:
+            if not self._changed.wait_for(self._readable, timeout):
+                raise TimeoutError
+            return self._take()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> GenerationEvent:
+        event = self.get()
+        if event is None:
+            raise StopIteration
+        return event
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> GenerationEvent:
+        loop = asyncio.get_running_loop()
+        while True:
+            ready = asyncio.Event()
+
+            def wake(ready: asyncio.Event = ready) -> None:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(ready.set)
+
+            with self._changed:
+                if self._readable():
+                    event = self._take()
+                    if event is None:
+                        raise StopAsyncIteration
+                    return event
+                self._listeners.append(wake)
+            await ready.wait()
+
+    def close(self) -> None:
+        """Stop the work and drop what was not read. Idempotent; safe while another thread waits in `get`."""
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._events.clear()
+            self._wake()
+        self._run_callbacks()
+
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when the stream is over, however it ends; at once if it is over already."""
+        with self._changed:
+            if not (self._closed or self._ended):
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # --- shared; the caller holds the lock
+
+    def _readable(self) -> bool:
+        return bool(self._events) or self._ended or self._closed
+
+    def _take(self) -> GenerationEvent | None:
+        if self._events:
+            return self._events.popleft()
+        if self._error is not None and not self._closed:
+            raise self._error
+        return None
+
+    def _wake(self) -> None:
+        self._changed.notify_all()
+        listeners, self._listeners = self._listeners, []
+        for wake in listeners:
+            wake()
+
+    def _run_callbacks(self) -> None:
+        with self._changed:
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()

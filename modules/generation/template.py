@@ -1,0 +1,116 @@
+"""Chat templates: Jinja from a model or a file, run in a sandbox, as transformers does it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.nodes import CallBlock, Node
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from modules.errors import UserError
+
+if TYPE_CHECKING:
+    from modules.generation.types import Message
+
+
+class _Refused(Exception):
+    """A template called raise_exception: the conversation has a form that the model was not made for."""
+
+
+class _GenerationBlock(Extension):
+    """{% generation %}…{% endgeneration %} marks what the assistant says; for rendering it is transparent."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return CallBlock(self.call_method("_same"), [], [], body).set_lineno(line)
+
+    def _same(self, caller: Any) -> str:
+        return caller()
+
+
+def _refuse(message: str) -> None:
+    raise _Refused(message)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment
+
+
+@lru_cache(maxsize=64)
+def _compiled(source: str) -> Any:
+    return _environment().from_string(source)
+
+
+def as_template_message(message: Message) -> dict[str, Any]:
+    """A Message in the form that chat templates expect."""
+    content: Any = message.content
+    if message.images:
+        content = [{"type": "image"} for _ in message.images] + [{"type": "text", "text": message.content}]
+    return {**message.extra, "role": message.role, "content": content}
+
+
+def check_template(source: str) -> None:
+    """Raises UserError where `source` is not valid Jinja."""
+    try:
+        _compiled(source)
+    except TemplateSyntaxError as error:
+        raise UserError(f"The chat template has a mistake in line {error.lineno}: {error.message}", param="template") from None
+
+
+def render_chat(
+    source: str,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = True,
+    continue_reply: bool = False,
+    variables: Mapping[str, Any] | None = None,
+) -> str:
+    """The prompt text of `messages`.
+
+    continue_reply: the prompt ends within the last message, which is the beginning of the reply.
+    variables: bos_token, eos_token, tools, … for the template. Raises UserError when the template cannot be used.
+    """
+    check_template(source)
+    turns = [as_template_message(message) for message in messages]
+    values = {"tools": None, "documents": None, "bos_token": "", "eos_token": "", **(variables or {})}
+    values["add_generation_prompt"] = add_generation_prompt and not continue_reply
+    try:
+        text = _compiled(source).render(messages=turns, **values)
+    except _Refused as error:
+        raise UserError(f"The model's chat template refuses this conversation: {error}", param="messages") from None
+    except (TemplateError, SecurityError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise UserError(f"The chat template cannot render this conversation: {error}", param="template") from None
+    return _cut_after_last(text, messages[-1].content) if continue_reply and messages else text
+
+
+def _cut_after_last(text: str, beginning: str) -> str:
+    """Drop what the template puts after the last message, so that the model goes on with it."""
+    for form in (beginning, beginning.strip()):
+        at = text.rfind(form) if form else -1
+        if at >= 0:
+            return text[: at + len(form)] + (beginning[len(beginning.rstrip()) :] if form != beginning else "")
+    if not beginning.strip():
+        raise UserError("There is nothing to continue: the reply is empty.", param="messages")
+    raise UserError("This chat template does not show the last message as it is, so it cannot be continued.", param="template")
