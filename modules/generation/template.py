@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jinja2 import TemplateError, TemplateSyntaxError
 from jinja2.exceptions import SecurityError
@@ -28,7 +28,7 @@ class _Refused(Exception):
 class _GenerationBlock(Extension):
     """{% generation %}…{% endgeneration %} marks what the assistant says; for rendering it is transparent."""
 
-    tags = {"generation"}
+    tags: ClassVar[set[str]] = {"generation"}
 
     def parse(self, parser: Parser) -> Node:
         line = next(parser.stream).lineno
@@ -100,7 +100,16 @@ def render_chat(
         text = _compiled(source).render(messages=turns, **values)
     except _Refused as error:
         raise UserError(f"The model's chat template refuses this conversation: {error}", param="messages") from None
-    except (TemplateError, SecurityError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RecursionError) as error:
+    except (
+        TemplateError,
+        SecurityError,
+        TypeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise UserError(f"The chat template cannot render this conversation: {error}", param="template") from None
     return _cut_after_last(text, messages[-1].content) if continue_reply and messages else text
 

@@ -48,7 +48,7 @@ class GenerationRequest:
     """
 
     prompt: Prompt
-    sampling: SamplingParams = SamplingParams()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     template: str | None = None
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     continue_reply: bool = False

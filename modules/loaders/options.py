@@ -15,7 +15,9 @@ class LoadOptions(Settings):
 
     loader: LoaderName = setting("auto", group="Loader")
     """What loads the model; auto looks at the files."""
-    ctx_size: int = setting(0, min=0, max=10_000_000, step=256, slider_max=131_072, group="Loader", aliases=["n_ctx", "max_seq_len"])
+    ctx_size: int = setting(
+        0, min=0, max=10_000_000, step=256, slider_max=131_072, group="Loader", aliases=["n_ctx", "max_seq_len"]
+    )
     """The most tokens that a prompt and its reply may have together; 0 takes what the model was made for, as far as memory allows."""
     max_parallel: int = setting(8, min=1, max=512, step=1, slider_max=64, group="Loader")
     """How many replies are made at the same time; more requests wait in order."""
@@ -69,9 +71,13 @@ class LoadOptions(Settings):
     # --- llama.cpp
     threads: int = setting(0, min=0, max=1024, step=1, slider_max=64, group="llama.cpp", loaders=LOCAL + ("llamacpp",))
     """Processor threads; 0 takes the number of cores."""
-    batch_size: int = setting(2048, min=32, max=65_536, step=32, slider_max=4096, group="llama.cpp", loaders=["llamacpp"], aliases=["n_batch"])
+    batch_size: int = setting(
+        2048, min=32, max=65_536, step=32, slider_max=4096, group="llama.cpp", loaders=["llamacpp"], aliases=["n_batch"]
+    )
     """How many prompt tokens are computed at once."""
-    gpu_layers: int = setting(-1, min=-1, max=10_000, step=1, slider_max=100, group="llama.cpp", loaders=["llamacpp"], aliases=["n_gpu_layers"])
+    gpu_layers: int = setting(
+        -1, min=-1, max=10_000, step=1, slider_max=100, group="llama.cpp", loaders=["llamacpp"], aliases=["n_gpu_layers"]
+    )
     """How many layers lie on the GPU; -1 puts as many there as fit."""
     cache_type: Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = setting(
         "f16", group="llama.cpp", loaders=["llamacpp"]
@@ -83,9 +89,13 @@ class LoadOptions(Settings):
     """Read the whole file into memory instead of mapping it."""
     mlock: bool = setting(False, group="llama.cpp", loaders=["llamacpp"])
     """Keep the model in memory: never swap it out."""
-    compress_pos_emb: float = setting(1.0, min=1, max=64, step=0.5, slider_max=8, group="Longer context", loaders=LOCAL + ("llamacpp",))
+    compress_pos_emb: float = setting(
+        1.0, min=1, max=64, step=0.5, slider_max=8, group="Longer context", loaders=LOCAL + ("llamacpp",)
+    )
     """Stretch the positions (linear RoPE scaling) for a context this many times longer; 1 changes nothing."""
-    alpha_value: float = setting(1.0, min=1, max=64, step=0.05, slider_max=8, group="Longer context", loaders=LOCAL + ("llamacpp",))
+    alpha_value: float = setting(
+        1.0, min=1, max=64, step=0.05, slider_max=8, group="Longer context", loaders=LOCAL + ("llamacpp",)
+    )
     """Stretch RoPE's base (NTK scaling) for a longer context; 1 changes nothing."""
 
     # --- other engines
