@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import logging
+from typing import Any, Literal
+
+from pydantic import field_validator
 
 from modules.settings.declare import Settings, setting
 
+log = logging.getLogger(__name__)
+
 LoaderName = Literal["auto", "transformers", "bitsandbytes", "gptq", "llamacpp", "remote", "vllm"]
 LOCAL = ("transformers", "bitsandbytes", "gptq")
+OLD_NAMES: dict[str, LoaderName] = {
+    "autogptq": "gptq",
+    "gptq-for-llama": "gptq",
+    "exllama": "gptq",
+    "exllama_hf": "gptq",
+    "exllamav2": "gptq",
+    "exllamav2_hf": "gptq",
+    "gptqmodel": "gptq",
+    "llama.cpp": "llamacpp",
+    "llamacpp_hf": "llamacpp",
+}
+"""Loaders as people know them from other programs, and what does their work here."""
 
 
 class LoadOptions(Settings):
@@ -113,3 +130,13 @@ class LoadOptions(Settings):
     """How vLLM reaches its workers: mp on one machine, ray over several."""
     vllm_args: str = setting("", group="vLLM", loaders=["vllm"])
     """More arguments for `vllm serve`, as on its command line."""
+
+    @field_validator("loader", mode="before")
+    @classmethod
+    def _by_any_name(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        name = value.strip().lower()
+        if name in OLD_NAMES:
+            log.warning("The loader %s is called %s here.", value, OLD_NAMES[name])
+        return OLD_NAMES.get(name, name)
