@@ -1,0 +1,78 @@
+"""How each model was last told to load: models/config-user.yaml, regular expressions on the model's name → options."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modules.errors import UserError
+from modules.loaders.options import LoadOptions
+from modules.settings.declare import hints_of
+
+log = logging.getLogger(__name__)
+
+
+class SavedOptions:
+    """Reads and writes one YAML file. Entries further down win; each is a pattern matched at the start of the name."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+
+    def for_model(self, name: str, given: LoadOptions | None = None) -> LoadOptions:
+        """The options saved for `name`, with those explicitly `given` over them. Raises UserError for a broken file."""
+        values: dict[str, Any] = {}
+        for pattern, entry in self._read().items():
+            try:
+                matches = re.match(pattern, name, re.IGNORECASE)
+            except re.error as error:
+                raise UserError(f"{self._path.name}: {pattern!r} is not a regular expression: {error}") from None
+            if matches and isinstance(entry, dict):
+                values |= _known(entry)
+        return LoadOptions.read({**values, **(given.given() if given else {})})
+
+    def save(self, name: str, options: LoadOptions) -> None:
+        """Remember what differs from the defaults for exactly this model."""
+        with self._lock:
+            entries = self._read()
+            entries.pop(_exactly(name), None)
+            if kept := options.model_dump(mode="json", exclude_defaults=True, exclude=_secrets()):
+                entries[_exactly(name)] = kept
+            temporary = self._path.with_suffix(".yaml.tmp")
+            temporary.write_text(yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            os.replace(temporary, self._path)
+
+    def _read(self) -> dict[str, Any]:
+        if not self._path.is_file():
+            return {}
+        try:
+            entries = yaml.safe_load(self._path.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as error:
+            raise UserError(f"{self._path.name} is not valid YAML: {error}") from None
+        return entries if isinstance(entries, dict) else {}
+
+
+def _exactly(name: str) -> str:
+    return re.escape(name) + "$"
+
+
+def _secrets() -> set[str]:
+    return {name for name, info in LoadOptions.model_fields.items() if hints_of(info).secret}
+
+
+def _known(entry: dict[str, Any]) -> dict[str, Any]:
+    """The keys of an entry that are options here; older names are translated, others (wbits, …) left out."""
+    older = {alias: name for name, info in LoadOptions.model_fields.items() for alias in hints_of(info).aliases}
+    values = {older.get(key, key): value for key, value in entry.items()}
+    if per_gpu := [str(values[key]) for key in sorted(values) if re.fullmatch(r"gpu_memory_\d+", key) and values[key]]:
+        values["gpu_memory"] = per_gpu
+    unknown = [key for key in values if key not in LoadOptions.model_fields]
+    if unknown:
+        log.debug("config-user.yaml: no effect here: %s", ", ".join(unknown))
+    return {key: value for key, value in values.items() if key in LoadOptions.model_fields and value is not None}

@@ -1,0 +1,1 @@
+"""Training: jobs that run in their own processes and leave adapters behind."""

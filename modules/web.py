@@ -1,0 +1,43 @@
+"""One web application: the API under /v1, the page at /."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from modules.api import errors, openai
+from modules.app import App
+
+
+def build(app: App) -> FastAPI:
+    """The whole web application. Importing gradio takes seconds; without the page it is not imported."""
+    web = FastAPI(
+        title="Textloom",
+        summary="Language models on your own hardware, by OpenAI's protocol.",
+        docs_url="/v1/docs",
+        openapi_url="/openapi.json",
+        redoc_url=None,
+    )
+    errors.install(web)
+
+    @web.get("/health", tags=["server"])
+    def health() -> JSONResponse:
+        """200 when the server answers and no model is being loaded; 503 while one is."""
+        status = app.engine.status
+        loading = status.state == "loading"
+        body = {"status": "loading" if loading else "ok", "model": status.name, "error": status.error}
+        return JSONResponse(body, status_code=503 if loading else 200)
+
+    web.include_router(openai.router(app))
+    if not app.options.nowebui:
+        _add_page(web, app)
+    return web
+
+
+def _add_page(web: FastAPI, app: App) -> None:
+    import gradio
+
+    from modules.ui import page, routes
+
+    web.include_router(routes.router(app))
+    gradio.mount_gradio_app(web, page.build(app), path="/", **page.mount_options(app))

@@ -1,0 +1,199 @@
+"""Start Textloom: `python server.py --help` lists the flags."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules.errors import UserError
+from modules.generation.sampling import SamplingParams
+from modules.loaders.options import LoadOptions
+from modules.settings import command_line
+from modules.settings.retired import RETIRED
+from modules.settings.server import ServerOptions
+
+if TYPE_CHECKING:
+    from modules.app import App
+
+ROOT = Path(__file__).resolve().parent
+log = logging.getLogger("textloom")
+
+
+def read_flags(arguments: Sequence[str]) -> tuple[ServerOptions, LoadOptions, SamplingParams, tuple[str, ...]]:
+    """Flags, CMD_FLAGS.txt, environment and settings.yaml into settings. Raises UserError; ends the process for --help."""
+    words = [*command_line.read_flags_file(ROOT / "CMD_FLAGS.txt"), *arguments]
+    classes = (ServerOptions, LoadOptions, SamplingParams)
+    options = {"environment": os.environ, "retired": RETIRED, "description": "Run, tune and serve language models."}
+    first = command_line.parse(words, classes, **options).settings[ServerOptions]
+    assert isinstance(first, ServerOptions)
+    required = "settings" in first.model_fields_set
+    defaults = command_line.read_settings_file(ROOT / first.settings, required=required)
+    parsed = command_line.parse(words, classes, defaults=defaults, **options)
+    server, loading, sampling = (parsed.settings[cls] for cls in classes)
+    return server, loading, sampling, parsed.notes  # type: ignore[return-value]
+
+
+class Running:
+    """A started server: where it answers, and how to end it."""
+
+    def __init__(self, app: App, server: Any, thread: threading.Thread, url: str) -> None:
+        self.app = app
+        self.url = url
+        self._server = server
+        self._thread = thread
+
+    def stop(self) -> None:
+        """End all replies, close the port and give the model's memory back. Idempotent."""
+        self.app.replies.close()
+        self._server.should_exit = True
+        self._thread.join(timeout=20)
+        self.app.close()
+
+    def wait(self) -> None:
+        """Block until the server ends."""
+        while self._thread.is_alive():
+            self._thread.join(timeout=0.5)
+
+
+def launch(arguments: Sequence[str] = ()) -> Running:
+    """Start the server in this process without blocking, as a notebook does. Raises UserError."""
+    server_options, loading, sampling, notes = read_flags(arguments)
+    return start(server_options, loading, sampling, notes)
+
+
+def start(options: ServerOptions, loading: LoadOptions, sampling: SamplingParams, notes: Sequence[str] = ()) -> Running:
+    """Open the port, load the model and build the page side by side, and return when both are done."""
+    _quiet_libraries(options.verbose)
+    for note in notes:
+        log.warning("%s", note)
+    listener = _open_port(options)
+    with contextlib.ExitStack() as undo:
+        undo.callback(listener.close)
+        from modules.app import App
+
+        app = App(ROOT, options, loading, sampling)
+        undo.callback(app.close)
+        loader = threading.Thread(target=app.load_at_start, name="load", daemon=True)
+        if options.model:
+            loader.start()
+        running = _serve(app, listener)
+        if options.model:
+            loader.join()
+        undo.pop_all()
+    _announce(running)
+    return running
+
+
+def _serve(app: App, listener: socket.socket) -> Running:
+    import uvicorn
+
+    from modules import web
+
+    options = app.options
+    config = uvicorn.Config(
+        web.build(app),
+        log_level="info" if options.verbose else "warning",
+        access_log=options.verbose,
+        root_path=options.root_path.rstrip("/"),
+        ssl_keyfile=options.ssl_keyfile or None,
+        ssl_certfile=options.ssl_certfile or None,
+        timeout_graceful_shutdown=2,
+        ws="none",
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],), name="web", daemon=True)
+    thread.start()
+    while not server.started:
+        if not thread.is_alive():
+            raise UserError("The web server ended while starting; the lines above say why.")
+        time.sleep(0.01)
+    scheme = "https" if options.ssl_certfile else "http"
+    host, port = listener.getsockname()[:2]
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "127.0.0.1") else host
+    return Running(app, server, thread, f"{scheme}://{shown}:{port}{options.root_path.rstrip('/')}")
+
+
+def _open_port(options: ServerOptions) -> socket.socket:
+    """A listening socket. Raises UserError that names a free port where the chosen one is taken."""
+    host = options.listen_host or ("0.0.0.0" if options.listen else "127.0.0.1")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, options.listen_port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        with socket.socket(family, socket.SOCK_STREAM) as other, contextlib.suppress(OSError):
+            other.bind((host, 0))
+            free = other.getsockname()[1]
+            raise UserError(
+                f"Port {options.listen_port} of {host} cannot be used ({error.strerror}). "
+                f"Port {free} is free: add --listen-port {free}."
+            ) from None
+        raise UserError(f"{host} is not an address of this machine: choose another --listen-host.") from None
+    return listener
+
+
+def _quiet_libraries(verbose: bool) -> None:
+    """Log lines of ours in one form; no analytics, no progress bars or notices of libraries on the screen."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    for name in ("httpx", "httpcore", "asyncio", "urllib3", "matplotlib", "PIL", "markdown_it", "filelock"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+
+def _announce(running: Running) -> None:
+    status = running.app.engine.status
+    if status.error:
+        print(f"No model is loaded: {status.error}", flush=True)
+    elif status.state == "empty":
+        print(
+            "No model is loaded yet: `python download-model.py starter` gets a small one; choose it on the Models tab.",
+            flush=True,
+        )
+    print(f"READY local={running.url}", flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run until Ctrl-C. Returns the exit status."""
+    try:
+        running = launch(arguments)
+    except UserError as error:
+        print(error.message, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    signal.signal(signal.SIGTERM, lambda *_: _raise_interrupt())
+    try:
+        if running.app.options.auto_launch:
+            import webbrowser
+
+            webbrowser.open(running.url)
+        running.wait()
+    except KeyboardInterrupt:
+        print("\nStopping.", flush=True)
+    finally:
+        running.stop()
+    return 0
+
+
+def _raise_interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
