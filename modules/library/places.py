@@ -1,0 +1,63 @@
+"""From a name that somebody typed to a path that cannot leave its folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from modules.errors import UserError
+
+_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
+
+
+def safe_name(name: str, what: str = "name") -> str:
+    """`name` without surrounding spaces, when it can be a file's name on every system. Raises UserError."""
+    name = name.strip()
+    if not name:
+        raise UserError(f"The {what} is empty.", param="name")
+    if len(name.encode()) > 200:
+        raise UserError(f"The {what} is too long: 200 bytes at most.", param="name")
+    if _FORBIDDEN.search(name) or name.startswith(".") or name.endswith(".") or name.split(".")[0].lower() in _DEVICES:
+        raise UserError(
+            f'{name!r} cannot be a {what}: it may not start or end with a dot, nor contain / \\ : * ? " < > |.', param="name"
+        )
+    return name
+
+
+def path_inside(folder: Path, name: str, suffix: str = "", what: str = "name") -> Path:
+    """folder/name+suffix, for a name that is one part of a path and nothing else. Raises UserError."""
+    return folder / (safe_name(name, what) + suffix)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place at the end, or vanishes: nobody sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}-", suffix=".part", dir=path.parent)
+    os.close(handle)
+    draft = Path(name)
+    try:
+        yield draft
+        draft.chmod(0o644)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` at once."""
+    with written_whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, as 64 hexadecimal digits; reads it piece by piece."""
+    import hashlib
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
