@@ -1,0 +1,57 @@
+# Sourced by start.sh and test.sh: makes .venv and installs a requirements file into it, once.
+# Every failure ends with one sentence that says what to do, and status 1.
+
+fail() {
+  echo "textloom: $*" >&2
+  exit 1
+}
+
+find_python() {
+  local name
+  for name in "${PYTHON:-}" python3.12 python3.11 python3.13 python3 python; do
+    [ -n "$name" ] && command -v "$name" >/dev/null 2>&1 || continue
+    "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+    echo "$name"
+    return
+  done
+  return 1
+}
+
+free_megabytes() {
+  df -Pm . | awk 'NR == 2 { print $4 }'
+}
+
+# What went wrong, from pip's own words.
+explain_pip() {
+  if grep -qiE 'no space left|errno 28|disk quota' "$1"; then
+    fail "The disk is full: free about ${2} MB here ($(pwd)) and start again; what was installed so far is kept."
+  elif grep -qiE 'name resolution|connection|timed out|network is unreachable|proxyerror|ssl' "$1"; then
+    fail "The packages could not be downloaded: check the network (or pip's index and proxy settings) and start again; what was installed so far is kept."
+  fi
+  fail "The packages of $3 could not be installed: the last lines above say why. Mend that and start again."
+}
+
+# install_requirements FILE MEGABYTES: nothing to do where the same file was installed completely before.
+install_requirements() {
+  local file=$1 needed=$2 python stamp want log
+  stamp=.venv/.installed-$(basename "$file" .txt)
+  want=$(cat requirements.txt "$file" | cksum)
+  if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
+    return
+  fi
+  python=$(find_python) || fail "Textloom needs Python 3.11 or newer, and this machine has $(python3 --version 2>/dev/null || echo none). Install one, or name it: PYTHON=/path/to/python3.11 bash $0"
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    [ "$(free_megabytes)" -ge "$needed" ] || fail "The disk is too full: $(free_megabytes) MB are free here ($(pwd)), about $needed MB are needed. Free some and start again."
+    echo "Making .venv with $("$python" --version) …"
+    rm -rf .venv
+    "$python" -m venv .venv || fail "Python's venv module does not work: on Debian or Ubuntu run 'apt install python3-venv', then start again."
+  fi
+  echo "Installing the packages of $file (a few minutes the first time) …"
+  log=$(mktemp)
+  if ! .venv/bin/python -m pip install --disable-pip-version-check -r "$file" 2> >(tee "$log" >&2); then
+    explain_pip "$log" "$needed" "$file"
+  fi
+  rm -f "$log"
+  .venv/bin/python -m pip check >/dev/null 2>&1 || fail "The installed packages do not fit together: run '.venv/bin/python -m pip check' to see which; deleting the folder .venv and starting again repairs most cases."
+  echo "$want" >"$stamp"
+}
