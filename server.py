@@ -45,9 +45,12 @@ def read_flags(arguments: Sequence[str]) -> tuple[ServerOptions, LoadOptions, Sa
 class Running:
     """A started server: where it answers, and how to end it."""
 
-    def __init__(self, app: App, server: Any, thread: threading.Thread, url: str) -> None:
+    share_url: str | None = None
+
+    def __init__(self, app: App, server: Any, thread: threading.Thread, url: str, port: int) -> None:
         self.app = app
         self.url = url
+        self.port = port
         self._server = server
         self._thread = thread
 
@@ -86,11 +89,23 @@ def start(options: ServerOptions, loading: LoadOptions, sampling: SamplingParams
         if options.model:
             loader.start()
         running = _serve(app, listener)
+        if options.share:
+            running.share_url = _share(running)
         if options.model:
             loader.join()
         undo.pop_all()
     _announce(running)
     return running
+
+
+def _share(running: Running) -> str | None:
+    from modules.tunnel import open_tunnel
+
+    try:
+        return open_tunnel(running.port)
+    except UserError as error:
+        log.warning("%s", error.message)
+        return None
 
 
 def _serve(app: App, listener: socket.socket) -> Running:
@@ -119,7 +134,7 @@ def _serve(app: App, listener: socket.socket) -> Running:
     scheme = "https" if options.ssl_certfile else "http"
     host, port = listener.getsockname()[:2]
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "127.0.0.1") else host
-    return Running(app, server, thread, f"{scheme}://{shown}:{port}{options.root_path.rstrip('/')}")
+    return Running(app, server, thread, f"{scheme}://{shown}:{port}{options.root_path.rstrip('/')}", port)
 
 
 def _open_port(options: ServerOptions) -> socket.socket:
@@ -165,7 +180,12 @@ def _announce(running: Running) -> None:
             "No model is loaded yet: `python download-model.py starter` gets a small one; choose it on the Models tab.",
             flush=True,
         )
-    print(f"READY local={running.url}", flush=True)
+    if running.app.access.one_time:
+        user, password = next(iter(running.app.access.logins.items()))
+        print(f"This address is public, so it asks for a login. User: {user}  Password: {password}", flush=True)
+        print("Choose your own with --gradio-auth USER:PASSWORD, or let everyone in with --no-auth.", flush=True)
+    share = f" share={running.share_url}" if running.share_url else ""
+    print(f"READY local={running.url}{share}", flush=True)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ from modules.library.presets import PresetLibrary
 from modules.library.prompts import PromptLibrary
 from modules.library.templates import TemplateLibrary
 
+from modules.access import make_access
 from modules.errors import UserError
 from modules.generation.engine import Engine
 from modules.generation.sampling import SamplingParams
@@ -46,6 +47,7 @@ class App:
         models.mkdir(parents=True, exist_ok=True)
         self.data = root / self.options.data_dir
         self.data.mkdir(parents=True, exist_ok=True)
+        self.access = make_access(self.options, self.data)
         self.models = ModelLibrary(models)
         self.loras = LoraLibrary(root / self.options.lora_dir)
         self.presets = PresetLibrary(root / "presets")

@@ -37,7 +37,20 @@ def build(app: App) -> FastAPI:
 def _add_page(web: FastAPI, app: App) -> None:
     import gradio
 
-    from modules.ui import page, routes
+    from modules.ui import login, page, routes
 
+    web.include_router(login.router(app.access))
     web.include_router(routes.router(app))
-    gradio.mount_gradio_app(web, page.build(app), path="/", **page.mount_options(app))
+    if app.access.logins:
+        web.add_middleware(login.LoginGate, access=app.access)
+    gradio.mount_gradio_app(
+        web,
+        page.build(app),
+        path="/",
+        auth_dependency=app.access.user_of,
+        ssr_mode=False,
+        run_history=False,
+        show_error=True,
+        footer_links=["settings"],
+        **page.mount_options(),
+    )
