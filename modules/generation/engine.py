@@ -37,6 +37,7 @@ class Engine:
         self._lock = threading.Condition()
         self._model: LoadedModel | None = None
         self._streams: set[EventStream] = set()
+        self._starting = 0
         self._status = EngineStatus("empty")
         self._since = 0.0
         self._changing = threading.Semaphore()
@@ -72,8 +73,15 @@ class Engine:
         with self._lock:
             model = self.model
             self.last_used = time.monotonic()
+            self._starting += 1
+        try:
             events = model.stream(request)
-            self._streams.add(events)
+            with self._lock:
+                self._streams.add(events)
+        finally:
+            with self._lock:
+                self._starting -= 1
+                self._lock.notify_all()
         events.on_close(lambda: self._gone(events))
         return events
 
@@ -130,9 +138,11 @@ class Engine:
         if model is None:
             return
         if stop_running:
+            with self._lock:
+                self._lock.wait_for(lambda: not self._starting)
             self.stop_all()
         with self._lock:
-            self._lock.wait_for(lambda: not self._streams)
+            self._lock.wait_for(lambda: not self._streams and not self._starting)
         model.close()
 
     def _set(self, status: EngineStatus) -> None:

@@ -50,7 +50,7 @@ class LoadOptions(Settings):
     """The same as --dtype bfloat16."""
     auto_devices: bool = setting(False, group="Device", loaders=LOCAL)
     """Spread the layers over GPUs, memory and disk as they fit."""
-    gpu_memory: tuple[str, ...] = setting((), group="Device", loaders=LOCAL)
+    gpu_memory: tuple[str, ...] = setting((), group="Device", loaders=LOCAL, aliases=["gpu_split"])
     """The most memory for weights on each GPU: "10" is GiB, "3500MiB" is what it says; one value for each GPU."""
     cpu_memory: str = setting("", group="Device", loaders=LOCAL)
     """The most main memory for weights, in the same form; empty sets no limit."""
@@ -140,3 +140,10 @@ class LoadOptions(Settings):
         if name in OLD_NAMES:
             log.warning("The loader %s is called %s here.", value, OLD_NAMES[name])
         return OLD_NAMES.get(name, name)
+
+    @field_validator("gpu_memory", mode="before")
+    @classmethod
+    def _one_value_for_each_gpu(cls, value: Any) -> Any:
+        """Values may be separated by commas too, as --gpu-split wrote them."""
+        words = [value] if isinstance(value, str | int | float) else value
+        return tuple(part.strip() for word in words for part in str(word).split(",") if part.strip())
