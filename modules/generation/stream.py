@@ -99,9 +99,12 @@ class EventStream:
             await ready.wait()
 
     def close(self) -> None:
-        """Stop the work and drop what was not read. Idempotent; safe while another thread waits in `get`."""
+        """Stop the work and drop what was not read. Idempotent; safe while another thread waits in `get`.
+
+        A stream that has ended keeps its last events: there is no work to stop, and its reader may be slow.
+        """
         with self._changed:
-            if self._closed:
+            if self._closed or self._ended:
                 return
             self._closed = True
             self._events.clear()

@@ -92,3 +92,10 @@ def test_nothing_is_kept_for_a_reader_who_left():
     stream.close()
     stream.put(TextDelta("b"))
     assert list(stream) == []
+
+
+def test_a_slow_reader_keeps_what_was_made_before_the_end():
+    stream = words("a", "b")
+    stream.end()
+    stream.close()
+    assert list(stream) == [TextDelta("a"), TextDelta("b")]
