@@ -1,0 +1,98 @@
+"""start.sh on machines that are not as they should be: one sentence that says what to do, and a status that is not zero."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLS = ["bash", "awk", "cat", "cksum", "dirname", "basename", "mktemp", "tee", "grep", "rm", "tail", "id", "sleep"]
+
+PYTHON = """#!/usr/bin/env bash
+# A stand-in for python: knows its version, makes a .venv whose pip behaves as the test says.
+case "$*" in
+  *version_info*) exit {new_enough} ;;
+  --version) echo "Python {version}" ;;
+  "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "$0" .venv/bin/python3 ;;
+  "-m pip --version") [ -e .venv/bin/python ] ;;
+  "-m pip install"*) {pip} ;;
+  "-m pip check") exit 0 ;;
+  *) echo "ran: $*" ;;
+esac
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path):
+    """A clone of the start scripts, and a PATH that holds nothing but basic tools and the python that a test makes."""
+    clone, path = tmp_path / "clone", tmp_path / "bin"
+    (clone / "tools").mkdir(parents=True)
+    path.mkdir()
+    for name in ("start.sh", "requirements.txt", "tools/environment.sh"):
+        shutil.copy(ROOT / name, clone / name)
+    for name in (*TOOLS, "mkdir", "cp", "env"):
+        (path / name).symlink_to(str(shutil.which(name)))
+    write(path / "df", "#!/usr/bin/env bash\nprintf 'x\\nx 0 0 90000 0 /\\n'\n")
+
+    def start(*, pip: str = "exit 0", version: str = "3.11.7", free: int = 90_000, arguments: tuple[str, ...] = ()):
+        new_enough = int(version.split(".")[1]) < 11
+        write(path / "python3", PYTHON.format(new_enough=int(new_enough), version=version, pip=pip))
+        write(path / "df", f"#!/usr/bin/env bash\nprintf 'x\\nx 0 0 {free} 0 /\\n'\n")
+        return subprocess.run(
+            ["bash", "start.sh", *arguments], cwd=clone, env={"PATH": str(path)}, capture_output=True, text=True, timeout=60
+        )
+
+    return start
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def test_it_installs_fetches_the_starter_and_starts_the_server(machine):
+    done = machine(arguments=("--listen-port", "7999"))
+    assert done.returncode == 0, done.stderr
+    assert "ran: download-model.py starter" in done.stdout
+    assert "ran: server.py --model SmolLM2-135M-Instruct.Q4_1 --listen-port 7999" in done.stdout
+
+
+def test_the_second_start_skips_the_set_up(machine):
+    machine()
+    done = machine(pip="echo installing again; exit 1")
+    assert done.returncode == 0, done.stderr
+    assert "nstalling" not in done.stdout
+
+
+def test_an_interrupted_set_up_is_taken_up_again(machine):
+    fails_once = "[ -e tried ] || { : >tried; exit 1; }"
+    assert machine(pip=fails_once).returncode == 1
+    done = machine(pip=fails_once)
+    assert done.returncode == 0
+    assert "Installing" in done.stdout
+
+
+def test_a_named_model_is_not_replaced_by_the_starter(machine):
+    assert "starter" not in machine(arguments=("--model", "mine")).stdout
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ({"version": "3.9.2"}, ["3.11", "3.9.2", "PYTHON="]),
+        ({"free": 100}, ["disk", "100 MB", "Free some"]),
+        ({"pip": "echo 'ERROR: [Errno 28] No space left on device' >&2; exit 1"}, ["disk is full"]),
+        ({"pip": "echo 'Temporary failure in name resolution' >&2; exit 1"}, ["network"]),
+        ({"pip": "echo 'ERROR: no matching distribution' >&2; exit 1"}, ["requirements.txt", "above"]),
+    ],
+    ids=["old python", "little disk", "full disk", "no network", "other"],
+)
+def test_trouble_is_one_sentence_that_says_what_to_do(machine, trouble, words):
+    done = machine(**trouble)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("textloom: ")
+    assert all(word in last for word in words), last
