@@ -114,11 +114,12 @@ def _serve(app: App, listener: socket.socket) -> Running:
     from modules import web
 
     options = app.options
+    root_path = _root_path(options)
     config = uvicorn.Config(
         web.build(app),
         log_level="info" if options.verbose else "warning",
         access_log=options.verbose,
-        root_path=options.root_path.rstrip("/"),
+        root_path=root_path,
         ssl_keyfile=options.ssl_keyfile or None,
         ssl_certfile=options.ssl_certfile or None,
         timeout_graceful_shutdown=2,
@@ -134,7 +135,14 @@ def _serve(app: App, listener: socket.socket) -> Running:
     scheme = "https" if options.ssl_certfile else "http"
     host, port = listener.getsockname()[:2]
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "127.0.0.1") else host
-    return Running(app, server, thread, f"{scheme}://{shown}:{port}{options.root_path.rstrip('/')}", port)
+    return Running(app, server, thread, f"{scheme}://{shown}:{port}{root_path}", port)
+
+
+def _root_path(options: ServerOptions) -> str:
+    """The path a proxy shows us under: as told, or as JupyterHub's own proxy does it."""
+    hub = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "")
+    path = options.root_path or (f"{hub.rstrip('/')}/proxy/{options.listen_port}" if hub else "")
+    return "/" + path.strip("/") if path.strip("/") else ""
 
 
 def _open_port(options: ServerOptions) -> socket.socket:
