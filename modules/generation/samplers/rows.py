@@ -1,16 +1,21 @@
-"""One sampler per running row, and the choice of the next token for a whole batch of them."""
+"""The choice of the next token for a batch of rows, each by its own parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from modules.generation.samplers.noise import uniform
-from modules.generation.samplers.vocabulary import Vocabulary
-from modules.generation.sampling import SamplingParams
+from modules.generation.samplers.candidates import NEVER, Candidates
+from modules.generation.samplers.guidance import guide
+from modules.generation.samplers.mirostat import corrected, surprise
+from modules.generation.samplers.row import RowSampler
+from modules.generation.samplers.steps import Batch, on_device, run
+
+__all__ = ["Choice", "Detail", "RowSampler", "choose", "guide", "remaining"]
 
 
 @dataclass(frozen=True)
@@ -27,74 +32,88 @@ class Detail:
 
 @dataclass(frozen=True)
 class Choice:
-    """The next token of each row. tokens [rows] int64, on the device; details: one per row, None where nobody asked."""
+    """The next token of each row, on the device: tokens [rows] int64, -1 where none may come (`accept` says why).
+
+    details: one for each row, None where nobody asked.
+    """
 
     tokens: Tensor
     details: tuple[Detail | None, ...]
 
 
-class RowSampler:
-    """How one running row chooses its tokens: its parameters, its seed, and what it has said so far."""
-
-    def __init__(
-        self, params: SamplingParams, *, prompt: Sequence[int], vocabulary: Vocabulary, device: torch.device | str = "cpu"
-    ) -> None:
-        self.params = params
-        self.vocabulary = vocabulary
-        self.device = torch.device(device)
-        self.seed = params.seed if params.seed >= 0 else torch.seed() & (2**63 - 1)
-        self.accepted = 0
-
-    @property
-    def finished(self) -> bool:
-        """Whether the grammar is complete: only an end-of-reply token may follow."""
-        return False
-
-    def accept(self, token: int) -> None:
-        """Note that `token` was chosen: history, grammar and repetition checks go on from there."""
-        self.accepted += 1
-
-
 def choose(logits: Tensor, rows: Sequence[RowSampler], *, logprobs: Sequence[int | None]) -> Choice:
-    """Choose the next token of every row, each by its own parameters.
+    """Choose the next token of every row. On CUDA nothing here waits for the device.
 
     logits [rows, vocabulary], any float dtype, not changed; logprobs: for each row None, or how many alternatives to report.
     The details are of the model's own distribution (log-softmax of `logits`), before any sampler, as OpenAI reports them.
-    Nothing here waits for the device.
+    A row's choice depends on its own scores, parameters, seed and history alone, whatever is beside it.
     """
-    tokens = logits.argmax(-1)
-    drawn = [index for index, row in enumerate(rows) if not row.params.greedy]
-    if drawn:
-        scores = logits[drawn].float()
-        temperature = torch.tensor([rows[index].params.temperature for index in drawn], device=logits.device)
-        cumulated = torch.softmax(scores / temperature[:, None], -1).double().cumsum(-1)
-        place = torch.tensor(
-            [uniform(rows[index].seed, rows[index].accepted) for index in drawn], dtype=torch.float64, device=logits.device
-        )
-        picked = torch.searchsorted(cumulated, place[:, None] * cumulated[:, -1:], right=True)[:, 0]
-        tokens[drawn] = picked.clamp(max=logits.shape[-1] - 1)
+    ways: dict[tuple[bool, tuple[str, ...]], list[int]] = {}
+    for index, row in enumerate(rows):
+        ways.setdefault((row.params.greedy, row.path), []).append(index)
+    if len(ways) == 1:
+        return Choice(tokens := _chosen(logits, rows), _details(logits, tokens, logprobs))
+    tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
+    for members in ways.values():
+        where = on_device(np.array(members), logits.device)
+        tokens[where] = _chosen(logits[where], [rows[index] for index in members])
     return Choice(tokens, _details(logits, tokens, logprobs))
 
 
+def remaining(logits: Tensor, rows: Sequence[RowSampler]) -> Tensor:
+    """The scores that the next tokens would be drawn from, [rows, vocabulary] float32; -inf for what is out."""
+    parts = [_walked(logits[index : index + 1], [row]) for index, row in enumerate(rows)]
+    return torch.cat([part.by_id(logits.shape[-1]).scores for part in parts])
+
+
+def _walked(logits: Tensor, rows: Sequence[RowSampler]) -> Candidates:
+    """What is left of `logits` after all steps of the one path that `rows` have."""
+    candidates = Candidates(logits.float())
+    batch = Batch(rows, logits.shape[-1], logits.device)
+    for name in rows[0].path:
+        candidates = run(name, candidates, batch)
+    return candidates
+
+
+def _chosen(logits: Tensor, rows: Sequence[RowSampler]) -> Tensor:
+    """Token ids [rows] for rows of one path; -1 where all scores are -inf or not numbers."""
+    if rows[0].params.greedy:
+        best = _walked(logits, rows).scores.max(-1) if rows[0].path else logits.max(-1)
+        return torch.where(best.values > NEVER, best.indices, -1)
+    candidates = _walked(logits, rows)
+    batch = Batch(rows, logits.shape[-1], logits.device)
+    place, possible = _drawn(candidates.scores, batch.draws(0))
+    if rows[0].surprise_limit is not None:
+        _correct_mirostat(candidates.scores, place, batch)
+    return torch.where(possible, candidates.token(place), -1)
+
+
+def _drawn(scores: Tensor, lots: Tensor) -> tuple[Tensor, Tensor]:
+    """The place [rows] where the cumulated probability passes lots [rows, 1], and whether there is any probability at all."""
+    cumulated = torch.softmax(scores, -1).cumsum(-1, dtype=torch.float64)
+    total = cumulated[:, -1:]
+    place = torch.searchsorted(cumulated, lots * total, right=True).clamp(max=scores.shape[-1] - 1)
+    return place[:, 0], total[:, 0] > 0
+
+
+def _correct_mirostat(scores: Tensor, place: Tensor, batch: Batch) -> None:
+    limits = torch.stack([row.surprise_limit for row in batch.rows if row.surprise_limit is not None])
+    observed = surprise(scores).gather(-1, place[:, None])
+    better = corrected(limits[:, None], observed, batch["mirostat_tau"], batch["mirostat_eta"])
+    for row, limit in zip(batch.rows, better[:, 0].unbind(), strict=True):
+        row.surprise_limit = limit
+
+
 def _details(logits: Tensor, tokens: Tensor, logprobs: Sequence[int | None]) -> tuple[Detail | None, ...]:
-    if all(count is None for count in logprobs):
+    asked = [index for index, count in enumerate(logprobs) if count is not None]
+    if not asked:
         return (None,) * len(logprobs)
-    return tuple(None if count is None else detail(logits[index], tokens[index], count) for index, count in enumerate(logprobs))
-
-
-def detail(logits: Tensor, token: Tensor, count: int) -> Detail:
-    """The log-probability of `token` and of the `count` likeliest tokens. logits [vocabulary]; token [] int64."""
-    scores = torch.log_softmax(logits.float(), -1)
-    best = torch.topk(scores, min(count, len(scores)))
-    return Detail(scores[token], best.indices, best.values)
-
-
-def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
-    """Classifier-free guidance (Sanchez et al. 2023, arXiv:2306.17806), as transformers mixes it.
-
-    conditional, unconditional [rows, vocabulary]: logits after the prompt and after the negative prompt; scale [rows], 1 is off.
-    Returns [rows, vocabulary] float32.
-    """
-    wanted, unwanted = torch.log_softmax(conditional.float(), -1), torch.log_softmax(unconditional.float(), -1)
-    mixed = unwanted + scale[:, None] * (wanted - unwanted)
-    return torch.where(scale[:, None] == 1, conditional.float(), mixed)
+    where = on_device(np.array(asked), logits.device)
+    scores = torch.log_softmax(logits[where].float(), -1)
+    own = scores.gather(-1, tokens[where].clamp(min=0)[:, None])[:, 0]
+    best = torch.topk(scores, min(max(logprobs[index] or 0 for index in asked), logits.shape[-1]))
+    details: list[Detail | None] = [None] * len(logprobs)
+    for place, index in enumerate(asked):
+        count = logprobs[index] or 0
+        details[index] = Detail(own[place], best.indices[place, :count], best.values[place, :count])
+    return tuple(details)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,18 +17,22 @@ class Vocabulary:
     """Made once per loaded model, from its tokenizer. What costs time is computed when it is first asked for."""
 
     def __init__(self, tokenizer: Any, *, size: int | None = None, eos: Iterable[int] = ()) -> None:
-        """tokenizer: a transformers tokenizer. size: the width of the logits, where it is not the tokenizer's length.
+        """tokenizer: a fast transformers tokenizer. size: the width of the logits, where it is not the tokenizer's length.
 
         eos: ids that end a reply; the tokenizer's own is always among them.
         """
         self._tokenizer = tokenizer
         self.size = size or len(tokenizer)
         own = tokenizer.eos_token_id
-        self.eos = tuple(sorted({*eos, *([] if own is None else [own])}))
+        self.eos: tuple[int, ...] = tuple(sorted({*eos, *([] if own is None else [own])}))
 
-    def bytes_of(self, token: int) -> bytes:
-        """The UTF-8 of one token, which may be part of a character; empty for markers such as end-of-turn."""
-        return self.bytes[token] if token < len(self.bytes) else b""
+    @cached_property
+    def guide(self) -> LLTokenizer:
+        """llguidance's view of the tokenizer. Takes about a second. Raises ValueError for tokenizers it cannot read."""
+        from llguidance.hf import from_tokenizer
+
+        width = max(self.size, len(self._tokenizer))
+        return from_tokenizer(self._tokenizer, n_vocab=width, eos_token=list(self.eos) or None)
 
     @cached_property
     def bytes(self) -> list[bytes]:
@@ -35,15 +40,27 @@ class Vocabulary:
         guide = self.guide
         return [b"" if guide.is_special_token(token) else guide.decode_bytes([token]) for token in range(guide.vocab_size)]
 
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """How many bytes each token has, int64 [size]."""
-        return np.array([len(piece) for piece in self.bytes], dtype=np.int64)
+    def bytes_of(self, token: int) -> bytes:
+        """The UTF-8 of one token, which may be part of a character; empty for markers such as end-of-turn."""
+        return self.bytes[token] if token < len(self.bytes) else b""
 
     @cached_property
-    def guide(self) -> LLTokenizer:
-        """llguidance's view of the tokenizer. Takes about a second. Raises ValueError for tokenizers it cannot read."""
-        from llguidance.hf import from_tokenizer
+    def ends(self) -> np.ndarray:
+        """Ids of the tokens that end a reply or a line, int64."""
+        line = self._tokenizer.encode("\n", add_special_tokens=False)
+        return np.array([*self.eos, *line[-1:]], dtype=np.int64)
 
-        eos = list(self.eos)
-        return from_tokenizer(self._tokenizer, n_vocab=max(self.size, len(self._tokenizer)), eos_token=eos or None)
+    def containing(self, text: bytes) -> np.ndarray:
+        """Ids of the tokens that have all of `text` in them, int64."""
+        return np.array([token for token, piece in enumerate(self.bytes) if text in piece], dtype=np.int64)
+
+    def starting_with(self, text: bytes) -> np.ndarray:
+        """Ids of the tokens that start with `text`, int64."""
+        pieces, ids = self._alphabet
+        size = len(text)
+        return ids[bisect_left(pieces, text) : bisect_right(pieces, text, key=lambda piece: piece[:size])]
+
+    @cached_property
+    def _alphabet(self) -> tuple[list[bytes], np.ndarray]:
+        ids = sorted(range(len(self.bytes)), key=self.bytes.__getitem__)
+        return [self.bytes[token] for token in ids], np.array(ids, dtype=np.int64)

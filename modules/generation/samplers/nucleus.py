@@ -1,0 +1,74 @@
+"""Filters that keep the likeliest tokens, by rank, by probability or by score."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from modules.generation.samplers.candidates import NEVER
+
+
+def keep_top_k(scores: Tensor, top_k: Tensor) -> Tensor:
+    """Mask all but the `top_k` best (Fan et al. 2018, arXiv:1805.04833).
+
+    scores [rows, width] float32, best first; top_k [rows, 1], 0 keeps all. Returns the same shape, masked with -inf.
+    """
+    rank = torch.arange(scores.shape[-1], device=scores.device)
+    return scores.masked_fill((rank >= top_k) & (top_k > 0), NEVER)
+
+
+def keep_top_p(scores: Tensor, top_p: Tensor) -> Tensor:
+    """Mask what comes after the likeliest tokens that together reach `top_p` (Holtzman et al. 2020, arXiv:1904.09751).
+
+    scores [rows, width] float32, best first; top_p [rows, 1] in 0..1, 1 keeps all. The best token always stays.
+    Returns the same shape, masked with -inf.
+    """
+    probability = torch.softmax(scores, -1)
+    before = probability.cumsum(-1) - probability
+    out = (before >= top_p) & (top_p < 1)
+    out[:, :1] = False
+    return scores.masked_fill(out, NEVER)
+
+
+def lowest_of_top_p(scores: Tensor, top_p: Tensor) -> Tensor:
+    """A score below which `keep_top_p` keeps nothing, without sorting: [rows, 1].
+
+    Tokens below (1 - top_p) / width have less than 1 - top_p together, so the others reach top_p before them.
+    """
+    share = ((1 - top_p.clamp(min=0)) / scores.shape[-1]).clamp(max=0.5 / scores.shape[-1])
+    return scores.logsumexp(-1, keepdim=True) + share.log()
+
+
+def keep_min_p(scores: Tensor, min_p: Tensor) -> Tensor:
+    """Mask tokens below `min_p` × the likeliest probability (Nguyen et al. 2024, arXiv:2407.01082).
+
+    scores [rows, width] float32; min_p [rows, 1] in 0..1, 0 keeps all. Returns the same shape, masked with -inf.
+    """
+    return scores.masked_fill(scores < scores.amax(-1, keepdim=True) + min_p.log(), NEVER)
+
+
+def keep_top_a(scores: Tensor, top_a: Tensor) -> Tensor:
+    """Mask tokens below `top_a` × the square of the likeliest probability (BlinkDL 2022, RWKV-LM).
+
+    scores [rows, width] float32; top_a [rows, 1] in 0..1, 0 keeps all. Returns the same shape, masked with -inf.
+    """
+    best = scores.amax(-1, keepdim=True)
+    likeliest = best - scores.logsumexp(-1, keepdim=True)
+    return scores.masked_fill(scores < (best + likeliest + top_a.log()).clamp(max=best), NEVER)
+
+
+def keep_top_n_sigma(scores: Tensor, sigmas: Tensor) -> Tensor:
+    """Mask tokens more than `sigmas` standard deviations below the best (Tang et al. 2024, arXiv:2411.07641).
+
+    scores [rows, width] float32, where -inf does not count; sigmas [rows, 1], 0 keeps all.
+    Returns the same shape, masked with -inf.
+    """
+    counted = scores > NEVER
+    count = counted.sum(-1, keepdim=True)
+    present = scores.masked_fill(~counted, 0)
+    mean = present.sum(-1, keepdim=True) / count
+    spread = ((present - mean).square() * counted).sum(-1, keepdim=True).div(count).sqrt()
+    reach = torch.where(sigmas > 0, sigmas * spread, math.inf)
+    return scores.masked_fill(scores < scores.amax(-1, keepdim=True) - reach, NEVER)

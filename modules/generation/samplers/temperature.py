@@ -1,0 +1,39 @@
+"""Temperature, fixed or following the uncertainty, and quadratic smoothing: they reshape the scores and drop nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modules.generation.samplers.candidates import NEVER
+
+
+def apply_temperature(scores: Tensor, temperature: Tensor) -> Tensor:
+    """scores / temperature. scores [rows, width] float32; temperature [rows, 1] above 0, 1 changes nothing."""
+    return scores / temperature
+
+
+def dynamic_temperature(scores: Tensor, low: Tensor, high: Tensor, exponent: Tensor) -> Tensor:
+    """The temperature [rows, 1] for each row: `low` where it is certain, `high` where all tokens are equally likely.
+
+    In between it is low + (high - low) · (entropy / greatest entropy) ^ exponent (kalomaze 2023, "dynatemp").
+    scores [rows, width] float32; the others [rows, 1].
+    """
+    logarithm = torch.log_softmax(scores, -1)
+    entropy = -(logarithm.exp() * logarithm).nansum(-1, keepdim=True)
+    greatest = (scores > NEVER).sum(-1, keepdim=True).log()
+    share = torch.where(greatest > 0, entropy / greatest, 0.0).clamp(0, 1)
+    return low + (high - low) * share.pow(exponent)
+
+
+def smooth_quadratically(scores: Tensor, factor: Tensor, curve: Tensor) -> Tensor:
+    """Bend the scores around the best: best - factor · (k · d² - s · d³), d = score - best (kalomaze 2024, "smooth sampling").
+
+    k = (3 - curve) / 2 and s = (curve - 1) / 2, so that curve 1 is the plain parabola. scores [rows, width] float32;
+    factor [rows, 1], 0 changes nothing; curve [rows, 1]; above 3, tokens near the best may overtake it.
+    """
+    best = scores.amax(-1, keepdim=True)
+    away = scores - best
+    flat, steep = (3 - curve) / 2, (curve - 1) / 2
+    bent = best - factor * away.square() * (flat - steep * away)
+    return torch.where((scores > NEVER) & (factor > 0), bent, scores)
