@@ -1,0 +1,1 @@
+"""Chat history, and the replies that are written into it."""

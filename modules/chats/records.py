@@ -1,0 +1,97 @@
+"""What the chat history holds, as frozen values: a chat, a message with its figures, an entry of a list."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from modules.generation.types import Role
+
+State = Literal["streaming", "whole", "cut"]
+"""streaming: being written; whole: ended by itself or by a limit; cut: stopped, failed, or the server died meanwhile."""
+Ending = Literal["stop", "length", "stopped", "failed", "killed"]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a reply took and what made it. Seconds; error is the sentence why it failed; edited: people changed the text."""
+
+    tokens: int = 0
+    tokens_per_second: float | None = None
+    first_token: float | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    context_length: int | None = None
+    dropped_messages: int = 0
+    ending: Ending | None = None
+    error: str | None = None
+    adapter: str | None = None
+    preset: str | None = None
+    seed: int | None = None
+    edited: bool = False
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """Figures as stored; keys of other versions are left out."""
+        return cls(**{key: value for key, value in values.items() if key in cls.__dataclass_fields__})
+
+    def stored(self) -> dict[str, Any]:
+        """Only what says something."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, 0, False)}
+
+
+@dataclass(frozen=True)
+class Chat:
+    """One conversation. leaf: the last message of the branch that is shown; titled: people named it themselves."""
+
+    id: int
+    owner: str
+    title: str
+    titled: bool
+    pinned: bool
+    created: float
+    updated: float
+    leaf: int | None
+    settings: Mapping[str, Any]
+    revision: int
+
+
+@dataclass(frozen=True)
+class StoredMessage:
+    """One message. Those with the same parent are versions of each other; a first message has none."""
+
+    id: int
+    chat_id: int
+    parent_id: int | None
+    role: Role
+    content: str
+    state: State
+    created: float
+    changed: float
+    model: str | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    figures: Figures = Figures()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PathMessage:
+    """A message on the shown branch, and the ids of all its versions, oldest first, itself included."""
+
+    message: StoredMessage
+    versions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ListedChat:
+    """A row of the conversation list; found is the text around what was searched for, message_id where it stands."""
+
+    id: int
+    title: str
+    pinned: bool
+    updated: float
+    running: bool = False
+    found: str = ""
+    message_id: int | None = None

@@ -1,0 +1,239 @@
+"""Replies are jobs of the server: each goes on, and is kept, whether or not a browser watches."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from modules.chats.records import Figures, State, StoredMessage
+from modules.chats.store import ChatStore
+from modules.errors import UserError
+from modules.generation.engine import Engine
+from modules.generation.stream import EventStream
+from modules.generation.types import Finished, GenerationEvent, GenerationRequest, Prefill, Queued, Started, TextDelta
+
+log = logging.getLogger(__name__)
+
+SAVE_SECONDS = 1.0
+Phase = Literal["waiting", "reading", "writing", "over"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a reply is. place: in the queue; read of prompt: tokens of the prompt that are done; version: grows with each change."""
+
+    version: int
+    phase: Phase
+    state: State
+    text: str
+    figures: Figures
+    place: int = 0
+    read: int = 0
+    prompt: int = 0
+
+
+class Reply:
+    """One reply being written, known by the id of its message. Safe to look at from any thread."""
+
+    def __init__(self, message: StoredMessage, figures: Figures, events: EventStream, store: ChatStore) -> None:
+        self.id = message.id
+        self.chat_id = message.chat_id
+        self._events = events
+        self._store = store
+        self._lock = threading.Lock()
+        self._pieces = [message.content]
+        self._earlier_tokens = figures.tokens
+        self._progress = Progress(0, "waiting", "streaming", "", figures)
+        self._begun = time.monotonic()
+        self._first: float | None = None
+        self._saved_version = 0
+        self._save_due = self._begun + SAVE_SECONDS
+
+    @property
+    def progress(self) -> Progress:
+        with self._lock:
+            if len(self._pieces) > 1:
+                self._pieces = ["".join(self._pieces)]
+            return replace(self._progress, text=self._pieces[0])
+
+    @property
+    def version(self) -> int:
+        return self._progress.version
+
+    def stop(self) -> None:
+        """End the reply; what is there stays."""
+        self._events.close()
+
+    def run(self) -> None:
+        """Follow the events to their end and keep what they bring. For the reply's own thread."""
+        ending: Figures | None = None
+        try:
+            while (event := self._next()) is not None:
+                ending = self._take(event)
+                if time.monotonic() >= self._save_due:
+                    self._save()
+            over = ending or self._ended("stopped")
+        except UserError as error:
+            over = self._ended("failed", error.message)
+        except Exception as error:
+            log.exception("a reply failed")
+            over = self._ended("failed", f"The model failed: {error or type(error).__name__}. The server's log says more.")
+        finally:
+            self._events.close()
+        state: State = "whole" if over.ending in ("stop", "length") else "cut"
+        self._change(phase="over", state=state, figures=over)
+        self._save()
+
+    def _next(self) -> GenerationEvent | None:
+        while True:
+            try:
+                return self._events.get(timeout=max(0.01, self._save_due - time.monotonic()))
+            except TimeoutError:
+                self._save()
+
+    def _take(self, event: GenerationEvent) -> Figures | None:
+        """Note what `event` says; the final figures if it is the last one."""
+        figures = self._progress.figures
+        match event:
+            case Queued(place):
+                self._change(phase="waiting", place=place)
+            case Prefill(done, total):
+                self._change(phase="reading", read=done, prompt=total)
+            case Started(prompt_tokens, cached_tokens, dropped):
+                figures = replace(figures, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens, dropped_messages=dropped)
+                self._change(phase="writing", figures=figures)
+            case TextDelta(text, tokens):
+                self._write(text, tokens)
+            case Finished(reason, usage, timings):
+                return replace(
+                    figures,
+                    tokens=self._earlier_tokens + usage.completion_tokens,
+                    tokens_per_second=timings.tokens_per_second(usage.completion_tokens),
+                    first_token=timings.first_token,
+                    prompt_tokens=usage.prompt_tokens,
+                    cached_tokens=usage.cached_tokens,
+                    ending=reason,
+                )
+        return None
+
+    def _write(self, text: str, tokens: int) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now
+        figures = self._progress.figures
+        figures = replace(figures, tokens=figures.tokens + tokens, first_token=self._first - self._begun)
+        made = figures.tokens - self._earlier_tokens
+        if made > 1 and now > self._first:
+            figures = replace(figures, tokens_per_second=(made - 1) / (now - self._first))
+        with self._lock:
+            self._pieces.append(text)
+        self._change(phase="writing", figures=figures)
+
+    def _ended(self, ending: Literal["stopped", "failed"], error: str | None = None) -> Figures:
+        return replace(self._progress.figures, ending=ending, error=error)
+
+    def _change(self, **values: object) -> None:
+        with self._lock:
+            self._progress = replace(self._progress, version=self._progress.version + 1, **values)  # type: ignore[arg-type]
+
+    def _save(self) -> None:
+        progress = self.progress
+        self._save_due = time.monotonic() + SAVE_SECONDS
+        if progress.version == self._saved_version:
+            return
+        try:
+            self._store.write(self.id, progress.text, progress.state, progress.figures)
+            self._saved_version = progress.version
+        except sqlite3.Error as error:
+            log.error("the reply could not be saved: %s", error)
+            self._change(figures=replace(progress.figures, error=f"This reply could not be saved: {error}."))
+
+
+class Replies:
+    """All replies being written. Closing it stops them and keeps what they have."""
+
+    def __init__(self, store: ChatStore, engine: Engine) -> None:
+        self._store = store
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._running: dict[int, tuple[Reply, threading.Thread]] = {}
+
+    def begin(
+        self, request: GenerationRequest, make: Callable[[], StoredMessage], *, preset: str | None = None
+    ) -> StoredMessage:
+        """Ask the model, and write its answer into the message that `make` returns (state "streaming").
+
+        Where the model refuses the request, UserError is raised and `make` is not called: nothing is written.
+        """
+        events = self._engine.stream(request)
+        try:
+            message = make()
+            model = self._engine.loaded
+            figures = replace(
+                message.figures,
+                adapter=request.adapter,
+                preset=preset,
+                seed=request.sampling.seed,
+                context_length=model.context_length if model else None,
+                ending=None,
+                error=None,
+            )
+            self._store.write(
+                message.id,
+                message.content,
+                "streaming",
+                figures,
+                model=model.name if model else None,
+                sampling=request.sampling.model_dump(mode="json", exclude_defaults=True),
+            )
+        except BaseException:
+            events.close()
+            raise
+        reply = Reply(message, figures, events, self._store)
+        thread = threading.Thread(target=self._follow, args=(reply,), name=f"reply-{reply.id}", daemon=True)
+        with self._lock:
+            self._running[reply.id] = (reply, thread)
+        thread.start()
+        return message
+
+    def _follow(self, reply: Reply) -> None:
+        try:
+            reply.run()
+        finally:
+            with self._lock:
+                self._running.pop(reply.id, None)
+
+    def get(self, message_id: int) -> Reply | None:
+        """The reply that is being written into a message; None where none is."""
+        with self._lock:
+            entry = self._running.get(message_id)
+        return entry[0] if entry else None
+
+    def of_chat(self, chat_id: int) -> list[Reply]:
+        with self._lock:
+            return [reply for reply, _ in self._running.values() if reply.chat_id == chat_id]
+
+    def stop(self, message_id: int) -> bool:
+        """End one reply and wait until it is kept. False where it was not being written."""
+        with self._lock:
+            entry = self._running.get(message_id)
+        if entry is None:
+            return False
+        reply, thread = entry
+        reply.stop()
+        thread.join(timeout=5)
+        return True
+
+    def close(self) -> None:
+        """End all replies. Idempotent."""
+        with self._lock:
+            running = list(self._running.values())
+        for reply, _ in running:
+            reply.stop()
+        for _, thread in running:
+            thread.join(timeout=5)

@@ -1,0 +1,482 @@
+"""Chat history in one SQLite file. Every method is one transaction; chats belong to their owner and to nobody else."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from modules.chats.records import Chat, Figures, ListedChat, PathMessage, State, StoredMessage
+from modules.chats.schema import migrate
+from modules.chats.search import excerpt, like_pattern, matches_of, titled
+from modules.errors import NotFound, Unavailable, UserError
+from modules.generation.types import Role
+
+KEEP_DELETED_SECONDS = 30 * 24 * 3600
+TITLE_LENGTH = 200
+_BRANCH = """
+    WITH RECURSIVE branch (id) AS (
+        SELECT ? UNION ALL SELECT messages.id FROM messages JOIN branch ON messages.parent_id = branch.id
+    )
+"""
+
+
+class ChatStore:
+    """One file, one connection, one lock. Opening it marks replies as cut that a killed server left unfinished."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._lock = threading.RLock()
+        try:
+            self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
+            self._db.row_factory = sqlite3.Row
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            migrate(self._db)
+        except sqlite3.DatabaseError as error:
+            raise Unavailable(
+                f"The chat history {path} cannot be opened ({error}). Move it away, or choose another folder with --data-dir."
+            ) from None
+        self._recover()
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            yield self._db
+
+    def _recover(self) -> None:
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE messages SET state = 'cut', changed = ?, figures = json_set(figures, '$.ending', 'killed')"
+                " WHERE state = 'streaming'",
+                (time.time(),),
+            )
+            db.execute("DELETE FROM chats WHERE deleted < ?", (time.time() - KEEP_DELETED_SECONDS,))
+
+    # --- chats
+
+    def create_chat(self, owner: str, title: str = "", settings: Mapping[str, Any] | None = None) -> Chat:
+        """A new, empty chat. A title given here is not replaced by an automatic one."""
+        with self._transaction() as db:
+            return self._new_chat(db, owner, title[:TITLE_LENGTH], bool(title), settings or {})
+
+    def chat(self, owner: str, chat_id: int) -> Chat:
+        """Raises NotFound, for the chats of others too."""
+        with self._reading() as db:
+            return self._chat(db, owner, chat_id)
+
+    def chats(self, owner: str, search: str = "", limit: int = 300) -> list[ListedChat]:
+        """Pinned ones first, then the latest. With `search`: those whose title or any message holds it, whatever the case."""
+        with self._reading() as db:
+            found = self._search(db, owner, search.strip()) if search.strip() else None
+            rows = db.execute(
+                "SELECT *, EXISTS (SELECT 1 FROM messages WHERE chat_id = chats.id AND state = 'streaming') AS running"
+                " FROM chats WHERE owner = ? AND deleted IS NULL ORDER BY pinned DESC, updated DESC, id DESC",
+                (owner,),
+            ).fetchall()
+        entries = []
+        for row in rows:
+            if found is not None and row["id"] not in found:
+                continue
+            text, message_id = (found or {}).get(row["id"], ("", None))
+            entries.append(
+                ListedChat(row["id"], row["title"], bool(row["pinned"]), row["updated"], bool(row["running"]), text, message_id)
+            )
+        return entries[:limit]
+
+    def rename(self, owner: str, chat_id: int, title: str) -> Chat:
+        """An empty title brings the automatic one back."""
+        with self._transaction() as db:
+            chat = self._chat(db, owner, chat_id)
+            automatic = self._automatic_title(db, chat_id)
+            title = " ".join(title.split())[:TITLE_LENGTH]
+            db.execute("UPDATE chats SET title = ?, titled = ? WHERE id = ?", (title or automatic, bool(title), chat.id))
+            return self._touched(db, chat, updated=False)
+
+    def pin(self, owner: str, chat_id: int, pinned: bool) -> Chat:
+        with self._transaction() as db:
+            chat = self._chat(db, owner, chat_id)
+            db.execute("UPDATE chats SET pinned = ? WHERE id = ?", (pinned, chat.id))
+            return self._touched(db, chat, updated=False)
+
+    def change_settings(self, owner: str, chat_id: int, values: Mapping[str, Any]) -> Chat:
+        """Put `values` over the chat's own settings; None takes one away."""
+        with self._transaction() as db:
+            chat = self._chat(db, owner, chat_id)
+            merged = {key: value for key, value in {**chat.settings, **values}.items() if value is not None}
+            db.execute("UPDATE chats SET settings = ? WHERE id = ?", (json.dumps(merged), chat.id))
+            return self._touched(db, chat, updated=False)
+
+    def delete_chat(self, owner: str, chat_id: int) -> None:
+        """Out of sight; `restore_chat` brings it back for thirty days."""
+        with self._transaction() as db:
+            chat = self._chat(db, owner, chat_id)
+            db.execute("UPDATE chats SET deleted = ? WHERE id = ?", (time.time(), chat.id))
+
+    def restore_chat(self, owner: str, chat_id: int) -> Chat:
+        with self._transaction() as db:
+            db.execute("UPDATE chats SET deleted = NULL WHERE id = ? AND owner = ?", (chat_id, owner))
+            return self._chat(db, owner, chat_id)
+
+    # --- messages
+
+    def add(
+        self,
+        owner: str,
+        chat_id: int,
+        parent_id: int | None,
+        role: Role,
+        content: str,
+        *,
+        state: State = "whole",
+        model: str | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        figures: Figures | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> StoredMessage:
+        """Append a message under `parent_id` (None: a first message), and show the branch that ends with it."""
+        with self._transaction() as db:
+            chat = self._chat(db, owner, chat_id)
+            if parent_id is not None:
+                self._message(db, chat_id, parent_id)
+            message = self._insert(db, chat_id, parent_id, role, content, state, model, sampling, figures, extra)
+            self._show(db, chat, message.id)
+            if role == "user" and not chat.title:
+                db.execute("UPDATE chats SET title = ? WHERE id = ?", (titled(content), chat.id))
+            return message
+
+    def message(self, owner: str, message_id: int) -> StoredMessage:
+        """Raises NotFound, for the messages of others too."""
+        with self._reading() as db:
+            return self._owned(db, owner, message_id)[1]
+
+    def path(self, owner: str, chat_id: int, leaf: int | None = None) -> list[PathMessage]:
+        """The branch that is shown (or the one that ends with `leaf`), first message first."""
+        with self._reading() as db:
+            chat = self._chat(db, owner, chat_id)
+            nodes = db.execute(
+                "SELECT id, parent_id FROM messages WHERE chat_id = ? AND deleted IS NULL ORDER BY id", (chat_id,)
+            ).fetchall()
+            parents = {row["id"]: row["parent_id"] for row in nodes}
+            children: dict[int | None, list[int]] = {}
+            for row in nodes:
+                children.setdefault(row["parent_id"], []).append(row["id"])
+            ids: list[int] = []
+            at = chat.leaf if leaf is None else leaf
+            while at is not None and at in parents:
+                ids.append(at)
+                at = parents[at]
+            ids.reverse()
+            messages = self._messages(db, ids)
+        return [PathMessage(messages[id_], tuple(children[parents[id_]])) for id_ in ids]
+
+    def tree(self, owner: str, chat_id: int) -> list[StoredMessage]:
+        """All messages of a chat, on every branch, oldest first."""
+        with self._reading() as db:
+            self._chat(db, owner, chat_id)
+            rows = db.execute("SELECT * FROM messages WHERE chat_id = ? AND deleted IS NULL ORDER BY id", (chat_id,))
+            return [_message(row) for row in rows]
+
+    def select(self, owner: str, message_id: int) -> Chat:
+        """Show the branch that goes through `message_id`, down to its newest end."""
+        with self._transaction() as db:
+            chat, message = self._owned(db, owner, message_id)
+            return self._show(db, chat, self._newest_end(db, message.id))
+
+    def delete_branch(self, owner: str, message_id: int) -> Chat:
+        """Take a message and everything below it out of sight, and show the version beside it, or end at its parent."""
+        with self._transaction() as db:
+            chat, message = self._owned(db, owner, message_id)
+            shown = {node.message.id for node in self.path(owner, chat.id)}
+            db.execute(
+                f"{_BRANCH} UPDATE messages SET deleted = ? WHERE id IN branch AND deleted IS NULL", (message.id, time.time())
+            )
+            if message.id not in shown:
+                return self._touched(db, chat)
+            beside = db.execute(
+                "SELECT id FROM messages WHERE chat_id = ? AND parent_id IS ? AND deleted IS NULL ORDER BY abs(id - ?) LIMIT 1",
+                (chat.id, message.parent_id, message.id),
+            ).fetchone()
+            return self._show(db, chat, self._newest_end(db, beside["id"]) if beside else message.parent_id)
+
+    def restore_branch(self, owner: str, message_id: int) -> Chat:
+        """Undo `delete_branch`."""
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT messages.* FROM messages JOIN chats ON chats.id = chat_id WHERE messages.id = ? AND owner = ?",
+                (message_id, owner),
+            ).fetchone()
+            if row is None:
+                raise NotFound("There is no such message.")
+            db.execute(
+                f"{_BRANCH} UPDATE messages SET deleted = NULL WHERE id IN branch AND deleted = ?", (message_id, row["deleted"])
+            )
+            return self._show(db, self._chat(db, owner, row["chat_id"]), self._newest_end(db, message_id))
+
+    def branch_off(self, owner: str, message_id: int) -> Chat:
+        """A new chat with copies of the messages from the first to `message_id`."""
+        with self._transaction() as db:
+            chat, message = self._owned(db, owner, message_id)
+            path = self.path(owner, chat.id, leaf=message.id)
+            copy = self._new_chat(db, owner, chat.title, chat.titled, chat.settings)
+            parent: int | None = None
+            for node in path:
+                old = node.message
+                state = "cut" if old.state == "streaming" else old.state
+                parent = self._insert(
+                    db, copy.id, parent, old.role, old.content, state, old.model, old.sampling, old.figures, old.extra
+                ).id
+            return self._show(db, copy, parent)
+
+    def annotate(self, owner: str, message_id: int, values: Mapping[str, Any]) -> StoredMessage:
+        """Put `values` over a message's `extra`; None takes one away."""
+        with self._transaction() as db:
+            chat, message = self._owned(db, owner, message_id)
+            merged = {key: value for key, value in {**message.extra, **values}.items() if value is not None}
+            db.execute("UPDATE messages SET extra = ?, changed = ? WHERE id = ?", (json.dumps(merged), time.time(), message.id))
+            self._touched(db, chat, updated=False)
+            return self._message(db, chat.id, message.id)
+
+    # --- a reply being written
+
+    def reopen(self, owner: str, message_id: int) -> StoredMessage:
+        """Begin to write at the end of a message again. Raises UserError while it is being written."""
+        with self._transaction() as db:
+            chat, message = self._owned(db, owner, message_id)
+            if message.state == "streaming":
+                raise UserError("This reply is still being written.")
+            db.execute("UPDATE messages SET state = 'streaming', changed = ? WHERE id = ?", (time.time(), message.id))
+            self._touched(db, chat)
+            return self._message(db, chat.id, message.id)
+
+    def write(
+        self,
+        message_id: int,
+        content: str,
+        state: State,
+        figures: Figures,
+        *,
+        model: str | None = None,
+        sampling: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep how far a reply has come. For the one job that writes it."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE messages SET content = ?, state = ?, figures = ?, changed = ?,"
+                " model = coalesce(?, model), sampling = coalesce(?, sampling) WHERE id = ?",
+                (
+                    content,
+                    state,
+                    json.dumps(figures.stored()),
+                    time.time(),
+                    model,
+                    None if sampling is None else json.dumps(dict(sampling)),
+                    message_id,
+                ),
+            )
+            if state != "streaming":
+                db.execute(
+                    "UPDATE chats SET revision = revision + 1, updated = ?"
+                    " WHERE id = (SELECT chat_id FROM messages WHERE id = ?)",
+                    (time.time(), message_id),
+                )
+
+    # --- preferences
+
+    def preference(self, owner: str, name: str, default: Any = None) -> Any:
+        with self._reading() as db:
+            row = db.execute("SELECT value FROM preferences WHERE owner = ? AND name = ?", (owner, name)).fetchone()
+        return default if row is None else json.loads(row["value"])
+
+    def set_preference(self, owner: str, name: str, value: Any) -> None:
+        """Remember something for `owner`, across restarts; None forgets it."""
+        with self._transaction() as db:
+            if value is None:
+                db.execute("DELETE FROM preferences WHERE owner = ? AND name = ?", (owner, name))
+            else:
+                db.execute("INSERT OR REPLACE INTO preferences VALUES (?, ?, ?)", (owner, name, json.dumps(value)))
+
+    def revision(self, owner: str, chat_id: int) -> int | None:
+        """Changes whenever the chat does, but not while a reply is being written; None where there is no such chat."""
+        with self._reading() as db:
+            row = db.execute(
+                "SELECT revision FROM chats WHERE id = ? AND owner = ? AND deleted IS NULL", (chat_id, owner)
+            ).fetchone()
+        return row["revision"] if row else None
+
+    def list_revision(self, owner: str) -> str:
+        """Changes whenever the conversation list of `owner` does."""
+        with self._reading() as db:
+            row = db.execute(
+                "SELECT count(*), coalesce(sum(revision), 0), coalesce(max(id), 0) FROM chats"
+                " WHERE owner = ? AND deleted IS NULL",
+                (owner,),
+            ).fetchone()
+        return "-".join(map(str, row))
+
+    # --- inside a transaction
+
+    def _new_chat(self, db: sqlite3.Connection, owner: str, title: str, given: bool, settings: Mapping[str, Any]) -> Chat:
+        now = time.time()
+        cursor = db.execute(
+            "INSERT INTO chats (owner, title, titled, created, updated, settings) VALUES (?, ?, ?, ?, ?, ?)",
+            (owner, title, given, now, now, json.dumps(dict(settings))),
+        )
+        return self._chat(db, owner, cursor.lastrowid or 0)
+
+    def _chat(self, db: sqlite3.Connection, owner: str, chat_id: int) -> Chat:
+        row = db.execute("SELECT * FROM chats WHERE id = ? AND owner = ? AND deleted IS NULL", (chat_id, owner)).fetchone()
+        if row is None:
+            raise NotFound("There is no such chat.")
+        return Chat(
+            row["id"],
+            row["owner"],
+            row["title"],
+            bool(row["titled"]),
+            bool(row["pinned"]),
+            row["created"],
+            row["updated"],
+            row["leaf"],
+            json.loads(row["settings"]),
+            row["revision"],
+        )
+
+    def _message(self, db: sqlite3.Connection, chat_id: int, message_id: int) -> StoredMessage:
+        row = db.execute(
+            "SELECT * FROM messages WHERE id = ? AND chat_id = ? AND deleted IS NULL", (message_id, chat_id)
+        ).fetchone()
+        if row is None:
+            raise NotFound("There is no such message.")
+        return _message(row)
+
+    def _owned(self, db: sqlite3.Connection, owner: str, message_id: int) -> tuple[Chat, StoredMessage]:
+        row = db.execute("SELECT chat_id FROM messages WHERE id = ?", (message_id,)).fetchone()
+        if row is None:
+            raise NotFound("There is no such message.")
+        return self._chat(db, owner, row["chat_id"]), self._message(db, row["chat_id"], message_id)
+
+    def _messages(self, db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, StoredMessage]:
+        rows = db.execute("SELECT * FROM messages WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(list(ids)),))
+        return {row["id"]: _message(row) for row in rows}
+
+    def _insert(
+        self,
+        db: sqlite3.Connection,
+        chat_id: int,
+        parent_id: int | None,
+        role: Role,
+        content: str,
+        state: State,
+        model: str | None,
+        sampling: Mapping[str, Any] | None,
+        figures: Figures | None,
+        extra: Mapping[str, Any] | None,
+    ) -> StoredMessage:
+        now = time.time()
+        cursor = db.execute(
+            "INSERT INTO messages (chat_id, parent_id, role, content, state, model, sampling, figures, extra, created, changed)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                chat_id,
+                parent_id,
+                role,
+                content,
+                state,
+                model,
+                json.dumps(dict(sampling or {})),
+                json.dumps((figures or Figures()).stored()),
+                json.dumps(dict(extra or {})),
+                now,
+                now,
+            ),
+        )
+        return self._message(db, chat_id, cursor.lastrowid or 0)
+
+    def _show(self, db: sqlite3.Connection, chat: Chat, leaf: int | None) -> Chat:
+        db.execute("UPDATE chats SET leaf = ? WHERE id = ?", (leaf, chat.id))
+        return self._touched(db, chat)
+
+    def _touched(self, db: sqlite3.Connection, chat: Chat, *, updated: bool = True) -> Chat:
+        db.execute(
+            "UPDATE chats SET revision = revision + 1, updated = ? WHERE id = ?",
+            (time.time() if updated else chat.updated, chat.id),
+        )
+        return self._chat(db, chat.owner, chat.id)
+
+    def _newest_end(self, db: sqlite3.Connection, message_id: int) -> int:
+        while True:
+            row = db.execute(
+                "SELECT max(id) AS id FROM messages WHERE parent_id = ? AND deleted IS NULL", (message_id,)
+            ).fetchone()
+            if row["id"] is None:
+                return message_id
+            message_id = row["id"]
+
+    def _automatic_title(self, db: sqlite3.Connection, chat_id: int) -> str:
+        row = db.execute(
+            "SELECT content FROM messages WHERE chat_id = ? AND role = 'user' AND deleted IS NULL ORDER BY id LIMIT 1",
+            (chat_id,),
+        ).fetchone()
+        return titled(row["content"]) if row else ""
+
+    def _search(self, db: sqlite3.Connection, owner: str, search: str) -> dict[int, tuple[str, int | None]]:
+        """Chat id → the text around the first place, and the message it stands in (none where it is the title)."""
+        found: dict[int, tuple[str, int | None]] = {}
+        belongs = "JOIN chats ON chats.id = chat_id WHERE owner = ? AND chats.deleted IS NULL AND messages.deleted IS NULL"
+        if len(search) >= 3:  # trigrams know nothing shorter
+            source, pattern = "message_index JOIN messages ON messages.id = message_index.rowid", matches_of(search)
+            condition = "message_index MATCH ?"
+        else:
+            source, pattern = "messages", like_pattern(search)
+            condition = "messages.content LIKE ? ESCAPE '\\'"
+        rows = db.execute(
+            f"SELECT messages.id AS id, chat_id, messages.content AS content FROM {source} {belongs} AND {condition}"
+            " ORDER BY messages.id DESC LIMIT 2000",
+            (owner, pattern),
+        )
+        for row in rows:
+            found.setdefault(row["chat_id"], (excerpt(row["content"], search), row["id"]))
+        titles = db.execute(
+            "SELECT id FROM chats WHERE owner = ? AND deleted IS NULL AND title LIKE ? ESCAPE '\\'",
+            (owner, like_pattern(search)),
+        )
+        for row in titles:
+            found.setdefault(row["id"], ("", None))
+        return found
+
+
+def _message(row: sqlite3.Row) -> StoredMessage:
+    return StoredMessage(
+        id=row["id"],
+        chat_id=row["chat_id"],
+        parent_id=row["parent_id"],
+        role=row["role"],
+        content=row["content"],
+        state=row["state"],
+        created=row["created"],
+        changed=row["changed"],
+        model=row["model"],
+        sampling=json.loads(row["sampling"]),
+        figures=Figures.read(json.loads(row["figures"])),
+        extra=json.loads(row["extra"]),
+    )

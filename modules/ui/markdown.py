@@ -1,0 +1,380 @@
+"""Markdown of models as safe HTML blocks: code coloured, formulas as MathML, everything cleaned at the end."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import nh3
+from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock
+from markdown_it.rules_inline.state_inline import Delimiter, StateInline
+from markdown_it.token import Token
+from mdit_py_plugins.amsmath import amsmath_plugin
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from mdit_py_plugins.footnote import footnote_plugin
+from mdit_py_plugins.tasklists import tasklists_plugin
+
+Kind = Literal["text", "thinking"]
+_THINKING = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<reasoning>", "</reasoning>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|channel|>analysis<|message|>", "<|end|>"),
+)
+_CJK = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
+
+
+def _words(text: str) -> set[str]:
+    return set(text.split())
+
+
+_MATH_TAGS = _words(
+    "math mrow mi mo mn ms mtext mspace mfrac msqrt mroot msup msub msubsup munder mover munderover mmultiscripts mprescripts"
+    " mtable mtr mtd mlabeledtr mpadded mphantom mstyle menclose mfenced merror"
+)
+_TEXT_TAGS = _words(
+    "p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code span div em strong s del a table thead tbody tr th td"
+    " sup sub section input dl dt dd"
+)
+_MATH_ATTRIBUTES = _words(
+    "stretchy fence form largeop movablelimits separator minsize maxsize symmetric lspace rspace mathvariant accent"
+    " accentunder columnalign rowspacing columnspacing columnlines rowlines width height depth linethickness notation"
+    " displaystyle scriptlevel"
+)
+_ATTRIBUTES = {
+    **dict.fromkeys(_MATH_TAGS, _MATH_ATTRIBUTES),
+    "math": {"display"},
+    "a": {"href", "title"},
+    "ol": {"start"},
+    "th": {"align", "colspan", "rowspan"},
+    "td": {"align", "colspan", "rowspan"},
+    "pre": {"data-language"},
+    "input": {"type", "checked", "disabled"},
+}
+_CLASSES = {
+    "span": _words("k s c m f t d i math inline"),
+    "div": _words("math block"),
+    "li": {"task-list-item"},
+    "ul": {"contains-task-list"},
+    "section": {"footnotes"},
+    "sup": {"footnote-ref"},
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of a message that stands for itself. start: where its source begins, in characters of the message."""
+
+    start: int
+    kind: Kind
+    html: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a message that is all thinking or all text: characters start to end."""
+
+    kind: Kind
+    start: int
+    end: int
+
+
+def segments(text: str) -> list[Segment]:
+    """Where a model thinks aloud, by the marks that models put around it; a mark without its end is still thinking."""
+    lead = len(text) - len(text.lstrip())
+    for opening, closing in _THINKING:
+        opened = text.startswith(opening, lead)
+        end = text.find(closing)
+        if not opened and end < 0:
+            continue
+        start = lead + len(opening) if opened else 0
+        if end < start:
+            return [Segment("thinking", start, len(text))] if opened else [Segment("text", 0, len(text))]
+        found = [Segment("thinking", start, end)] if text[start:end].strip() else []
+        return [*found, Segment("text", end + len(closing), len(text))]
+    return [Segment("text", 0, len(text))]
+
+
+def render(text: str) -> list[Block]:
+    """All blocks of a finished message."""
+    return [block for segment in segments(text) for block in _blocks(text, segment.kind, segment.start, segment.end)]
+
+
+class LiveMarkdown:
+    """A message that grows: blocks that are finished are rendered once, and only the end again with each update."""
+
+    def __init__(self) -> None:
+        self._frozen: list[Block] = []
+        self._begins = 0
+        self.blocks: list[Block] = []
+
+    def update(self, text: str) -> list[Block]:
+        """All blocks of `text`, which continues what was given before. The last ones may still change."""
+        parts = segments(text)
+        last = parts[-1]
+        if self._begins and not any(part.kind == self._kind and part.start <= self._begins <= part.end for part in parts):
+            self._frozen, self._begins = [], 0  # what looked like text turned out to be thinking
+        begins = self._begins
+        fresh: list[Block] = []
+        for part in parts:
+            start = max(part.start, begins)
+            if start >= part.end:
+                continue
+            blocks = _blocks(text, part.kind, start, part.end, ended=part is not last)
+            fresh += blocks
+            keep_open = 0 if part is not last else _open_blocks(blocks, part.end)
+            if len(blocks) > keep_open:
+                self._frozen += blocks[: len(blocks) - keep_open]
+                self._begins = blocks[-keep_open].start if keep_open else part.end
+                self._kind: Kind = part.kind
+        done = [block for block in self._frozen if block.start < begins]
+        self.blocks = done + fresh
+        return self.blocks
+
+
+def _open_blocks(blocks: Sequence[Block], end: int) -> int:
+    """How many of the last blocks may still change: the last, and the one before while the last has only just begun."""
+    return 2 if len(blocks) > 1 and end - blocks[-1].start < 8 else 1
+
+
+def _blocks(text: str, kind: Kind, start: int, end: int, *, ended: bool = True) -> list[Block]:
+    """The top-level Markdown blocks of text[start:end]. ended: no more text follows, so the last one is coloured too."""
+    source = text[start:end]
+    tokens = _parser().parse(source)
+    lines = [0]
+    for line in source.splitlines(keepends=True):
+        lines.append(lines[-1] + len(line))
+    blocks: list[Block] = []
+    group: list[Token] = []
+    groups: list[list[Token]] = []
+    for token in tokens:
+        group.append(token)
+        if (
+            token.level == 0
+            and token.nesting <= 0
+            and (group[0].type != "footnote_block_open" or token.type.endswith("block_close"))
+        ):
+            groups.append(group)
+            group = []
+    for index, group in enumerate(groups):
+        first_line = group[0].map[0] if group[0].map else len(lines) - 1
+        finished = ended or index < len(groups) - 1
+        raw = _parser().renderer.render(group, _parser().options, {"finished": finished})
+        if clean := _cleaned(raw).strip():
+            blocks.append(Block(start + lines[min(first_line, len(lines) - 1)], kind, clean))
+    return blocks
+
+
+def _cleaned(raw: str) -> str:
+    return nh3.clean(
+        raw,
+        tags=_TEXT_TAGS | _MATH_TAGS,
+        attributes=_ATTRIBUTES,
+        allowed_classes=_CLASSES,
+        url_schemes={"http", "https", "mailto"},
+        set_tag_attribute_values={"a": {"target": "_blank"}},
+        link_rel="noopener noreferrer nofollow",
+    )
+
+
+# --- the parser
+
+
+@lru_cache(maxsize=1)
+def _parser() -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
+    tasklists_plugin(parser)
+    footnote_plugin(parser)
+    dollarmath_plugin(
+        parser, allow_labels=False, allow_space=False, allow_digits=False, double_inline=True, renderer=_dollar_math
+    )
+    amsmath_plugin(parser, renderer=lambda content: formula(content, display=True))
+    parser.block.ruler.before("fence", "bracket_math", _bracket_block, {"alt": ["paragraph"]})
+    parser.inline.ruler.before("escape", "bracket_math", _bracket_inline)
+    parser.inline.ruler.at("emphasis", _emphasis)
+    parser.inline.ruler.before("escape", "line_break_tag", _line_break_tag)
+    parser.add_render_rule("bracket_inline", _render_bracket_inline)
+    parser.add_render_rule("bracket_block", _render_bracket_block)
+    parser.add_render_rule("fence", _render_fence)
+    parser.add_render_rule("code_block", _render_fence)
+    parser.add_render_rule("image", _render_image)
+    parser.add_render_rule("footnote_ref", _render_footnote_mark)
+    parser.add_render_rule("footnote_anchor", lambda *_: "")
+    return parser
+
+
+def _dollar_math(content: str, options: dict[str, Any]) -> str:
+    return formula(content, display=options["display_mode"])
+
+
+@lru_cache(maxsize=2048)
+def formula(source: str, *, display: bool) -> str:
+    """LaTeX as MathML; what cannot be converted is shown as it was written."""
+    from latex2mathml.converter import convert
+
+    try:
+        return convert(source, display="block" if display else "inline")
+    except Exception:  # noqa: BLE001  # the converter has no exception of its own: half a formula raises anything
+        return f"<code>{html.escape(source)}</code>"
+
+
+def _bracket_inline(state: StateInline, silent: bool) -> bool:
+    r"""\( … \) and \[ … \] inside a paragraph."""
+    closing = {r"\(": r"\)", r"\[": r"\]"}.get(state.src[state.pos : state.pos + 2])
+    end = state.src.find(closing, state.pos + 2) if closing else -1
+    if closing is None or end < 0 or not state.src[state.pos + 2 : end].strip():
+        return False
+    if not silent:
+        token = state.push("bracket_inline", "math", 0)
+        token.content = state.src[state.pos + 2 : end]
+        token.meta = {"display": closing == r"\]"}
+    state.pos = end + 2
+    return True
+
+
+def _bracket_block(state: StateBlock, first: int, last: int, silent: bool) -> bool:
+    r"""\[ … \] that begins a line and ends one."""
+    begin = state.bMarks[first] + state.tShift[first]
+    if not state.src.startswith(r"\[", begin):
+        return False
+    for line in range(first, last):
+        content = state.src[begin + 2 : state.eMarks[line]].rstrip()
+        if content.endswith(r"\]"):
+            if not silent:
+                token = state.push("bracket_block", "math", 0)
+                token.block = True
+                token.content = content[:-2]
+                token.map = [first, line + 1]
+            state.line = line + 1
+            return True
+    return False
+
+
+def _render_bracket_inline(_self: Any, tokens: Sequence[Token], at: int, *_: Any) -> str:
+    return formula(tokens[at].content, display=tokens[at].meta["display"])
+
+
+def _render_bracket_block(_self: Any, tokens: Sequence[Token], at: int, *_: Any) -> str:
+    return f'<div class="math block">{formula(tokens[at].content, display=True)}</div>'
+
+
+def _emphasis(state: StateInline, silent: bool) -> bool:
+    """* and _ as CommonMark has them, except beside Chinese, Japanese and Korean, which put no spaces around words."""
+    marker = state.src[state.pos]
+    if silent or marker not in "_*":
+        return False
+    scanned = state.scanDelims(state.pos, marker == "*")
+    can_open, can_close = scanned.can_open, scanned.can_close
+    if marker == "*":
+        before = state.src[state.pos - 1 : state.pos] if state.pos else ""
+        after = state.src[state.pos + scanned.length : state.pos + scanned.length + 1]
+        can_open = can_open or bool(_CJK.match(before) and after.strip())
+        can_close = can_close or bool(_CJK.match(after) and before.strip())
+    for _ in range(scanned.length):
+        token = state.push("text", "", 0)
+        token.content = marker
+        state.delimiters.append(Delimiter(ord(marker), scanned.length, len(state.tokens) - 1, -1, can_open, can_close))
+    state.pos += scanned.length
+    return True
+
+
+_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+
+
+def _line_break_tag(state: StateInline, silent: bool) -> bool:
+    """<br> is the one tag that models put into tables and mean."""
+    match = _BREAK.match(state.src, state.pos)
+    if match is None:
+        return False
+    if not silent:
+        state.push("hardbreak", "br", 0)
+    state.pos = match.end()
+    return True
+
+
+def _render_image(_self: Any, tokens: Sequence[Token], at: int, *_: Any) -> str:
+    """A link: pictures from elsewhere would tell a stranger that and when this was read."""
+    source, words = str(tokens[at].attrs.get("src", "")), tokens[at].content
+    return f'<a href="{html.escape(source)}">{html.escape(words or source)}</a>'
+
+
+def _render_footnote_mark(_self: Any, tokens: Sequence[Token], at: int, *_: Any) -> str:
+    return f'<sup class="footnote-ref">{int(tokens[at].meta["id"]) + 1}</sup>'
+
+
+def _render_fence(_self: Any, tokens: Sequence[Token], at: int, _options: Any, env: dict[str, Any]) -> str:
+    token = tokens[at]
+    language = (token.info.split() or [""])[0].lower()[:30]
+    code = coloured(token.content, language) if env.get("finished", True) else html.escape(token.content)
+    return f'<pre data-language="{html.escape(language)}"><code>{code}</code></pre>\n'
+
+
+# --- code
+
+
+_COLOURS = {
+    "Comment": "c",
+    "Keyword.Constant": "m",
+    "Keyword.Type": "t",
+    "Keyword": "k",
+    "Literal.String": "s",
+    "Literal.Number": "m",
+    "Name.Function": "f",
+    "Name.Class": "f",
+    "Name.Builtin": "t",
+    "Name.Decorator": "t",
+    "Name.Tag": "k",
+    "Name.Attribute": "t",
+    "Operator.Word": "k",
+    "Generic.Deleted": "d",
+    "Generic.Inserted": "i",
+    "Generic.Heading": "f",
+}
+LONGEST_COLOURED = 100_000
+
+
+@lru_cache(maxsize=512)
+def coloured(code: str, language: str) -> str:
+    """Code as HTML with a few short classes; as plain text where the language is unknown."""
+    from pygments.lexers import get_lexer_by_name
+    from pygments.util import ClassNotFound
+
+    if not language or len(code) > LONGEST_COLOURED:
+        return html.escape(code)
+    try:
+        lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
+    except ClassNotFound:
+        return html.escape(code)
+    pieces: list[str] = []
+    last, run = "", ""
+    for kind, value in lexer.get_tokens(code):
+        name = _class_of(kind)
+        if name != last and run and value.strip():
+            pieces.append(_span(last, run))
+            run = ""
+        if value.strip() or not run:
+            last = name if value.strip() else ""
+        run += value
+    pieces.append(_span(last, run))
+    return "".join(pieces)
+
+
+def _span(name: str, run: str) -> str:
+    return f'<span class="{name}">{html.escape(run)}</span>' if name else html.escape(run)
+
+
+@lru_cache(maxsize=256)
+def _class_of(kind: Any) -> str:
+    name = str(kind).removeprefix("Token.")
+    while name:
+        if name in _COLOURS:
+            return _COLOURS[name]
+        name = name.rpartition(".")[0]
+    return ""

@@ -1,0 +1,52 @@
+"""What a user has set for themselves: sampling, preset and what the page remembers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules.app import App
+from modules.errors import NotFound, UserError
+from modules.generation.sampling import SamplingParams
+
+DEFAULT_PRESET = "simple-1"
+
+
+def default_sampling(app: App) -> tuple[SamplingParams, str | None]:
+    """What a new user starts with: the default preset, with what the server was started with over it."""
+    try:
+        preset, name = app.presets.read(DEFAULT_PRESET), DEFAULT_PRESET
+    except UserError:
+        preset, name = SamplingParams(), None
+    return preset.changed(app.sampling.given()), name
+
+
+def sampling_of(app: App, owner: str) -> tuple[SamplingParams, str | None]:
+    """(the sampling settings of `owner`, the preset they come from while nothing else was changed)."""
+    kept: dict[str, Any] | None = app.store.preference(owner, "sampling")
+    if kept is None:
+        return default_sampling(app)
+    try:
+        return SamplingParams.read(kept["values"]), kept.get("preset")
+    except UserError:  # settings of another version: better to start afresh than to refuse every message
+        return default_sampling(app)
+
+
+def set_sampling(app: App, owner: str, sampling: SamplingParams, preset: str | None) -> None:
+    """Remember the settings; the preset's name only while they are what it says."""
+    if preset is not None:
+        try:
+            same = app.presets.read(preset) == sampling
+        except UserError:
+            same = False
+        preset = preset if same or (preset, sampling) == default_sampling(app)[::-1] else None
+    values = sampling.model_dump(mode="json", exclude_defaults=True)
+    app.store.set_preference(owner, "sampling", {"values": values, "preset": preset})
+
+
+def choose_preset(app: App, owner: str, name: str) -> SamplingParams:
+    """Take the settings of a preset. Raises NotFound."""
+    if name not in app.presets.names():
+        raise NotFound(f"There is no preset called {name}.", param="preset")
+    sampling = app.presets.read(name)
+    set_sampling(app, owner, sampling, name)
+    return sampling

@@ -1,0 +1,205 @@
+"""The addresses that the chat view's script calls: actions as JSON, replies as server-sent events, the script itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.responses import FileResponse, StreamingResponse
+from pydantic import BaseModel
+
+from modules.app import App
+from modules.chats.records import PathMessage
+from modules.errors import NotAllowed, NotFound
+from modules.ui import actions, preferences, views
+from modules.ui.live import Rendering, follow, frame
+
+STATIC = Path(__file__).parent / "static"
+EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+class View(BaseModel):
+    """What the browser has: message id → time of its last change. limit: how many of the last messages it shows."""
+
+    known: dict[int, float] = {}
+    limit: int = views.PAGE_OF_MESSAGES
+
+
+class NewMessage(BaseModel):
+    content: str
+    after: int | None = None
+
+
+class Edit(BaseModel):
+    content: str
+    answer: bool = True
+
+
+class ChatChange(BaseModel):
+    title: str | None = None
+    pinned: bool | None = None
+    settings: dict[str, Any] | None = None
+
+
+class Name(BaseModel):
+    name: str
+
+
+def _owner(request: Request) -> str:
+    return request.state.owner
+
+
+Owner = Annotated[str, Depends(_owner)]
+"""Who asks. The router's own dependency has checked it before."""
+
+
+def router(app: App) -> APIRouter:
+    """All addresses under chats/. Each asks who is there, and shows only what is theirs."""
+
+    def let_in(request: Request) -> None:
+        if request.method != "GET" and request.headers.get("sec-fetch-site") not in (None, "same-origin", "none"):
+            raise NotAllowed("This address answers only the page of this server.")
+        request.state.owner = app.access.require_user(request)
+
+    routes = APIRouter(prefix="/chats", include_in_schema=False, dependencies=[Depends(let_in)])
+    renderings: dict[int, Rendering] = {}
+
+    # --- the list and the chats
+
+    @routes.get("")
+    def list_chats(owner: Owner, search: str = "") -> list[dict[str, Any]]:
+        return views.list_view(app.store.chats(owner, search))
+
+    @routes.post("")
+    def create(owner: Owner) -> dict[str, int]:
+        return {"id": app.store.create_chat(owner).id}
+
+    @routes.get("/pulse")
+    def pulse(owner: Owner, chat: int | None = None) -> dict[str, Any]:
+        return views.pulse_view(app, owner, chat)
+
+    @routes.get("/menus")
+    def menus(owner: Owner) -> dict[str, Any]:
+        return views.menus_view(app, owner)
+
+    @routes.post("/model")
+    def load_model(owner: Owner, body: Name) -> None:
+        actions.load_model(app, owner, body.name)
+
+    @routes.delete("/model")
+    def unload_model(owner: Owner) -> None:
+        actions.unload_model(app, owner)
+
+    @routes.post("/preset")
+    def choose_preset(owner: Owner, body: Name) -> None:
+        preferences.choose_preset(app, owner, body.name)
+
+    @routes.get("/static/{name:path}")
+    def static(name: str) -> FileResponse:
+        path = (STATIC / name).resolve()
+        if not path.is_relative_to(STATIC) or not path.is_file():
+            raise NotFound("There is no such file.")
+        kind = "text/javascript" if path.suffix == ".js" else None
+        return FileResponse(path, media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    @routes.post("/{chat_id}/view")
+    def view(owner: Owner, chat_id: int, body: View) -> dict[str, Any]:
+        return views.chat_view(app, owner, chat_id, body.known, max(1, min(body.limit, 100_000)))
+
+    @routes.patch("/{chat_id}")
+    def change(owner: Owner, chat_id: int, body: ChatChange) -> None:
+        if body.title is not None:
+            app.store.rename(owner, chat_id, body.title)
+        if body.pinned is not None:
+            app.store.pin(owner, chat_id, body.pinned)
+        if body.settings is not None:
+            actions.change_settings(app, owner, chat_id, body.settings)
+
+    @routes.delete("/{chat_id}")
+    def delete(owner: Owner, chat_id: int) -> None:
+        actions.delete_chat(app, owner, chat_id)
+
+    @routes.post("/{chat_id}/restore")
+    def restore(owner: Owner, chat_id: int) -> None:
+        app.store.restore_chat(owner, chat_id)
+
+    # --- messages
+
+    @routes.post("/{chat_id}/messages")
+    def send(owner: Owner, chat_id: int, body: NewMessage) -> dict[str, int]:
+        return {"reply": actions.send(app, owner, chat_id, body.content, body.after).id}
+
+    @routes.get("/messages/{message_id}")
+    def source(owner: Owner, message_id: int) -> dict[str, str]:
+        return {"content": app.store.message(owner, message_id).content}
+
+    @routes.post("/messages/{message_id}/regenerate")
+    def regenerate(owner: Owner, message_id: int) -> dict[str, int]:
+        return {"reply": actions.regenerate(app, owner, message_id).id}
+
+    @routes.post("/messages/{message_id}/continue")
+    def continue_reply(owner: Owner, message_id: int) -> dict[str, int]:
+        return {"reply": actions.continue_reply(app, owner, message_id).id}
+
+    @routes.post("/messages/{message_id}/edit")
+    def edit(owner: Owner, message_id: int, body: Edit) -> dict[str, int]:
+        return {"reply": actions.edit(app, owner, message_id, body.content, answer=body.answer).id}
+
+    @routes.post("/messages/{message_id}/select")
+    def select(owner: Owner, message_id: int) -> None:
+        app.store.select(owner, message_id)
+
+    @routes.post("/messages/{message_id}/branch")
+    def branch(owner: Owner, message_id: int) -> dict[str, int]:
+        return {"id": app.store.branch_off(owner, message_id).id}
+
+    @routes.delete("/messages/{message_id}")
+    def delete_message(owner: Owner, message_id: int) -> None:
+        actions.delete_message(app, owner, message_id)
+
+    @routes.post("/messages/{message_id}/restore")
+    def restore_message(owner: Owner, message_id: int) -> None:
+        app.store.restore_branch(owner, message_id)
+
+    # --- replies
+
+    @routes.post("/replies/{message_id}/stop")
+    def stop(owner: Owner, message_id: int) -> dict[str, bool]:
+        return {"stopped": actions.stop(app, owner, message_id)}
+
+    @routes.get("/replies/{message_id}/events")
+    async def events(
+        owner: Owner,
+        message_id: int,
+        position: Annotated[int, Query(alias="from")] = 0,
+        last_event_id: Annotated[int | None, Header()] = None,
+    ) -> StreamingResponse:
+        def final() -> dict[str, Any]:
+            message = app.store.message(owner, message_id)
+            path = app.store.path(owner, message.chat_id, leaf=message_id)
+            return views.message_view(path[-1] if path else PathMessage(message, (message_id,)), {})
+
+        await asyncio.to_thread(app.store.message, owner, message_id)
+        start = last_event_id if last_event_id is not None else position
+
+        async def stream() -> AsyncIterator[str]:
+            reply = app.replies.get(message_id)
+            if reply is None:
+                yield frame(await asyncio.to_thread(final), event="over")
+                return
+            rendering = renderings.setdefault(message_id, Rendering(reply))
+            rendering.watchers += 1
+            try:
+                async for piece in follow(rendering, start, final):
+                    yield piece
+            finally:
+                rendering.watchers -= 1
+                if not rendering.watchers and renderings.get(message_id) is rendering:
+                    del renderings[message_id]
+
+        return StreamingResponse(stream(), media_type="text/event-stream", headers=EVENT_HEADERS)
+
+    return routes

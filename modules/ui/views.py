@@ -1,0 +1,129 @@
+"""What the chat view is told, as JSON: a chat with its shown branch, the list, the menus, the pulse."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from modules.app import App
+from modules.chats.records import ListedChat, PathMessage, StoredMessage
+from modules.generation.engine import EngineStatus
+from modules.library.spec import ModelSpec
+from modules.ui.actions import settings_of
+from modules.ui.markdown import Block, render
+from modules.ui.preferences import sampling_of
+
+PAGE_OF_MESSAGES = 60
+
+
+@lru_cache(maxsize=4096)
+def _rendered(message_id: int, changed: float, content: str) -> tuple[Block, ...]:
+    return tuple(render(content))
+
+
+def block_view(block: Block) -> list[Any]:
+    return [block.start, block.kind, block.html]
+
+
+def message_view(node: PathMessage, known: Mapping[int, float]) -> dict[str, Any]:
+    """One message; without its text where the browser has it as it is (`known`: message id → time of its last change)."""
+    message = node.message
+    view: dict[str, Any] = {
+        "id": message.id,
+        "parent": message.parent_id,
+        "role": message.role,
+        "state": message.state,
+        "changed": message.changed,
+        "created": message.created,
+        "versions": node.versions,
+        "model": message.model,
+        "figures": message.figures.stored(),
+        "extra": dict(message.extra),
+    }
+    if known.get(message.id) != message.changed:
+        view |= text_view(message)
+    return view
+
+
+def text_view(message: StoredMessage) -> dict[str, Any]:
+    """The text of a message: as it is for people's own, as blocks for a model's. Replies being written come by events."""
+    if message.role != "assistant":
+        return {"text": message.content}
+    if message.state == "streaming":
+        return {"blocks": []}
+    return {"blocks": [block_view(block) for block in _rendered(message.id, message.changed, message.content)]}
+
+
+def chat_view(app: App, owner: str, chat_id: int, known: Mapping[int, float], limit: int = PAGE_OF_MESSAGES) -> dict[str, Any]:
+    """A chat with the last `limit` messages of its shown branch; `earlier` says how many come before them."""
+    chat = app.store.chat(owner, chat_id)
+    path = app.store.path(owner, chat_id)
+    shown = path[-limit:]
+    return {
+        "id": chat.id,
+        "title": chat.title,
+        "pinned": chat.pinned,
+        "revision": chat.revision,
+        "settings": settings_of(chat).model_dump(mode="json"),
+        "earlier": len(path) - len(shown),
+        "messages": [message_view(node, known) for node in shown],
+    }
+
+
+def list_view(entries: list[ListedChat]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(entry) for entry in entries]
+
+
+def pulse_view(app: App, owner: str, chat_id: int | None) -> dict[str, Any]:
+    """What changes by itself: small, and asked for every second or two."""
+    revision = app.store.revision(owner, chat_id) if chat_id is not None else None
+    return {
+        "epoch": app.started,
+        "list": app.store.list_revision(owner),
+        "chat": revision,
+        "engine": engine_view(app, app.engine.status),
+        "preset": sampling_of(app, owner)[1],
+        "models": len(app.models.all()),
+    }
+
+
+def engine_view(app: App, status: EngineStatus) -> dict[str, Any]:
+    model = app.engine.loaded
+    view: dict[str, Any] = {
+        "state": status.state,
+        "name": status.name,
+        "progress": status.progress,
+        "seconds": round(status.seconds, 1),
+        "error": status.error,
+    }
+    if model is not None:
+        fitting = None if model.chat_template else app.templates.choose(model.name)
+        view |= {
+            "context": model.context_length,
+            "template": "model" if model.chat_template else fitting.origin if fitting else None,
+            "adapters": model.adapters,
+        }
+    return view
+
+
+def menus_view(app: App, owner: str) -> dict[str, Any]:
+    """What can be chosen: models, presets, templates."""
+    return {
+        "models": [model_view(spec) for spec in app.models.all()],
+        "presets": app.presets.names(),
+        "templates": app.templates.names(),
+        "admin": app.access.is_admin(owner),
+    }
+
+
+def model_view(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "size": spec.size_bytes,
+        "format": spec.format,
+        "quantization": spec.quantization.label or spec.quantization.method if spec.quantization else None,
+        "context": spec.context_length,
+        "problem": spec.problem,
+    }
