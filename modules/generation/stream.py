@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from modules.generation.types import GenerationEvent
 
 
+def _waker(loop: asyncio.AbstractEventLoop, ready: asyncio.Event) -> Callable[[], None]:
+    def wake() -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(ready.set)
+
+    return wake
+
+
 class EventStream:
     """One request's events. Iterate it with `for` or `async for`; closing it stops the work, from any thread.
 
@@ -81,21 +89,35 @@ class EventStream:
         return self
 
     async def __anext__(self) -> GenerationEvent:
+        await self._wait_until_readable()
+        with self._changed:
+            event = self._take()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def read(self) -> list[GenerationEvent]:
+        """All the events that are there, waiting for the first; none at the end. Raises the maker's error.
+
+        For readers who pay for each turn: what came while they were busy is one list.
+        """
+        await self._wait_until_readable()
+        with self._changed:
+            if self._events:
+                events = list(self._events)
+                self._events.clear()
+                return events
+            self._take()
+            return []
+
+    async def _wait_until_readable(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            ready = asyncio.Event()
-
-            def wake(ready: asyncio.Event = ready) -> None:
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(ready.set)
-
             with self._changed:
                 if self._readable():
-                    event = self._take()
-                    if event is None:
-                        raise StopAsyncIteration
-                    return event
-                self._listeners.append(wake)
+                    return
+                ready = asyncio.Event()
+                self._listeners.append(_waker(loop, ready))
             await ready.wait()
 
     def close(self) -> None:

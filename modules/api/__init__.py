@@ -1,0 +1,1 @@
+"""The HTTP API: protocols in, engine events out."""

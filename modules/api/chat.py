@@ -1,0 +1,256 @@
+"""POST /v1/chat/completions: a conversation in, one reply or several out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request, Response
+
+from modules.api import tools
+from modules.api.chat_request import ChatCompletionRequest, JsonFormat, SchemaFormat
+from modules.api.common import chosen_adapter, effective_sampling, replies_of, shown_name, whole_context
+from modules.api.conversation import read_messages, tools_for_template
+from modules.api.errors import REFUSALS
+from modules.api.progress import Head, Progress
+from modules.api.replies import (
+    ChatChoice,
+    ChatCompletion,
+    ChatLogprobs,
+    FunctionCall,
+    PromptDetails,
+    ReplyMessage,
+    ToolCallReply,
+    UsageReply,
+    chat_logprobs,
+    usage_of,
+)
+from modules.api.streaming import DONE, EventSource, begun, close_all, data, merged, open_streams, unless_gone
+from modules.api.tools import CallArguments, CallBegins, Piece, ToolReader
+from modules.errors import UserError
+from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Token
+
+if TYPE_CHECKING:
+    from modules.app import App
+
+Arriving = AsyncIterator[tuple[int, list[GenerationEvent]]]
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The reply; with stream: true as server-sent events, closed by [DONE].",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+def router(app: App) -> APIRouter:
+    """The route of chat."""
+    routes = APIRouter(tags=["chat"], responses=REFUSALS)
+
+    @routes.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
+    async def create_chat_completion(body: ChatCompletionRequest, request: Request) -> Response:
+        """Answer a conversation."""
+        return await unless_gone(request, answer(app, body))
+
+    return routes
+
+
+async def answer(app: App, body: ChatCompletionRequest) -> Response:
+    """The whole reply, or its beginning where it is streamed. Raises UserError."""
+    model = app.engine.model
+    request = await generation_request(app, model, body)
+    head = Head.new("chatcmpl", shown_name(model, request.adapter))
+    readers = [tools.reader_for(body, request.template or model.chat_template) for _ in range(body.n)]
+    streams = await open_streams(app.engine, replies_of(request, body.n))
+    try:
+        events = merged(streams)
+        if body.stream:
+            return EventSource(_chunks(head, await begun(events), readers, body), streams)
+        reply = await _whole(head, events, readers, body)
+    except BaseException:
+        close_all(streams)
+        raise
+    return Response(reply.model_dump_json(), media_type="application/json")
+
+
+async def generation_request(app: App, model: LoadedModel, body: ChatCompletionRequest) -> GenerationRequest:
+    """What the engine is asked for. Raises UserError."""
+    adapter = chosen_adapter(model, body)
+    template = read_template(app, body.template)
+    variables: dict[str, Any] = dict(body.chat_template_kwargs or {})
+    if body.reasoning_effort is not None:
+        variables["reasoning_effort"] = body.reasoning_effort
+    more: dict[str, Any] = {}
+    if body.offered_tools:
+        form = tools.format_of(template or model.chat_template)
+        if form is None:
+            raise UserError(f"The chat template of {model.name} has no place for tools. Choose another model.", param="tools")
+        variables["tools"] = tools_for_template(body.offered_tools)
+        more["skip_special_tokens"] = not form.special
+    schema = _forced_form(body)
+    if schema is not None:
+        if not model.capabilities.grammar:
+            raise UserError(f"{model.name} cannot be held to a schema with its loader.", param="response_format")
+        more |= {"json_schema": json.dumps(schema), "grammar": "", "regex": ""}
+    if body.logprobs and not model.capabilities.logprobs:
+        raise UserError(f"{model.name} cannot report log-probabilities with its loader.", param="logprobs")
+    overflow = "drop_oldest" if body.truncate == "oldest" else "refuse"
+    if body.max_completion_tokens is not None:
+        more["max_tokens"] = body.max_completion_tokens
+    elif "max_tokens" not in body.model_fields_set:
+        more["max_tokens"] = whole_context(model, app, overflow)
+    return GenerationRequest(
+        prompt=await read_messages(
+            body.messages, images=model.capabilities.images, remote_images=app.options.allow_remote_images
+        ),
+        sampling=effective_sampling(app, model, body, more),
+        template=template,
+        template_variables=variables,
+        continue_reply=body.continue_final_message,
+        adapter=adapter,
+        adapter_strength=body.adapter_strength,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        overflow=overflow,
+    )
+
+
+def read_template(app: App, template: str | None) -> str | None:
+    """Jinja source as it is, or the source of a template with this name. Raises NotFound."""
+    if template is None or re.search(r"\{[{%]", template):
+        return template
+    return app.templates.read(template)
+
+
+def _forced_form(body: ChatCompletionRequest) -> dict[str, Any] | None:
+    if body.must_call:
+        return tools.forced_schema(body)
+    match body.response_format:
+        case JsonFormat():
+            return {"type": "object"}
+        case SchemaFormat(json_schema=spec):
+            return spec.schema_
+        case _:
+            return None
+
+
+# --- the reply in one piece
+
+
+async def _whole(
+    head: Head, events: Arriving, readers: Sequence[ToolReader | None], body: ChatCompletionRequest
+) -> ChatCompletion:
+    progress = [Progress() for _ in readers]
+    texts: list[list[Piece]] = [[] for _ in readers]
+    tokens: list[list[Token]] = [[] for _ in readers]
+    async for index, batch in events:
+        text, details = progress[index].take(batch)
+        reader = readers[index]
+        texts[index] += [text] if reader is None else reader.feed(text)
+        tokens[index] += details
+    for index, reader in enumerate(readers):
+        texts[index] += reader.finish() if reader is not None else []
+    choices = [
+        _choice(index, texts[index], progress[index].reason, tokens[index] if body.logprobs else None)
+        for index in range(len(readers))
+    ]
+    return ChatCompletion(id=head.id, created=head.created, model=head.model, choices=choices, usage=_usage(progress))
+
+
+def _choice(index: int, pieces: Sequence[Piece], reason: str, tokens: Sequence[Token] | None) -> ChatChoice:
+    calls = [
+        ToolCallReply(
+            id=call.id,
+            function=FunctionCall(
+                name=call.name,
+                arguments="".join(p.text for p in pieces if isinstance(p, CallArguments) and p.index == call.index),
+            ),
+        )
+        for call in pieces
+        if isinstance(call, CallBegins)
+    ]
+    text = "".join(piece for piece in pieces if isinstance(piece, str))
+    return ChatChoice(
+        index=index,
+        message=ReplyMessage(content=text if text or not calls else None, tool_calls=calls or None),
+        logprobs=ChatLogprobs.model_validate(chat_logprobs(tokens)) if tokens is not None else None,
+        finish_reason=_reason(reason, bool(calls)),
+    )
+
+
+def _reason(reason: str, called: bool) -> Any:
+    return "tool_calls" if called and reason == "stop" else reason
+
+
+def _usage(progress: Sequence[Progress]) -> UsageReply:
+    """The prompt counts once, however many replies it gets."""
+    first = progress[0]
+    details = PromptDetails(dropped_messages=first.dropped_messages)
+    return usage_of([(first.usage, details)], [reply.usage for reply in progress])
+
+
+# --- the reply piece by piece
+
+
+async def _chunks(
+    head: Head, events: Arriving, readers: Sequence[ToolReader | None], body: ChatCompletionRequest
+) -> AsyncGenerator[bytes]:
+    write = ChunkWriter(head, body.include_usage)
+    progress = [Progress() for _ in readers]
+    for index in range(len(readers)):
+        yield write.delta(index, {"role": "assistant", "content": ""})
+    async for index, batch in events:
+        text, details = progress[index].take(batch)
+        reader, reply = readers[index], progress[index]
+        logprobs = chat_logprobs(details) if details and body.logprobs else None
+        if reader is not None:
+            pieces = reader.feed(text) + (reader.finish() if reply.finished is not None else [])
+            for piece in pieces:
+                yield write.piece(index, piece, logprobs)
+                logprobs = None
+        elif text or logprobs is not None:
+            yield write.text(index, text, logprobs)
+        if reply.finished is not None:
+            yield write.delta(index, {}, _reason(reply.reason, reader is not None and reader.calls > 0))
+    for index, reply in enumerate(progress):
+        if reply.finished is None:
+            yield write.delta(index, {}, reply.reason)
+    if body.include_usage:
+        yield write.usage(_usage(progress))
+    yield DONE
+
+
+class ChunkWriter:
+    """Chunks of one answer. What stays the same is made into JSON once: this runs for every token."""
+
+    def __init__(self, head: Head, usage: bool) -> None:
+        self._base = {"id": head.id, "object": "chat.completion.chunk", "created": head.created, "model": head.model}
+        self._null_usage = {"usage": None} if usage else {}
+        start = json.dumps(self._base, ensure_ascii=False, separators=(",", ":"))[:-1]
+        self._before = f'data: {start},"choices":[{{"index":'.encode("utf-8", "replace")
+        self._middle = b',"delta":{"content":'
+        self._after = b'},"logprobs":null,"finish_reason":null}]' + (b',"usage":null' if usage else b"") + b"}\n\n"
+
+    def text(self, index: int, text: str, logprobs: Any) -> bytes:
+        if logprobs is not None:
+            return self.delta(index, {"content": text}, None, logprobs)
+        return self._before + str(index).encode() + self._middle + json.dumps(text).encode() + self._after
+
+    def piece(self, index: int, piece: Piece, logprobs: Any) -> bytes:
+        match piece:
+            case CallBegins():
+                function = {"name": piece.name, "arguments": ""}
+                call = {"index": piece.index, "id": piece.id, "type": "function", "function": function}
+                return self.delta(index, {"tool_calls": [call]}, None, logprobs)
+            case CallArguments():
+                call = {"index": piece.index, "function": {"arguments": piece.text}}
+                return self.delta(index, {"tool_calls": [call]}, None, logprobs)
+            case _:
+                return self.text(index, piece, logprobs)
+
+    def delta(self, index: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return data({**self._base, "choices": [choice], **self._null_usage})
+
+    def usage(self, usage: UsageReply) -> bytes:
+        return data({**self._base, "choices": [], "usage": usage.model_dump()})

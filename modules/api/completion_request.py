@@ -1,0 +1,57 @@
+"""The body of /v1/completions: text or tokens to continue."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from modules.api.common import MAX_CHOICES, CommonRequest
+from modules.generation.sampling import MAX_TOKENS
+from modules.settings.declare import setting
+
+MAX_PROMPTS = 2048
+Tokens = Annotated[tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...], Field(min_length=1)]
+Prompts = (
+    str | Tokens | Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
+    | Annotated[tuple[Tokens, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
+)  # fmt: skip
+
+
+class CompletionRequest(CommonRequest):
+    """Text to continue. Every sampling setting of the Parameters tab is a field."""
+
+    prompt: Prompts
+    """A text, several texts, the token ids of one, or the token ids of several."""
+    max_tokens: int = setting(16, min=0, max=MAX_TOKENS, group="Length", aliases=["max_new_tokens"])
+    """The most tokens to write; 0 only with echo."""
+    best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    """Make this many, and return the n with the best mean log-probability."""
+    echo: bool = False
+    """Put the prompt before the reply, with its log-probabilities where logprobs asks for them."""
+    logprobs: int | None = Field(None, ge=0, le=20)
+    """Report the log-probability of each token, and of this many alternatives."""
+    suffix: str | None = None
+    """Not supported: a text can only be continued at its end."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.suffix:
+            raise ValueError("suffix is not supported: a text can only be continued at its end. Leave it out")
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens must be at least 1; 0 is only for echo")
+        if self.best_of is not None and self.best_of < self.n:
+            raise ValueError(f"best_of must be at least n ({self.n})")
+        if self.best_of is not None and self.best_of > self.n and self.stream:
+            raise ValueError("best_of cannot be streamed, because the best is known only at the end")
+        return self
+
+    @property
+    def prompts(self) -> list[str | tuple[int, ...]]:
+        """Each prompt by itself."""
+        prompt = self.prompt
+        if isinstance(prompt, str):
+            return [prompt]
+        if isinstance(prompt[0], int):
+            return [tuple(token for token in prompt if isinstance(token, int))]
+        return [part for part in prompt if not isinstance(part, int)]

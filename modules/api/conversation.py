@@ -1,0 +1,126 @@
+"""The messages of a request as the conversation that a model reads: parts joined, pictures fetched, tool calls as templates want them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from modules.api.chat_request import ChatMessage, ImagePart, TextPart, Tool
+from modules.errors import UserError
+from modules.generation.types import Image, Message, Role
+
+MAX_IMAGE_BYTES = 32 * 1024 * 1024
+MAX_IMAGE_PIXELS = 80_000_000
+_ROLES: dict[str, Role] = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+
+
+async def read_messages(messages: Sequence[ChatMessage], *, images: bool, remote_images: bool) -> tuple[Message, ...]:
+    """The conversation. images: whether the model sees any; remote_images: whether http addresses may be fetched. Raises UserError."""
+    return tuple([await _read(message, place, images, remote_images) for place, message in enumerate(messages)])
+
+
+async def _read(message: ChatMessage, place: int, images: bool, remote: bool) -> Message:
+    parts = message.content if isinstance(message.content, tuple) else ()
+    text = message.content if isinstance(message.content, str) else "\n".join(p.text for p in parts if isinstance(p, TextPart))
+    pictures = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
+    where = f"messages.{place}.content"
+    if pictures and not images:
+        raise UserError("The loaded model cannot see pictures. Send text alone, or load a model for vision.", param=where)
+    fetched = [await _picture(url, where, remote) for url in pictures]
+    return Message(_ROLES[message.role], text, tuple(fetched), _extra(message))
+
+
+def _extra(message: ChatMessage) -> dict[str, Any]:
+    """What the template gets besides role and content."""
+    extra: dict[str, Any] = {}
+    if message.name is not None:
+        extra["name"] = message.name
+    if message.tool_call_id is not None:
+        extra["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        extra["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.function.name, "arguments": _as_object(call.function.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    return extra
+
+
+def _as_object(arguments: str) -> Any:
+    """Templates write arguments out as JSON themselves, so they want the object and not its text."""
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
+
+
+def tools_for_template(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    """Tools in the form that chat templates expect."""
+    return [tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in tools]
+
+
+async def _picture(url: str, where: str, remote: bool) -> Image:
+    if url.startswith("data:"):
+        data = _from_data_url(url, where)
+    elif url.startswith(("http://", "https://")):
+        if not remote:
+            raise UserError(
+                "This server does not fetch pictures from the network. Send a data: URL, or start it with --allow-remote-images.",
+                param=where,
+            )
+        data = await _download(url, where)
+    else:
+        raise UserError("A picture must be a data: URL (data:image/png;base64,…) or an http address.", param=where)
+    await asyncio.to_thread(_check_picture, data, where)
+    return Image(data)
+
+
+def _from_data_url(url: str, where: str) -> bytes:
+    head, comma, payload = url.partition(",")
+    if not comma:
+        raise UserError("The data: URL of a picture has no data: it needs a comma before them.", param=where)
+    if not head.endswith(";base64"):
+        return unquote_to_bytes(payload)
+    try:
+        return base64.b64decode("".join(payload.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise UserError("The data: URL of a picture is not valid base64.", param=where) from None
+
+
+async def _download(url: str, where: str) -> bytes:
+    import httpx
+
+    data = bytearray()
+    try:
+        async with httpx.AsyncClient(follow_redirects=True, timeout=20) as client, client.stream("GET", url) as reply:
+            reply.raise_for_status()
+            async for piece in reply.aiter_bytes():
+                data += piece
+                if len(data) > MAX_IMAGE_BYTES:
+                    raise UserError(f"The picture is larger than {MAX_IMAGE_BYTES // 1024**2} MiB.", param=where)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise UserError(f"The picture could not be fetched: {error or type(error).__name__}", param=where) from None
+    return bytes(data)
+
+
+def _check_picture(data: bytes, where: str) -> None:
+    from PIL import Image as Pictures
+
+    try:
+        with Pictures.open(io.BytesIO(data)) as picture:
+            wide, high = picture.size
+    except Exception as error:
+        raise UserError("The picture is in no format that can be read: send PNG, JPEG, WebP or GIF.", param=where) from error
+    if wide * high > MAX_IMAGE_PIXELS:
+        raise UserError(
+            f"The picture has {wide}×{high} points; {MAX_IMAGE_PIXELS // 1_000_000} million are the most.", param=where
+        )

@@ -1,0 +1,223 @@
+"""Every refusal in OpenAI's shape: {"error": {message, type, param, code}} with a status that fits."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from modules.errors import NotFound, UserError
+from modules.settings.declare import hints_of
+
+log = logging.getLogger(__name__)
+
+MAX_BODY = 64 * 1024 * 1024
+"""Bytes of one request; pictures are in it."""
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(BaseModel):
+    """The body of every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorReply, "description": "The request is wrong; the message says what to change."},
+    "5XX": {"model": ErrorReply, "description": "The server cannot do it right now; the message says why."},
+}
+"""For `responses=` of every operation, so that /openapi.json tells the truth."""
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+def body_of(message: str, status: int, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """The JSON of one refusal."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def body_of_exception(error: BaseException) -> tuple[int, dict[str, Any]]:
+    """(status, JSON) for whatever went wrong; the details of a bug go to the log alone."""
+    if isinstance(error, UserError):
+        return error.status, body_of(error.message, error.status, param=error.param, code=error.code)
+    log.error("unexpected error", exc_info=error)
+    return 500, body_of("Something broke inside the server. Its log has the details.", 500, code="internal_error")
+
+
+def install(web: FastAPI) -> None:
+    """Answer every error of `web`'s own routes in OpenAI's shape, and take no body that is too large."""
+    web.add_middleware(BodyLimit)
+
+    @web.exception_handler(UserError)
+    async def refuse(request: Request, error: UserError) -> JSONResponse:
+        status, body = body_of_exception(error)
+        return JSONResponse(body, status, headers={"WWW-Authenticate": "Bearer"} if status == 401 else None)
+
+    @web.exception_handler(RequestValidationError)
+    async def refuse_fields(request: Request, error: RequestValidationError) -> JSONResponse:
+        status, body = _body_of_validation(request, error)
+        return JSONResponse(body, status)
+
+    @web.exception_handler(HTTPException)
+    async def refuse_route(request: Request, error: HTTPException) -> JSONResponse:
+        body = body_of(_route_sentence(request, error), error.status_code, code=_ROUTE_CODES.get(error.status_code))
+        return JSONResponse(body, error.status_code, headers=error.headers)
+
+    @web.exception_handler(Exception)
+    async def apologise(request: Request, error: Exception) -> JSONResponse:
+        # Starlette raises it again after this, and uvicorn writes the traceback: once is enough.
+        return JSONResponse(
+            body_of("Something broke inside the server. Its log has the details.", 500, code="internal_error"), 500
+        )
+
+
+class BodyLimit:
+    """ASGI middleware that stops reading a body of the API at MAX_BODY, whatever its headers promise."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(("/v1/", "/api/")):
+            await self._app(scope, receive, send)
+            return
+        promised = Headers(scope=scope).get("content-length", "")
+        read = int(promised) if promised.isdigit() else 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = {} if read > MAX_BODY else await receive()
+            read += len(message.get("body", b"")) if not promised else 0
+            if read > MAX_BODY:
+                raise HTTPException(413)
+            return message
+
+        await self._app(scope, limited, send)
+
+
+_ROUTE_CODES = {404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
+
+
+def _route_sentence(request: Request, error: HTTPException) -> str:
+    if error.status_code == 404:
+        return f"There is no {request.url.path} here. /openapi.json lists what there is."
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return f"{request.url.path} does not answer {request.method}. Use {allowed}."
+    if error.status_code == 413:
+        return f"The request is larger than {MAX_BODY // 1024**2} MiB. Send less at once."
+    if error.status_code == 400:
+        return "The body cannot be read as JSON. Send UTF-8 text that is valid JSON."
+    return str(error.detail)
+
+
+def _body_of_validation(request: Request, error: RequestValidationError) -> tuple[int, dict[str, Any]]:
+    problems = error.errors()
+    kind = request.headers.get("content-type", "")
+    if isinstance(error.body, bytes) and "json" not in kind:
+        said = f"not {kind}" if kind else "which is missing"
+        return 415, body_of(
+            f"Send JSON, with the header Content-Type: application/json, {said}.", 415, code="wrong_content_type"
+        )
+    if problems[0]["type"] == "json_invalid":
+        reason, place = problems[0]["ctx"]["error"], problems[0]["loc"][-1]
+        return 400, body_of(f"The body is not valid JSON: {reason} at character {place}.", 400, code="invalid_json")
+    message, param = describe(problems, _body_model(request))
+    return 400, body_of(message, 400, param=param, code="invalid_value")
+
+
+def _body_model(request: Request) -> type[BaseModel] | None:
+    field = getattr(request.scope.get("route"), "body_field", None)
+    model = getattr(getattr(field, "field_info", None), "annotation", None)
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+def describe(problems: Iterable[Mapping[str, Any]], model: type[BaseModel] | None = None) -> tuple[str, str | None]:
+    """(sentence, field at fault) for pydantic's list of problems; `model` is what the names should have been from.
+
+    Of the alternatives of a union the one that got furthest is what the sender meant.
+    """
+    problem = max(problems, key=lambda item: (len(item["loc"]), not item["type"].endswith(("_type", "_parsing"))))
+    path = [str(part) for part in problem["loc"] if part not in ("body", "query", "path") and not _is_alternative(part)]
+    where = ".".join(path)
+    if not where and problem["type"] == "value_error":
+        first = _reason(problem).split(" ", 1)[0]
+        return f"{_reason(problem)}.", first if model is not None and first in model.model_fields else None
+    if not where:
+        return "Send a JSON object as the body.", None
+    match problem["type"]:
+        case "missing":
+            return f"'{where}' is missing.", where
+        case "extra_forbidden":
+            return _unknown_field(where, model if len(path) == 1 else None), where
+        case "union_tag_invalid":
+            return f"'{where}' must have the type {problem['ctx']['expected_tags']}, not '{problem['ctx']['tag']}'.", where
+        case "too_short" | "too_long":
+            least, most = problem["ctx"].get("min_length"), problem["ctx"].get("max_length")
+            return f"'{where}' must have {f'at least {least}' if least else f'at most {most}'} items.", where
+        case "value_error" | "assertion_error":
+            return f"'{where}': {_reason(problem)}.", where
+        case _:
+            return f"'{where}' {_reason(problem)}{_shown(problem.get('input'))}.", where
+
+
+def _is_alternative(part: Any) -> bool:
+    """Whether a part of pydantic's location names a member of a union rather than a field of the request."""
+    return isinstance(part, str) and (part in _TYPES or "[" in part or part[:1].isupper())
+
+
+_TYPES = {"str", "int", "float", "bool", "constrained-int", "constrained-str", "constrained-float"}
+
+
+def _reason(problem: Mapping[str, Any]) -> str:
+    text = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")
+    text = text.replace("Input should", "must", 1)
+    return text.replace("a valid tuple", "a list").replace("a valid dictionary", "a JSON object")
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, dict | list | tuple):
+        return ""
+    text = json.dumps(value, default=str)
+    return f", not {text if len(text) <= 60 else text[:57] + '…'}"
+
+
+_REPLACED = {
+    "functions": "Use 'tools' instead.",
+    "function_call": "Use 'tool_choice' instead.",
+    "prediction": "It has no counterpart here; leave it out.",
+    "audio": "Audio is not supported; leave it out.",
+    "modalities": "Only text is supported; leave it out.",
+    "web_search_options": "There is no web search; leave it out.",
+}
+
+
+def _unknown_field(name: str, model: type[BaseModel] | None) -> str:
+    if name in _REPLACED:
+        return f"There is no field '{name}'. {_REPLACED[name]}"
+    fields = model.model_fields if model is not None else {}
+    older = {alias: field for field, info in fields.items() for alias in hints_of(info).aliases}
+    nearest = older.get(name) or next(iter(difflib.get_close_matches(name, fields, 1, 0.7)), None)
+    hint = f"Did you mean '{nearest}'?" if nearest else "Leave it out, or see /openapi.json for those there are."
+    return f"There is no field '{name}'. {hint}"

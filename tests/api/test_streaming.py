@@ -1,0 +1,142 @@
+"""Clients that leave, dawdle or come in crowds."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import httpx
+import pytest
+
+from modules.api import streaming
+from modules.generation.types import Finished, TextDelta
+from tests.api.conftest import wait_until
+from tests.fakes import EchoModel
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+HI = [{"role": "user", "content": "hi"}]
+
+
+def endless(request) -> str:
+    return "abcdefgh " * 500
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize(("path", "body"), [(CHAT, {"messages": HI}), (TEXT, {"prompt": "x", "max_tokens": 4000})])
+def test_a_client_that_leaves_stops_the_model_at_once(serve, path, body, n):
+    server = serve(EchoModel(endless, pace=0.01))
+    with httpx.stream("POST", server.url + path, json={**body, "stream": True, "n": n}) as reply:
+        for _ in zip(range(5), reply.iter_raw(), strict=False):
+            pass
+    left = time.monotonic()
+    assert wait_until(lambda: all(stream.closed for stream in server.model.streams))
+    assert time.monotonic() - left < 0.3
+    assert len(server.model.streams) == n
+
+
+def test_a_client_that_leaves_while_the_prompt_is_read_stops_the_model(serve):
+    class Silent(EchoModel):
+        def _run(self, request, prompt, events):
+            while not events.closed:
+                time.sleep(0.005)
+
+    server = serve(Silent())
+    for stream in (True, False):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(server.url + CHAT, json={"messages": HI, "stream": stream}, timeout=0.2)
+        assert wait_until(lambda: all(stream.closed for stream in server.model.streams), 0.5)
+    assert len(server.model.streams) == 2
+
+
+def test_a_client_that_does_not_wait_for_the_whole_reply_stops_the_model(serve):
+    server = serve(EchoModel(endless, pace=0.01))
+    for path, body in ((CHAT, {"messages": HI, "n": 2}), (TEXT, {"prompt": "x", "max_tokens": 4000})):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(server.url + path, json=body, timeout=0.2)
+        assert wait_until(lambda: all(stream.closed for stream in server.model.streams), 0.5)
+
+
+def test_every_stream_is_closed_at_its_end(server):
+    for stream in (True, False):
+        server.post(CHAT, {"messages": HI, "stream": stream, "n": 2}).raise_for_status()
+    assert wait_until(lambda: all(stream.closed or stream._ended for stream in server.model.streams))
+    assert not server.app.engine._streams
+
+
+def test_a_long_silence_is_filled_with_comments(serve, monkeypatch):
+    monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(streaming, "FIRST_EVENT_SECONDS", 0.05)
+
+    class Slow(EchoModel):
+        def _run(self, request, prompt, events):
+            time.sleep(0.4)
+            super()._run(request, prompt, events)
+
+    server = serve(Slow())
+    text = server.post(CHAT, {"messages": HI, "stream": True}).text
+    assert text.count(": still working\n\n") >= 2
+    assert text.endswith("data: [DONE]\n\n")
+    chunks = list(server.client().chat.completions.create(model="echo", messages=HI, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "hi"
+
+
+def test_what_waits_is_sent_together(serve):
+    """A slow reader gets fewer, longer pieces; nothing is lost or put out of order."""
+    text = "".join(chr(0x4E00 + number) for number in range(3000))
+    server = serve(EchoModel(lambda request: text))
+    chunks = list(server.client().chat.completions.create(model="echo", messages=HI, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
+    assert len(chunks) < 3000
+
+
+def test_a_hundred_clients_at_once_each_get_their_whole_reply(serve):
+    server = serve(EchoModel(lambda request: request.prompt[-1].content * 20, pace=0.002))
+
+    async def ask(client: httpx.AsyncClient, number: int) -> str:
+        body = {"messages": [{"role": "user", "content": f"<{number}>"}], "stream": True}
+        text = ""
+        async with client.stream("POST", server.url + CHAT, json=body) as reply:
+            async for line in reply.aiter_lines():
+                text += line + "\n"
+                if number == 7 and len(text) > 500:
+                    return "left"
+                if number == 8:
+                    await asyncio.sleep(0.02)
+        return text
+
+    async def crowd() -> list[str]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(limits=limits, timeout=120) as client:
+            return await asyncio.gather(*(ask(client, number) for number in range(100)))
+
+    before = threading.active_count()
+    texts = asyncio.run(crowd())
+    for number, text in enumerate(texts):
+        if number == 7:
+            assert text == "left"
+        else:
+            import json
+
+            pieces = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+            said = "".join(piece["choices"][0]["delta"].get("content") or "" for piece in pieces)
+            assert said == f"<{number}>" * 20
+            assert text.endswith("data: [DONE]\n\n")
+    assert wait_until(lambda: not server.app.engine._streams)
+    assert wait_until(lambda: threading.active_count() <= before + 45)
+
+
+def test_reading_takes_all_that_is_there(serve):
+    model = EchoModel(lambda request: "abc")
+
+    async def read() -> list:
+        from modules.generation.types import GenerationRequest
+
+        stream = model.stream(GenerationRequest("x"))
+        await asyncio.sleep(0.1)
+        return [await stream.read(), await stream.read()]
+
+    first, second = asyncio.run(read())
+    assert [event.text for event in first if isinstance(event, TextDelta)] == ["a", "b", "c"]
+    assert isinstance(first[-1], Finished)
+    assert second == []
