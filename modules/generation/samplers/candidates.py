@@ -87,10 +87,5 @@ def _sorted_on_cpu(scores: Tensor, floor: Tensor | None) -> tuple[Tensor, Tensor
 
 def _falling(values: np.ndarray) -> np.ndarray:
     """Integers in the reverse order of float32 `values` (the bits of floats sort like sign and magnitude)."""
-    bits = values.view(np.int32)
+    bits = (values + np.float32(0)).view(np.int32)  # -0 becomes 0
     return -np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64)
-
-
-def probabilities(scores: Tensor) -> Tensor:
-    """softmax of scores [rows, width]."""
-    return torch.softmax(scores, -1)

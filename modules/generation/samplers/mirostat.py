@@ -10,20 +10,25 @@ from torch import Tensor
 from modules.generation.samplers.candidates import NEVER
 
 
-def keep_unsurprising(scores: Tensor, most: Tensor) -> Tensor:
+def keep_unsurprising(scores: Tensor, most: Tensor, total: Tensor | None = None) -> Tensor:
     """Mask tokens of more surprise than `most` bits (Basu et al. 2021, arXiv:2007.14966, algorithm 2).
 
     scores [rows, width] float32, best first; most [rows, 1], the paper's μ. The best token always stays.
-    Returns the same shape, masked with -inf.
+    total [rows, 1]: the logsumexp of all scores, where `scores` are only the best. Returns the same shape, masked with -inf.
     """
-    out = surprise(scores) > most
+    out = surprise(scores, total) > most
     out[:, :1] = False
     return scores.masked_fill(out, NEVER)
 
 
-def surprise(scores: Tensor) -> Tensor:
-    """-log2 of each token's probability. scores [rows, width] float32."""
-    return -torch.log_softmax(scores, -1) / math.log(2)
+def lowest_unsurprising(scores: Tensor, most: Tensor, total: Tensor) -> Tensor:
+    """A score below which `keep_unsurprising` keeps nothing: [rows, 1]. Shapes as there."""
+    return torch.minimum(total - most * math.log(2) - 1e-3, scores.amax(-1, keepdim=True))
+
+
+def surprise(scores: Tensor, total: Tensor | None = None) -> Tensor:
+    """-log2 of each token's probability. Shapes as in `keep_unsurprising`."""
+    return ((scores.logsumexp(-1, keepdim=True) if total is None else total) - scores) / math.log(2)
 
 
 def corrected(most: Tensor, observed: Tensor, tau: Tensor, eta: Tensor) -> Tensor:

@@ -19,26 +19,25 @@ def keep_top_k(scores: Tensor, top_k: Tensor) -> Tensor:
     return scores.masked_fill((rank >= top_k) & (top_k > 0), NEVER)
 
 
-def keep_top_p(scores: Tensor, top_p: Tensor) -> Tensor:
+def keep_top_p(scores: Tensor, top_p: Tensor, total: Tensor | None = None) -> Tensor:
     """Mask what comes after the likeliest tokens that together reach `top_p` (Holtzman et al. 2020, arXiv:1904.09751).
 
     scores [rows, width] float32, best first; top_p [rows, 1] in 0..1, 1 keeps all. The best token always stays.
-    Returns the same shape, masked with -inf.
+    total [rows, 1]: the logsumexp of all scores, where `scores` are only the best. Returns the same shape, masked with -inf.
     """
-    probability = torch.softmax(scores, -1)
+    probability = (scores - (scores.logsumexp(-1, keepdim=True) if total is None else total)).exp()
     before = probability.cumsum(-1) - probability
     out = (before >= top_p) & (top_p < 1)
     out[:, :1] = False
     return scores.masked_fill(out, NEVER)
 
 
-def lowest_of_top_p(scores: Tensor, top_p: Tensor) -> Tensor:
-    """A score below which `keep_top_p` keeps nothing, without sorting: [rows, 1].
+def lowest_of_top_p(total: Tensor, top_p: Tensor, width: int) -> Tensor:
+    """A score below which `keep_top_p` keeps nothing of `width` tokens: [rows, 1]; total and top_p as there.
 
     Tokens below (1 - top_p) / width have less than 1 - top_p together, so the others reach top_p before them.
     """
-    share = ((1 - top_p.clamp(min=0)) / scores.shape[-1]).clamp(max=0.5 / scores.shape[-1])
-    return scores.logsumexp(-1, keepdim=True) + share.log()
+    return total + ((1 - top_p).clamp(max=0.5) / width).log()
 
 
 def keep_min_p(scores: Tensor, min_p: Tensor) -> Tensor:

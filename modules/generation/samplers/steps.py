@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modules.generation.samplers.candidates import Candidates
 from modules.generation.samplers.grammar import allowed, keep_allowed
-from modules.generation.samplers.mirostat import keep_unsurprising
+from modules.generation.samplers.mirostat import keep_unsurprising, lowest_unsurprising
 from modules.generation.samplers.nucleus import (
     keep_min_p,
     keep_top_a,
@@ -52,6 +52,7 @@ NUMBERS = (
     "mirostat_tau",
     "mirostat_eta",
 )
+_PLACES = {name: place for place, name in enumerate(NUMBERS)}
 CUTOFF_UNIT = 1e-4
 BESIDE_GREED = ("penalties", "dry")
 BESIDE_MIROSTAT = ("penalties", "dry", "quadratic", "temperature", "mirostat")
@@ -78,7 +79,7 @@ class Batch:
         return on_device(np.stack([row.numbers for row in self.rows], axis=1)[:, :, None], self.device)
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._numbers[NUMBERS.index(name)]
+        return self._numbers[_PLACES[name]]
 
     def draws(self, stream: int) -> Tensor:
         """One random number for each row, [rows, 1] float64."""
@@ -200,9 +201,9 @@ def _top_k(candidates: Candidates, batch: Batch) -> Candidates:
 
 
 def _top_p(candidates: Candidates, batch: Batch) -> Candidates:
-    sorts_here = not candidates.is_sorted and not candidates.scores.is_cuda
-    best = candidates.sorted(floor=lowest_of_top_p(candidates.scores, batch["top_p"]) if sorts_here else None)
-    return best.with_scores(keep_top_p(best.scores, batch["top_p"])).trimmed()
+    total = candidates.scores.logsumexp(-1, keepdim=True)
+    best = candidates.sorted(floor=lowest_of_top_p(total, batch["top_p"], batch.width))
+    return best.with_scores(keep_top_p(best.scores, batch["top_p"], total)).trimmed()
 
 
 def _tail_free(candidates: Candidates, batch: Batch) -> Candidates:
@@ -211,9 +212,10 @@ def _tail_free(candidates: Candidates, batch: Batch) -> Candidates:
 
 
 def _mirostat(candidates: Candidates, batch: Batch) -> Candidates:
-    best = candidates.sorted()
-    limits = torch.stack([row.surprise_limit for row in batch.rows if row.surprise_limit is not None])
-    return best.with_scores(keep_unsurprising(best.scores, limits[:, None])).trimmed()
+    limits = torch.stack([row.surprise_limit for row in batch.rows if row.surprise_limit is not None])[:, None]
+    total = candidates.scores.logsumexp(-1, keepdim=True)
+    best = candidates.sorted(floor=lowest_unsurprising(candidates.scores, limits, total))
+    return best.with_scores(keep_unsurprising(best.scores, limits, total)).trimmed()
 
 
 def _xtc(candidates: Candidates, batch: Batch) -> Candidates:

@@ -15,7 +15,7 @@ def keep_typical(scores: Tensor, typical_p: Tensor) -> Tensor:
     """
     surprise = -torch.log_softmax(scores, -1)
     probability = torch.exp(-surprise)
-    entropy = (probability * surprise).nansum(-1, keepdim=True)
+    entropy = torch.special.entr(probability).sum(-1, keepdim=True)
     distance = (surprise - entropy).abs()
     nearest = Candidates(-distance).sorted()
     assert nearest.ids is not None
@@ -53,8 +53,7 @@ def cut_eta(scores: Tensor, epsilon: Tensor) -> Tensor:
     scores [rows, width] float32; epsilon [rows, 1] as a probability, 0 keeps all. The best token always stays.
     Returns the same shape, masked with -inf.
     """
-    logarithm = torch.log_softmax(scores, -1)
-    entropy = -(logarithm.exp() * logarithm).nansum(-1, keepdim=True)
+    entropy = torch.special.entr(torch.softmax(scores, -1)).sum(-1, keepdim=True)
     eta = torch.minimum(epsilon.log(), epsilon.log() / 2 - entropy)
     return _cut_below(scores, scores.logsumexp(-1, keepdim=True) + eta)
 

@@ -19,8 +19,7 @@ def dynamic_temperature(scores: Tensor, low: Tensor, high: Tensor, exponent: Ten
     In between it is low + (high - low) · (entropy / greatest entropy) ^ exponent (kalomaze 2023, "dynatemp").
     scores [rows, width] float32; the others [rows, 1].
     """
-    logarithm = torch.log_softmax(scores, -1)
-    entropy = -(logarithm.exp() * logarithm).nansum(-1, keepdim=True)
+    entropy = torch.special.entr(torch.softmax(scores, -1)).sum(-1, keepdim=True)
     greatest = (scores > NEVER).sum(-1, keepdim=True).log()
     share = torch.where(greatest > 0, entropy / greatest, 0.0).clamp(0, 1)
     return low + (high - low) * share.pow(exponent)
@@ -34,6 +33,6 @@ def smooth_quadratically(scores: Tensor, factor: Tensor, curve: Tensor) -> Tenso
     """
     best = scores.amax(-1, keepdim=True)
     away = scores - best
-    flat, steep = (3 - curve) / 2, (curve - 1) / 2
-    bent = best - factor * away.square() * (flat - steep * away)
+    flat, steep = factor * (3 - curve) / 2, factor * (curve - 1) / 2
+    bent = best - (flat - steep * away) * away * away
     return torch.where((scores > NEVER) & (factor > 0), bent, scores)
