@@ -57,7 +57,8 @@ class Server:
             self._command, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         ready = threading.Event()
-        threading.Thread(target=self._read, args=(self.process, ready), daemon=True).start()
+        self._reader = threading.Thread(target=self._read, args=(self.process, ready), daemon=True)
+        self._reader.start()
         while not ready.wait(0.02):
             if self.process.poll() is not None or time.monotonic() - begun > timeout:
                 self.kill()
@@ -66,10 +67,11 @@ class Server:
 
     def _read(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self.lines.append(line)
-            if line.startswith("READY "):
-                ready.set()
+        with process.stdout:
+            for line in process.stdout:
+                self.lines.append(line)
+                if line.startswith("READY "):
+                    ready.set()
 
     def stop(self) -> int:
         """End it as Ctrl-C would; its exit status. Kills it where that takes more than 30 s."""
@@ -77,7 +79,9 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         try:
-            return self.process.wait(timeout=30)
+            status = self.process.wait(timeout=30)
+            self._reader.join(timeout=5)
+            return status
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError("the server did not end:\n" + "".join(self.lines)) from None
@@ -87,6 +91,7 @@ class Server:
         assert self.process is not None
         self.process.kill()
         self.process.wait()
+        self._reader.join(timeout=5)
 
     def client(self, **options: object) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, **options)  # type: ignore[arg-type]
