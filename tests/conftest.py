@@ -18,6 +18,14 @@ def tiny_llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_gguf(tiny_llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same tiny Llama as a .gguf file."""
+    from tests.tiny_gguf import write_gguf
+
+    return write_gguf(tiny_llama_folder, tmp_path_factory.mktemp("gguf") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
 def starter_gguf() -> Path:
     """The starter model as a .gguf file."""
     path = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"

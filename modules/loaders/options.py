@@ -89,9 +89,9 @@ class LoadOptions(Settings):
     threads: int = setting(0, min=0, max=1024, step=1, slider_max=64, group="llama.cpp", loaders=LOCAL + ("llamacpp",))
     """Processor threads; 0 takes the number of cores."""
     batch_size: int = setting(
-        2048, min=32, max=65_536, step=32, slider_max=4096, group="llama.cpp", loaders=["llamacpp"], aliases=["n_batch"]
+        0, min=0, max=65_536, step=32, slider_max=4096, group="llama.cpp", loaders=["llamacpp"], aliases=["n_batch"]
     )
-    """How many prompt tokens are computed at once."""
+    """How many prompt tokens are read between two steps of the running replies; 0 takes 512 on a GPU, else 128."""
     gpu_layers: int = setting(
         -1, min=-1, max=10_000, step=1, slider_max=100, group="llama.cpp", loaders=["llamacpp"], aliases=["n_gpu_layers"]
     )

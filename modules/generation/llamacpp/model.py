@@ -1,0 +1,376 @@
+"""A GGUF model behind the LoadedModel seam."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import hypot
+from pathlib import Path
+from typing import Any
+
+from modules.errors import Conflict, NotFound, Unavailable, UserError
+from modules.generation.llamacpp.gate import Gate
+from modules.generation.llamacpp.launch import Launch
+from modules.generation.llamacpp.parameters import SUPPORTED, as_fields
+from modules.generation.llamacpp.process import Process
+from modules.generation.llamacpp.reading import ReplyReader
+from modules.generation.overflow import fit_messages, fit_tokens
+from modules.generation.stream import EventStream
+from modules.generation.template import render_chat
+from modules.generation.types import (
+    Capabilities,
+    GenerationEvent,
+    GenerationRequest,
+    Messages,
+    ModelStatus,
+    RenderedPrompt,
+    Started,
+    TextDelta,
+    Token,
+)
+
+log = logging.getLogger(__name__)
+
+EMBEDDING_CONTEXT = 2048
+REUSE_AFTER_DROPPING = 64
+_SECONDS_TO_DROP = 60
+
+
+class _Backend:
+    """One process with its queue, and the adapters it was started with."""
+
+    def __init__(self, launch: Launch, names: tuple[str, ...]) -> None:
+        self.process = Process(launch)
+        self.gate = Gate(launch.parallel, self.process.pool)
+        self.names = names
+
+    def close_when_idle(self) -> None:
+        self.gate.wait_until_empty()
+        self.process.close()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A request that is ready to be sent: its prompt, and the fields that all its completions have."""
+
+    request: GenerationRequest
+    prompt: RenderedPrompt
+    fields: dict[str, Any]
+    max_tokens: int
+
+
+class LlamacppModel:
+    """Implements LoadedModel. Each reply is read by a thread of its own, once it is its turn."""
+
+    def __init__(self, name: str, launch: Launch, *, chat_template: str | None) -> None:
+        self._name = name
+        self._launch = launch
+        self._chat_template = chat_template
+        self._changing = threading.RLock()
+        self._streams: set[EventStream] = set()
+        self._paths: dict[str, str] = {}
+        self._embedder: Process | None = None
+        self._closed = False
+        self._backend = _Backend(launch, ())
+        self.context_length = self._backend.process.context_length
+        facts = self._backend.process.ask("/props")
+        self._variables = {"bos_token": facts.get("bos_token", ""), "eos_token": facts.get("eos_token", "")}
+        self._bos = self.tokenize(self._variables["bos_token"])
+
+    # --- what it is
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def chat_template(self) -> str | None:
+        return self._chat_template
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            samplers=SUPPORTED,
+            adapters=True,
+            logprobs=True,
+            grammar=True,
+            embeddings=True,
+            max_parallel=self._launch.parallel,
+        )
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        return tuple(self._paths)
+
+    @property
+    def pid(self) -> int:
+        """The process that holds the weights."""
+        return self._backend.process.pid
+
+    def status(self) -> ModelStatus:
+        backend = self._backend
+        pool = backend.process.pool
+        slots = [] if self._closed else backend.process.ask("/slots")
+        return ModelStatus(
+            running=backend.gate.inside,
+            waiting=backend.gate.waiting,
+            cache_bytes=int(pool * self._launch.bytes_per_token),
+            cache_limit=int(pool * self._launch.bytes_per_token) or None,
+            cached_tokens=sum(slot.get("n_prompt_tokens", 0) for slot in slots),
+        )
+
+    # --- text and tokens
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        body = {"content": text, "parse_special": special, "add_special": special}
+        return self._ask("/tokenize", body)["tokens"]
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return self._ask("/detokenize", {"tokens": list(tokens)})["content"]
+
+    def _ask(self, path: str, body: Any) -> Any:
+        return self._alive().process.ask(path, body)
+
+    def render(self, request: GenerationRequest) -> RenderedPrompt:
+        prompt, limit = request.prompt, request.sampling.max_tokens
+        if isinstance(prompt, str):
+            return self._render_text(prompt, request)
+        if prompt and isinstance(prompt[0], int):
+            tokens = fit_tokens(list(prompt), self.context_length, limit, request.overflow)  # type: ignore[arg-type]
+            return RenderedPrompt(self.detokenize(tokens), tuple(tokens))
+        return self._render_chat(prompt, request)  # type: ignore[arg-type]
+
+    def _render_text(self, text: str, request: GenerationRequest) -> RenderedPrompt:
+        body = {"content": text, "parse_special": True, "add_special": request.sampling.add_bos}
+        tokens = self._ask("/tokenize", body)["tokens"]
+        if self._bos and tokens[:2] == self._bos * 2:
+            tokens = tokens[1:]
+        if not tokens:
+            tokens = self._bos or self._ask("/tokenize", {"content": "\n"})["tokens"]
+        keep = 1 if tokens[:1] == self._bos else 0
+        kept = fit_tokens(tokens, self.context_length, request.sampling.max_tokens, request.overflow, keep_first=keep)
+        return RenderedPrompt(text if kept is tokens else self.detokenize(kept), tuple(kept))
+
+    def _render_chat(self, messages: Messages, request: GenerationRequest) -> RenderedPrompt:
+        template = request.template or self._chat_template
+        if not messages:
+            raise UserError("There is no message to answer.", param="messages")
+        if template is None:
+            raise UserError(f"{self._name} has no chat template. Choose one, or send plain text.", param="template")
+        if any(message.images for message in messages):
+            raise UserError(f"{self._name} cannot see images here.", param="messages")
+        seen: dict[int, tuple[str, list[int]]] = {}
+
+        def count(turns: Messages) -> int:
+            text = render_chat(
+                template,
+                turns,
+                continue_reply=request.continue_reply,
+                variables={**self._variables, **request.template_variables},
+            )
+            tokens = self._ask("/tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"]
+            seen[len(turns)] = text, tokens
+            return len(tokens)
+
+        limit = request.sampling.max_tokens
+        kept, dropped = fit_messages(messages, count, self.context_length, limit, request.overflow)
+        text, tokens = seen[len(kept)]
+        return RenderedPrompt(text, tuple(tokens), dropped)
+
+    # --- replies
+
+    def stream(self, request: GenerationRequest) -> EventStream:
+        asked = time.perf_counter()
+        backend = self._alive()
+        plan = self._plan(request, backend)
+        events = EventStream()
+        need = len(plan.prompt.tokens) + plan.max_tokens + 1
+        with self._changing:
+            self._streams.add(events)
+        events.on_close(lambda: self._streams.discard(events))
+
+        def start() -> None:
+            arguments = (backend, plan, events, need, asked)
+            threading.Thread(target=self._run, args=arguments, daemon=True, name="llama.cpp reply").start()
+
+        backend.gate.enter(events, need, start)
+        return events
+
+    def _plan(self, request: GenerationRequest, backend: _Backend) -> _Plan:
+        sampling = request.sampling
+        fields = {
+            **as_fields(sampling, self.context_length),
+            "cache_prompt": True,
+            "return_progress": True,
+            "n_probs": 0 if request.logprobs is None else max(1, request.logprobs),
+        }
+        if sampling.grammar or sampling.regex or sampling.json_schema:
+            from modules.generation.samplers.grammar import as_lark
+
+            fields["grammar"] = as_lark(sampling)
+            if sampling.min_tokens:
+                raise UserError("With a grammar, the grammar decides when a reply may end.", param="min_tokens")
+        if request.adapter is not None and request.adapter not in self._paths:
+            raise NotFound(f"There is no adapter called {request.adapter} loaded.", param="adapter")
+        if backend.names:
+            chosen = backend.names.index(request.adapter) if request.adapter else -1
+            strength = request.adapter_strength
+            fields["lora"] = [{"id": at, "scale": strength if at == chosen else 0.0} for at in range(len(backend.names))]
+        prompt = self.render(request)
+        if prompt.dropped_messages:
+            # What was computed for the turns that stay is moved to their new places instead of computed again.
+            fields["n_cache_reuse"] = REUSE_AFTER_DROPPING
+        room = self.context_length - len(prompt.tokens)
+        return _Plan(request, prompt, fields, min(sampling.max_tokens, room))
+
+    def _run(self, backend: _Backend, plan: _Plan, events: EventStream, need: int, asked: float) -> None:
+        sampling = plan.request.sampling
+        reader = ReplyReader(
+            sampling,
+            prompt_tokens=len(plan.prompt.tokens),
+            alternatives=plan.request.logprobs,
+            marker=lambda token: self.detokenize([token]),
+            started=lambda cached: self._started(plan, cached),
+            asked=asked,
+        )
+        pause = 1 / sampling.max_tokens_per_second if sampling.max_tokens_per_second else 0.0
+        left = threading.Event()
+        events.on_close(left.set)
+        try:
+            for event in self._events(backend, plan, reader, events):
+                events.put(event)
+                if pause and isinstance(event, TextDelta):
+                    left.wait(pause * event.tokens)
+            events.end()
+        except UserError as error:
+            events.fail(error)
+        except Exception as error:
+            log.exception("a reply of %s failed", self._name)
+            events.fail(error)
+        finally:
+            if events.closed or reader.stopped:
+                _wait_until_dropped(backend)
+            backend.gate.leave(need)
+
+    def _events(self, backend: _Backend, plan: _Plan, reader: ReplyReader, events: EventStream) -> Iterator[GenerationEvent]:
+        # llama.cpp knows no least length: a first completion that may not end makes it, and a second one goes on.
+        sampling = plan.request.sampling
+        forced = min(sampling.min_tokens, plan.max_tokens)
+        stages = [(plan.max_tokens, True)] if sampling.ban_eos else [(forced, True), (plan.max_tokens, False)]
+        for upto, endless in stages:
+            if reader.stopped or reader.tokens >= upto or events.closed:
+                continue
+            made = reader.ids if reader.ids_known else self.tokenize(reader.text)
+            prompt = [*plan.prompt.tokens, *made]
+            length = {"n_predict": upto - reader.tokens, "ignore_eos": endless}
+            reply = backend.process.stream({**plan.fields, **length, "prompt": prompt})
+            events.on_close(reply.cancel)
+            yield from reader.read(reply)
+            if reader.stopped:
+                reply.cancel()
+        yield from reader.finish()
+
+    def _started(self, plan: _Plan, cached: int) -> Started:
+        tokens = plan.prompt.tokens
+        shown = tuple(Token(token, self.detokenize([token])) for token in tokens) if plan.request.echo else ()
+        return Started(len(tokens), cached, plan.prompt.dropped_messages, shown)
+
+    # --- vectors
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        return [self._vector(text) for text in texts]
+
+    def _vector(self, text: str) -> list[float]:
+        process = self._embedding_process()
+        tokens = self.tokenize(text, special=True) or self._bos
+        if len(tokens) > process.context_length:
+            raise UserError(f"A text has {len(tokens)} tokens; {process.context_length} can be made a vector.", param="input")
+        rows = process.ask("/embedding", {"content": tokens, "embd_normalize": -1})[0]["embedding"]
+        sums = [sum(column) for column in zip(*rows, strict=True)]
+        length = hypot(*sums) or 1.0
+        return [value / length for value in sums]
+
+    def _embedding_process(self) -> Process:
+        """Started when the first text comes: most models are never asked for vectors."""
+        with self._changing:
+            self._alive()
+            if self._embedder is None or not self._embedder.alive:
+                context = min(self.context_length, EMBEDDING_CONTEXT)
+                launch = replace(self._launch, context=context, parallel=1, embeddings=True, adapters=())
+                self._embedder = Process(launch)
+            return self._embedder
+
+    # --- adapters
+
+    def load_adapter(self, name: str, path: str) -> None:
+        """llama.cpp takes adapters when it starts: a new process does, and the old one ends after its last reply."""
+        if not Path(path).is_file() or Path(path).suffix.lower() != ".gguf":
+            raise UserError(
+                f"{name} is not a GGUF adapter. Convert it with llama.cpp's convert_lora_to_gguf.py.", param="adapter"
+            )
+        with self._changing:
+            if name in self._paths:
+                raise Conflict(f"An adapter called {name} is loaded already.", param="adapter")
+            self._restart({**self._paths, name: path})
+
+    def unload_adapter(self, name: str) -> None:
+        with self._changing:
+            if name not in self._paths:
+                raise NotFound(f"There is no adapter called {name} loaded.", param="adapter")
+            # It stays in the process until the next start, with no request that could name it.
+            del self._paths[name]
+
+    def _restart(self, paths: dict[str, str]) -> None:
+        before = self._alive()
+        launch = replace(self._launch, adapters=tuple(paths.values()))
+        if before.process.on_gpu:
+            # A graphics card seldom has room for the weights twice.
+            before.close_when_idle()
+            try:
+                self._backend = _Backend(launch, tuple(paths))
+            except UserError:
+                self._backend = _Backend(replace(launch, adapters=tuple(self._paths.values())), tuple(self._paths))
+                raise
+        else:
+            self._backend = _Backend(launch, tuple(paths))
+            threading.Thread(target=before.close_when_idle, daemon=True, name="llama.cpp end").start()
+        self._paths = paths
+
+    def _alive(self) -> _Backend:
+        """The process to ask: a new one where the last one died."""
+        if self._closed:
+            raise Unavailable(f"{self._name} is not loaded any more.")
+        if not self._backend.process.alive:
+            with self._changing:
+                if not self._backend.process.alive:
+                    names = self._backend.names
+                    self._backend.process.close()
+                    self._backend = _Backend(replace(self._launch, adapters=self._backend.process.launch.adapters), names)
+        return self._backend
+
+    def close(self) -> None:
+        with self._changing:
+            if self._closed:
+                return
+            self._closed = True
+        for events in list(self._streams):
+            events.fail(Unavailable(f"{self._name} was unloaded."))
+        self._backend.process.close()
+        if self._embedder:
+            self._embedder.close()
+
+
+def _wait_until_dropped(backend: _Backend) -> None:
+    """llama.cpp ends what nobody reads after the piece that it is computing; until then its place is not free."""
+    until = time.monotonic() + _SECONDS_TO_DROP
+    while backend.process.alive and time.monotonic() < until:
+        try:
+            busy = sum(slot["is_processing"] for slot in backend.process.ask("/slots"))
+        except UserError:
+            return
+        if busy < backend.gate.inside:
+            return
+        time.sleep(0.02)

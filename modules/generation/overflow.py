@@ -1,0 +1,71 @@
+"""What to do when a prompt does not fit: refuse it with the figures, or leave out the oldest turns."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Literal
+
+from modules.errors import ContextTooLong
+from modules.generation.types import Messages
+
+Overflow = Literal["refuse", "drop_oldest"]
+
+
+def room_for_prompt(context_length: int, max_tokens: int) -> int:
+    """How long a prompt may be after turns were left out: the reply keeps max_tokens, but at most a quarter of the context."""
+    return context_length - max(1, min(max_tokens, context_length // 4))
+
+
+def fit_messages(
+    messages: Messages, count: Callable[[Messages], int], context_length: int, max_tokens: int, overflow: Overflow
+) -> tuple[Messages, int]:
+    """(messages that fit, how many were left out). Raises ContextTooLong.
+
+    count: the tokens of a conversation as the model will see it. Whole turns go, the oldest first: a user's message with
+    all that answers it. System messages at the beginning and the last turn stay.
+    """
+    length = count(messages)
+    if overflow == "refuse":
+        _refuse_unless_it_fits(length, context_length)
+        return messages, 0
+    room = room_for_prompt(context_length, max_tokens)
+    if length <= room:
+        return messages, 0
+    head, starts = _turns(messages)
+    cuts = [messages[:head] + messages[start:] for start in starts]
+    kept = bisect_left(cuts, True, key=lambda cut: count(cut) <= room)
+    if kept < len(cuts):
+        return cuts[kept], len(messages) - len(cuts[kept])
+    least = cuts[-1] if cuts else messages
+    _refuse_unless_it_fits(count(least), context_length)
+    return least, len(messages) - len(least)
+
+
+def fit_tokens(
+    tokens: list[int], context_length: int, max_tokens: int, overflow: Overflow, *, keep_first: int = 0
+) -> list[int]:
+    """`tokens`, or their end after the first `keep_first` (a begin-of-text token). Raises ContextTooLong."""
+    if overflow == "refuse":
+        _refuse_unless_it_fits(len(tokens), context_length)
+        return tokens
+    room = room_for_prompt(context_length, max_tokens)
+    if len(tokens) <= room:
+        return tokens
+    return tokens[:keep_first] + tokens[len(tokens) - room + keep_first :]
+
+
+def _refuse_unless_it_fits(length: int, context_length: int) -> None:
+    if length >= context_length:
+        raise ContextTooLong(
+            f"The prompt has {length} tokens, and the model's context holds {context_length} with the reply. "
+            "Shorten it, or load the model with a larger context.",
+            param="messages",
+        )
+
+
+def _turns(messages: Messages) -> tuple[int, list[int]]:
+    """(where the system messages end, where a later turn starts): what may go lies between the two."""
+    head = next((at for at, message in enumerate(messages) if message.role != "system"), len(messages))
+    starts = [at for at, message in enumerate(messages) if message.role == "user" and at > head]
+    return head, starts
