@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
-from modules.api import errors, openai
+from modules.api import errors, guard, openai
 from modules.app import App
 
 
@@ -19,6 +19,8 @@ def build(app: App) -> FastAPI:
         redoc_url=None,
     )
     errors.install(web)
+    if guard.is_private(app.options):
+        web.add_middleware(guard.HostGuard)
 
     @web.get("/health", tags=["server"])
     def health() -> JSONResponse:

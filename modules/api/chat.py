@@ -31,6 +31,7 @@ from modules.api.streaming import DONE, EventSource, begun, close_all, data, mer
 from modules.api.tools import CallArguments, CallBegins, Piece, ToolReader
 from modules.errors import UserError
 from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Token
+from modules.library.templates import stop_texts
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -77,7 +78,7 @@ async def answer(app: App, body: ChatCompletionRequest) -> Response:
 async def generation_request(app: App, model: LoadedModel, body: ChatCompletionRequest) -> GenerationRequest:
     """What the engine is asked for. Raises UserError."""
     adapter = chosen_adapter(model, body)
-    template = read_template(app, body.template)
+    template = template_for(app, model, body.template)
     variables: dict[str, Any] = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
         variables["reasoning_effort"] = body.reasoning_effort
@@ -99,12 +100,15 @@ async def generation_request(app: App, model: LoadedModel, body: ChatCompletionR
     if body.max_completion_tokens is not None:
         more["max_tokens"] = body.max_completion_tokens
     elif "max_tokens" not in body.model_fields_set:
-        more["max_tokens"] = whole_context(model, app, overflow)
+        more["max_tokens"] = whole_context(model, app)
+    sampling = effective_sampling(app, model, body, more)
+    if template and (stops := stop_texts(template)):
+        sampling = sampling.changed({"stop": (*sampling.stop, *stops)})
     return GenerationRequest(
         prompt=await read_messages(
             body.messages, images=model.capabilities.images, remote_images=app.options.allow_remote_images
         ),
-        sampling=effective_sampling(app, model, body, more),
+        sampling=sampling,
         template=template,
         template_variables=variables,
         continue_reply=body.continue_final_message,
@@ -115,11 +119,19 @@ async def generation_request(app: App, model: LoadedModel, body: ChatCompletionR
     )
 
 
-def read_template(app: App, template: str | None) -> str | None:
-    """Jinja source as it is, or the source of a template with this name. Raises NotFound."""
-    if template is None or re.search(r"\{[{%]", template):
-        return template
-    return app.templates.read(template)
+def template_for(app: App, model: LoadedModel, wanted: str | None) -> str | None:
+    """Jinja source in place of the model's own template, None for its own.
+
+    wanted: source, or the name of a template of the server. Raises UserError where there is none at all.
+    """
+    if wanted is not None:
+        return wanted if re.search(r"\{[{%]", wanted) else app.templates.read(wanted)
+    if model.chat_template:
+        return None
+    fitting = app.templates.choose(model.name)
+    if fitting is None:
+        raise UserError(f"{model.name} has no chat template: name one in 'template', or use /v1/completions.", param="template")
+    return fitting.source
 
 
 def _forced_form(body: ChatCompletionRequest) -> dict[str, Any] | None:

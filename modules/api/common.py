@@ -160,11 +160,9 @@ def shown_name(model: LoadedModel, adapter: str | None) -> str:
     return adapter or model.name
 
 
-def whole_context(model: LoadedModel, app: App, overflow: str) -> int:
-    """max_tokens where nobody said: what is left of the context, unless old turns are to be dropped for a reply of known size."""
-    if "max_tokens" in app.sampling.model_fields_set or overflow == "drop_oldest":
-        return app.sampling.max_tokens
-    return min(model.context_length, MAX_TOKENS)
+def whole_context(model: LoadedModel, app: App) -> int:
+    """max_tokens where nobody said: what is left of the context."""
+    return app.sampling.max_tokens if "max_tokens" in app.sampling.model_fields_set else min(model.context_length, MAX_TOKENS)
 
 
 def replies_of(request: GenerationRequest, n: int) -> list[GenerationRequest]:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import openai
 import pytest
 import uvicorn
-from fastapi import FastAPI
 
-from modules.access import make_access
-from modules.api import errors
-from modules.api import openai as protocol
-from modules.errors import NotFound
-from modules.generation.engine import Engine
-from modules.generation.sampling import SamplingParams
+from modules.app import App
 from modules.settings.server import ServerOptions
+from modules.web import build
+from tests.conftest import ROOT
 from tests.fakes import EchoModel
 
 
@@ -33,7 +30,7 @@ class Server:
     """A running server, and how to talk to it."""
 
     url: str
-    app: Any
+    app: App
     model: EchoModel
 
     def client(self, key: str = "none") -> openai.OpenAI:
@@ -53,24 +50,14 @@ def wait_until(true: Callable[[], bool], seconds: float = 5.0) -> bool:
     return True
 
 
-class _Named(dict):
-    def read(self, name: str) -> Any:
-        if name not in self:
-            raise NotFound(f"There is no {name}.", param="name")
-        return self[name]
-
-
-def make_app(root: Path, model: EchoModel | None, options: dict[str, Any]) -> Any:
-    server_options = ServerOptions(**options)
-    app = SimpleNamespace(
-        options=server_options,
-        access=make_access(server_options, root),
-        engine=Engine(),
-        sampling=SamplingParams(),
-        presets=_Named(warm=SamplingParams(temperature=1.5, top_k=40)),
-        templates=_Named(plain="{% for m in messages %}{{ m.content }}{% endfor %}"),
-        started=time.time(),
-    )
+def make_app(root: Path, model: EchoModel | None, options: dict[str, Any]) -> App:
+    """The real App in a folder of its own, with two presets and the templates of the project."""
+    folder = root / secrets.token_hex(4)
+    shutil.copytree(ROOT / "prompts", folder / "prompts")
+    presets = folder / "presets"
+    presets.mkdir()
+    (presets / "warm.yaml").write_text("temperature: 1.5\ntop_k: 40\n", encoding="utf-8")
+    app = App(folder, ServerOptions(nowebui=True, **options))
     if model is not None:
         app.engine.replace(model.name, lambda report: model)
     return app
@@ -79,17 +66,14 @@ def make_app(root: Path, model: EchoModel | None, options: dict[str, Any]) -> An
 @contextlib.contextmanager
 def servers(root: Path) -> Iterator[Callable[..., Server]]:
     """start(model, **options) starts a server; all of them end with the block."""
-    running: list[tuple[uvicorn.Server, threading.Thread, Any]] = []
+    running: list[tuple[uvicorn.Server, threading.Thread, App]] = []
 
     def start(model: EchoModel | None = None, *, empty: bool = False, **options: Any) -> Server:
         fake = model or EchoModel()
         app = make_app(root, None if empty else fake, options)
-        web = FastAPI()
-        errors.install(web)
-        web.include_router(protocol.router(app))
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(web, log_config=None, timeout_graceful_shutdown=1, ws="none"))
+        server = uvicorn.Server(uvicorn.Config(build(app), log_config=None, timeout_graceful_shutdown=1, ws="none"))
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         while not server.started:
@@ -102,7 +86,7 @@ def servers(root: Path) -> Iterator[Callable[..., Server]]:
     finally:
         for server, thread, app in running:
             server.should_exit = True
-            app.engine.close()
+            app.close()
             thread.join(timeout=10)
 
 

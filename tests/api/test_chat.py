@@ -121,6 +121,7 @@ def test_null_means_left_out(server):
 
 
 def test_a_template_by_name_or_as_source(server):
+    server.app.templates.save("plain", "{% for m in messages %}{{ m.content }}{% endfor %}")
     for template in ("plain", "{% for m in messages %}{{ m.content }}{% endfor %}"):
         server.post("/v1/chat/completions", {"messages": HELLO, "template": template}).raise_for_status()
         assert server.model.render(server.model.requests[-1]).text == "你好 🌍 hello"
@@ -205,3 +206,15 @@ def test_a_reply_stopped_from_outside_keeps_what_was_said(serve):
             server.app.engine.stop_all()
     assert chunks[-1].choices[0].finish_reason == "stop"
     assert text_of(chunks).startswith("abc")
+
+
+def test_a_model_without_a_template_gets_one_that_fits_its_name_with_its_stop_texts(serve):
+    model = EchoModel(lambda request: "fine### Human: more", chat_template=None, name="vicuna-7b-v0")
+    reply = serve(model).post("/v1/chat/completions", {"messages": HELLO}).json()
+    assert reply["choices"][0]["message"]["content"] == "fine"
+
+
+def test_a_model_without_any_template_says_what_to_do(serve):
+    reply = serve(EchoModel(chat_template=None)).post("/v1/chat/completions", {"messages": HELLO})
+    assert reply.status_code == 400
+    assert "/v1/completions" in reply.json()["error"]["message"]

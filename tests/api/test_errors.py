@@ -69,8 +69,8 @@ WRONG_FIELDS = {
     "template syntax": ({"template": "{% if %}"}, "template", "line 1"),
     "template loop": ({"template": "{{ 1 / 0 }}"}, "template", "cannot render"),
     "template escape": ({"template": "{{ ''.__class__.__mro__ }}{% raise %}"}, "template", "template"),
-    "template path": ({"template": "../../etc/passwd"}, "name", "There is no"),
-    "preset": ({"preset": "../x"}, "name", "There is no"),
+    "template path": ({"template": "../../etc/passwd"}, "name", "cannot be"),
+    "preset": ({"preset": "../x"}, "name", "cannot be"),
     "adapter": ({"adapter": "ghost"}, "adapter", "None is loaded"),
     "picture address": (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x/y.png"}}]}]},

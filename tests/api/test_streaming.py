@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 
@@ -12,7 +13,7 @@ import pytest
 from modules.api import streaming
 from modules.generation.types import Finished, TextDelta
 from tests.api.conftest import wait_until
-from tests.fakes import EchoModel
+from tests.fakes import EchoModel, repeat_the_question
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HI = [{"role": "user", "content": "hi"}]
@@ -91,7 +92,7 @@ def test_what_waits_is_sent_together(serve):
 
 
 def test_a_hundred_clients_at_once_each_get_their_whole_reply(serve):
-    server = serve(EchoModel(lambda request: request.prompt[-1].content * 20, pace=0.002))
+    server = serve(EchoModel(lambda request: repeat_the_question(request) * 20, pace=0.002))
 
     async def ask(client: httpx.AsyncClient, number: int) -> str:
         body = {"messages": [{"role": "user", "content": f"<{number}>"}], "stream": True}
@@ -116,8 +117,6 @@ def test_a_hundred_clients_at_once_each_get_their_whole_reply(serve):
         if number == 7:
             assert text == "left"
         else:
-            import json
-
             pieces = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
             said = "".join(piece["choices"][0]["delta"].get("content") or "" for piece in pieces)
             assert said == f"<{number}>" * 20
