@@ -181,7 +181,7 @@ def test_mirostat_brings_the_surprise_to_its_target(row: MakeRow) -> None:
 def test_the_reply_cannot_end_before_min_tokens_just_as_in_transformers(row: MakeRow, vocabulary: Vocabulary) -> None:
     sampler = row(PROMPT, min_tokens=2)
     for length in range(4):
-        ids = torch.tensor([[*PROMPT, *[1] * length]])
+        ids: Any = torch.tensor([[*PROMPT, *[1] * length]])
         expected = MinNewTokensLengthLogitsProcessor(len(PROMPT), 2, [*vocabulary.eos], device="cpu")(ids, scores())
         assert torch.equal(remaining(scores(), [sampler]), expected)
         sampler.accept(1)
@@ -236,9 +236,8 @@ def test_log_probabilities_are_of_the_model_itself_and_only_where_asked(row: Mak
 def test_guidance_is_mixed_as_transformers_does(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted, unwanted = scores(2, seed=1), scores(2, seed=2)
     processor = UnbatchedClassifierFreeGuidanceLogitsProcessor(1.7, model=None)  # type: ignore[arg-type]
-    out = type("Out", (), {"logits": unwanted[:, None]})()
-    monkeypatch.setattr(processor, "get_unconditional_logits", lambda ids: out.logits)
-    expected = processor(torch.zeros(2, 1, dtype=torch.int64), wanted)
+    monkeypatch.setattr(processor, "get_unconditional_logits", lambda ids: unwanted[:, None])
+    expected = processor(torch.zeros(2, 1, dtype=torch.int64), wanted)  # type: ignore[arg-type]
     assert torch.allclose(guide(wanted, unwanted, torch.tensor([1.7, 1.7])), expected)
     assert torch.equal(guide(wanted, unwanted, torch.tensor([1.0, 1.7]))[0], wanted[0])
 
