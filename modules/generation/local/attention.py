@@ -1,0 +1,125 @@
+"""Attention over pieces of several sequences laid end to end, each looking at its own store and nothing else.
+
+transformers' models call it as their attention implementation; `Pieces` reaches it as the keyword `pieces`.
+No padding, no mask between sequences, no copies of the cache: a row costs what its own length costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers.cache_utils import Cache
+
+from modules.generation.local.store import Piece
+
+NAME = "textloom_pieces"
+
+
+class Pieces(Cache):
+    """The cache of one forward pass: writes each piece's new keys and values into its own store."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        super().__init__(layers=[])
+        self.pieces = pieces
+        self._masks: dict[tuple[int, int, int | None], Tensor] = {}
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """key_states [1, heads, tokens, key_dim] and value_states of this pass; returned as they are, for `attend`."""
+        at = 0
+        for piece in self.pieces:
+            store, start, count = piece.store, piece.start, piece.count
+            store.keys[layer_idx].narrow(1, start, count).copy_(key_states[0].narrow(1, at, count))
+            store.values[layer_idx].narrow(1, start, count).copy_(value_states[0].narrow(1, at, count))
+            at += count
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return max(piece.start for piece in self.pieces)
+
+    def mask(self, index: int, first: int, groups: int, window: int | None, like: Tensor) -> Tensor:
+        """What piece `index` may look at: 0 or -inf, [groups · count, tokens from `first` on]; made once for all layers."""
+        found = self._masks.get((index, groups, window))
+        if found is None:
+            piece = self.pieces[index]
+            total = piece.start + piece.count
+            own = torch.arange(piece.start, total, device=like.device)[:, None]
+            other = torch.arange(first, total, device=like.device)[None, :]
+            hidden = other > own
+            if window is not None:
+                hidden |= other <= own - window
+            mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, float("-inf"))
+            found = self._masks[(index, groups, window)] = mask.repeat(groups, 1)
+        return found
+
+
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    pieces: Pieces,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """query [1, heads, tokens, dim] of the new tokens, whose keys and values are in the stores already.
+
+    sliding_window: how many of the last tokens a token sees, itself included; softcap: Gemma 2's bound of the scores;
+    s_aux [heads]: GPT-OSS's sinks. Returns [1, tokens, heads, value_dim].
+    """
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    outputs = []
+    at = 0
+    for index, piece in enumerate(pieces.pieces):
+        total = piece.start + piece.count
+        first = max(0, piece.start + 1 - sliding_window) if sliding_window else 0
+        keys = piece.store.keys[layer].narrow(1, first, total - first)
+        values = piece.store.values[layer].narrow(1, first, total - first)
+        own = query[0] if piece.count == query.shape[2] else query[0].narrow(1, at, piece.count)
+        at += piece.count
+        heads, count, dim = own.shape
+        groups = heads // keys.shape[0]
+        # The query heads that share a key head stand below each other, so that keys are not repeated.
+        folded = own.reshape(1, keys.shape[0], groups * count, dim)
+        mask = pieces.mask(index, first, groups, sliding_window, folded) if count > 1 else None
+        if softcap is None and s_aux is None:
+            seen = functional.scaled_dot_product_attention(folded, keys[None], values[None], attn_mask=mask, scale=scaling)
+        else:
+            seen = _plainly(folded, keys[None], values[None], mask, scaling, softcap, s_aux)
+        outputs.append(seen.reshape(heads, count, -1).transpose(0, 1))
+    joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return joined[None], None
+
+
+def _plainly(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None, sinks: Tensor | None
+) -> Tensor:
+    """Attention step by step, for the models whose scores are bounded or have a sink."""
+    scores = query @ keys.transpose(-1, -2) * (scaling if scaling is not None else query.shape[-1] ** -0.5)
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores + mask
+    scores = scores.float()
+    if sinks is None:
+        return torch.softmax(scores, -1).to(query.dtype) @ values
+    count = scores.shape[-2] // (sinks.numel() // scores.shape[1])
+    column = sinks.float().reshape(scores.shape[1], -1).repeat_interleave(count, -1)[None, :, :, None]
+    weights = torch.softmax(torch.cat([scores, column], -1), -1)[..., :-1]
+    return weights.to(query.dtype) @ values
+
+
+def register() -> None:
+    """Make `attend` known to transformers under NAME."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(NAME, attend)

@@ -1,0 +1,147 @@
+"""From new tokens to scores: one forward pass for pieces of many sequences (`Together`), or for one sequence (`Alone`)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from modules.generation.local import attention
+from modules.generation.local.attention import Pieces
+from modules.generation.local.store import LayerLayout, Layout, Piece, Store, positions
+
+log = logging.getLogger(__name__)
+
+
+class Compute(Protocol):
+    """How a model computes. together: whether several sequences can be in one pass, and be cut back to a prefix."""
+
+    together: bool
+    why_alone: str | None
+
+    def new_store(self, capacity: int) -> Any: ...
+
+    def bytes_of(self, capacity: int) -> int: ...
+
+    def logits(
+        self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None]
+    ) -> Tensor:
+        """Scores [len(keep), vocabulary] after those places of `tokens` that `keep` names; tokens of all pieces end to end.
+
+        embeds: for each piece None, or [count, hidden] to use instead of its tokens' embeddings (pictures).
+        """
+        ...
+
+
+class Together:
+    """Pieces of any number of sequences in one pass, by our own attention."""
+
+    together = True
+    why_alone = None
+
+    def __init__(self, model: Any, layout: Layout) -> None:
+        self.model = model
+        self.layout = layout
+        self.device = model.get_input_embeddings().weight.device
+
+    def new_store(self, capacity: int) -> Store:
+        return Store(self.layout, capacity)
+
+    def bytes_of(self, capacity: int) -> int:
+        return self.layout.bytes_of(capacity)
+
+    def logits(
+        self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None] = ()
+    ) -> Tensor:
+        ids = torch.tensor([tokens], device=self.device)
+        cache = Pieces(pieces)
+        inputs: dict[str, Any] = {"input_ids": ids}
+        if any(piece is not None for piece in embeds):
+            inputs = {"inputs_embeds": self._embedded(ids, pieces, embeds)}
+        output = self.model(
+            **inputs,
+            position_ids=torch.tensor([positions(pieces)], device=self.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=torch.tensor(keep, device=self.device) if len(keep) < len(tokens) else 0,
+            pieces=cache,
+        )
+        return output.logits[0]
+
+    def _embedded(self, ids: Tensor, pieces: Sequence[Piece], embeds: Sequence[Tensor | None]) -> Tensor:
+        parts = []
+        for part, piece in zip(ids[0].split([piece.count for piece in pieces]), embeds, strict=True):
+            parts.append(self.model.get_input_embeddings()(part) if piece is None else piece)
+        return torch.cat(parts)[None]
+
+
+@torch.inference_mode()
+def together_or_why_not(model: Any, sub_config: str | None = None) -> Together | str:
+    """Switch `model` to our attention and compare it with its own; a sentence where they differ, and the model as it was.
+
+    sub_config: the name of the language model's part of the config, in models that also see.
+    """
+    own = model.config._attn_implementation
+    language = getattr(model.config, sub_config) if sub_config else model.config
+    reason = _cannot(model, language)
+    if reason:
+        return reason
+    device = model.get_input_embeddings().weight.device
+    generator = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(1, language.vocab_size, (count,), generator=generator).tolist() for count in (11, 7)]
+    outputs = [model(input_ids=torch.tensor([prompt], device=device), use_cache=True) for prompt in prompts]
+    expected = [output.logits[0, -1].float() for output in outputs]
+    attention.register()
+    try:
+        _set_attention(model, attention.NAME, sub_config)
+        compute = Together(model, _layout(outputs[0].past_key_values))
+        _compare(compute, prompts, expected)
+    except Exception as error:  # noqa: BLE001 - any failure only means that this model runs alone
+        _set_attention(model, own, sub_config)
+        log.info("several sequences at once were tried and given up: %r", error)
+        return "its attention could not be replaced by one for many sequences"
+    return compute
+
+
+def _cannot(model: Any, config: Any) -> str | None:
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if model.config.is_encoder_decoder:
+        return "it has an encoder and a decoder"
+    if getattr(model, "_is_stateful", False) or any("linear" in kind or "mamba" in kind or "conv" in kind for kind in kinds):
+        return "it keeps a running state that cannot be cut back"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        return "its positions are stretched by the length of the text"
+    if not getattr(model, "_supports_attention_backend", False):
+        return "its attention cannot be replaced"
+    return None
+
+
+def _set_attention(model: Any, name: str, sub_config: str | None) -> None:
+    model.set_attn_implementation({sub_config: name} if sub_config else name)
+
+
+def _layout(cache: Any) -> Layout:
+    """What each layer wants to keep, from a cache that transformers filled."""
+    return Layout(
+        tuple(
+            LayerLayout(layer.keys.shape[1], layer.keys.shape[-1], layer.values.shape[-1], layer.keys.dtype, layer.keys.device)
+            for layer in cache.layers
+        )
+    )
+
+
+def _compare(compute: Together, prompts: list[list[int]], expected: list[Tensor]) -> None:
+    """Both prompts in one pass, the last token of each in a second one. Raises ValueError where the scores differ."""
+    stores = [compute.new_store(16) for _ in prompts]
+    first = [Piece(store, 0, len(prompt) - 1) for store, prompt in zip(stores, prompts, strict=True)]
+    compute.logits(first, [token for prompt in prompts for token in prompt[:-1]], [0])
+    last = [Piece(store, len(prompt) - 1, 1) for store, prompt in zip(stores, prompts, strict=True)]
+    scores = compute.logits(last, [prompt[-1] for prompt in prompts], [0, 1]).float()
+    for own, theirs in zip(scores, expected, strict=True):
+        error = (own - theirs).abs().max() / theirs.std().clamp(min=1e-6)
+        if not error < (0.3 if compute.model.dtype != torch.float32 else 0.01):
+            raise ValueError(f"scores differ by {error:.3g} standard deviations")

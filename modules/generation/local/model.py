@@ -1,0 +1,233 @@
+"""A transformers model as a LoadedModel: what a request needs before it goes to the thread that owns the weights."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from modules.errors import NotFound, UserError
+from modules.generation.local.alone import Alone
+from modules.generation.local.compute import Together, together_or_why_not
+from modules.generation.local.loop import Loop
+from modules.generation.local.prompt import Prompt, Prompter, chat_template_of
+from modules.generation.local.reply_text import ReplyText
+from modules.generation.local.row import Lane, Naming, Row
+from modules.generation.samplers.rows import RowSampler
+from modules.generation.samplers.vocabulary import Vocabulary
+from modules.generation.sampling import SamplingParams
+from modules.generation.stream import EventStream
+from modules.generation.types import Capabilities, GenerationRequest, ModelStatus, RenderedPrompt
+
+log = logging.getLogger(__name__)
+DEFAULT_CONTEXT = 4096
+"""For models whose configuration does not say."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """context_length 0: what the model was made for. cache_bytes 0: by the memory that is free. threads 0: all cores."""
+
+    context_length: int = 0
+    max_parallel: int = 8
+    cache_bytes: int = 0
+    prefill_chunk: int = 512
+    prompt_lookup: int = 0
+    threads: int = 0
+
+
+class LocalModel:
+    """Many requests on one transformers model. Safe to call from any thread."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        tokenizer: Any,
+        limits: Limits | None = None,
+        *,
+        chat_template: str | None = None,
+        report: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        """model: a causal language model of transformers, on its devices; it belongs to this object from now on."""
+        limits = limits or Limits()
+        self._name = name
+        self._tokenizer = tokenizer
+        model.eval()
+        found = together_or_why_not(model)
+        if isinstance(found, str):
+            sentence = f"{name} answers one request at a time: {found}."
+            log.info(sentence)
+            report(sentence)
+            found = Alone(model, found)
+        self._compute: Together | Alone = found
+        self._context_length = limits.context_length or _context_of(model.config)
+        self._prompter = Prompter(tokenizer, chat_template or chat_template_of(tokenizer), self._context_length)
+        text_config = model.config.get_text_config(decoder=True)
+        self._vocabulary = Vocabulary(tokenizer, size=_width(model, text_config), eos=_eos(model))
+        self._eos = frozenset(self._vocabulary.eos)
+        self._naming = Naming(lru_cache(maxsize=65_536)(self._text_of))
+        self._device = model.get_input_embeddings().weight.device
+        self._parallel = limits.max_parallel if self._compute.together else 1
+        self._loop = Loop(
+            self._compute,
+            parallel=self._parallel,
+            cache_limit=limits.cache_bytes or _free_memory(self._device),
+            chunk=limits.prefill_chunk,
+            first_chunk=64 if self._device.type == "cpu" else limits.prefill_chunk,
+            threads=limits.threads,
+        )
+
+    # --- what it is
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def context_length(self) -> int:
+        return self._context_length
+
+    @property
+    def chat_template(self) -> str | None:
+        return self._prompter.chat_template
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities(
+            samplers=frozenset(SamplingParams.model_fields),
+            adapters=False,
+            logprobs=True,
+            prompt_logprobs=self._compute.together,
+            grammar=True,
+            images=False,
+            embeddings=False,
+            max_parallel=self._parallel,
+        )
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        return ()
+
+    def status(self) -> ModelStatus:
+        return self._loop.status()
+
+    # --- text and tokens
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        if special:
+            return self._prompter.tokenize(text, begin=True)
+        return self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def render(self, request: GenerationRequest) -> RenderedPrompt:
+        prompt = self._prompter.prompt(request)
+        return RenderedPrompt(prompt.text, tuple(prompt.tokens), prompt.dropped)
+
+    def _text_of(self, token: int) -> str:
+        return self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    # --- requests
+
+    def stream(self, request: GenerationRequest) -> EventStream:
+        if request.adapter is not None and request.adapter not in self.adapters:
+            raise NotFound(f"There is no adapter {request.adapter} loaded. Load it on the Models tab.", param="adapter")
+        prompt = self._prompter.prompt(request)
+        row = self._row(request, prompt)
+        self._loop.submit(row)
+        return row.events
+
+    def _row(self, request: GenerationRequest, prompt: Prompt) -> Row:
+        sampling = request.sampling
+        sampler = RowSampler(sampling, prompt=prompt.tokens, vocabulary=self._vocabulary, device=self._device)
+        key = (request.adapter, request.adapter_strength if request.adapter else 1.0)
+        lanes = [Lane(list(prompt.tokens), key)]
+        if sampling.guidance_scale != 1:
+            lanes.append(Lane(self._negative(sampling, prompt), key))
+        before = () if prompt.starts_reply else prompt.tokens
+        text = ReplyText(self._tokenizer, before, skip_special=sampling.skip_special_tokens)
+        most = min(sampling.max_tokens, self._context_length - max(len(lane.tokens) for lane in lanes))
+        return Row(request, prompt, sampler, lanes, text, self._eos, most, self._naming)
+
+    def _negative(self, sampling: SamplingParams, prompt: Prompt) -> list[int]:
+        """The sequence that guidance pushes away from: the negative prompt, or nothing but the prompt's last token."""
+        if not self._compute.together:
+            raise UserError(
+                f"Guidance needs two sequences at once, and this model computes one: {self._compute.why_alone}.",
+                param="guidance_scale",
+            )
+        if not sampling.negative_prompt:
+            return prompt.tokens[-1:]
+        tokens = self._prompter.tokenize(sampling.negative_prompt, begin=sampling.add_bos)
+        if len(tokens) >= self._context_length:
+            raise UserError("The negative prompt does not fit the context.", param="negative_prompt")
+        return tokens
+
+    # --- the rest of LoadedModel
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        raise UserError(f"{self._name} makes no embeddings.")
+
+    def load_adapter(self, name: str, path: str) -> None:
+        raise UserError(f"{self._name} takes no adapters.")
+
+    def unload_adapter(self, name: str) -> None:
+        raise NotFound(f"There is no adapter {name} loaded.")
+
+    def close(self) -> None:
+        self._loop.close()
+        self._compute.model = None
+        give_memory_back()
+
+
+def give_memory_back() -> None:
+    """Hand freed memory to the system: what Python, CUDA and the C library would keep for later."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    try:
+        import ctypes
+
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        log.debug("no malloc_trim here")
+
+
+def _context_of(config: Any) -> int:
+    text = config.get_text_config(decoder=True)
+    for field in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"):
+        value = getattr(text, field, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return DEFAULT_CONTEXT
+
+
+def _width(model: Any, config: Any) -> int:
+    head = model.get_output_embeddings()
+    weight = getattr(head, "weight", None)
+    return getattr(head, "out_features", None) or (weight.shape[0] if weight is not None else config.vocab_size)
+
+
+def _eos(model: Any) -> Iterable[int]:
+    eos = model.generation_config.eos_token_id if model.generation_config is not None else None
+    if eos is None:
+        eos = getattr(model.config, "eos_token_id", None)
+    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+
+
+def _free_memory(device: torch.device) -> int:
+    """What the cache may take by itself: most of a GPU's free memory, half of the computer's."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * 0.85)
+    import psutil
+
+    return psutil.virtual_memory().available // 2
+
+

@@ -1,0 +1,112 @@
+"""From a request to the tokens that the model reads: templates, begin-of-text tokens, and what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from modules.errors import UserError
+from modules.generation.overflow import fit_messages, fit_tokens
+from modules.generation.template import render_chat
+from modules.generation.types import GenerationRequest, Image, Message, Messages
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """text is what `tokens` were made of. starts_reply: the reply is a text of its own, not the continuation of one."""
+
+    tokens: list[int]
+    text: str
+    dropped: int = 0
+    starts_reply: bool = True
+    images: tuple[Image, ...] = ()
+
+
+class Prompter:
+    """Makes prompts for one model. Thread-safe: it only reads the tokenizer."""
+
+    def __init__(self, tokenizer: Any, chat_template: str | None, context_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.chat_template = chat_template
+        self.context_length = context_length
+
+    def prompt(self, request: GenerationRequest) -> Prompt:
+        """Raises UserError where there is no template, or the prompt does not fit."""
+        asked = request.prompt
+        if isinstance(asked, str):
+            tokens = self.tokenize(asked, begin=request.sampling.add_bos)
+            return self._plain(request, tokens, asked)
+        if not asked:
+            raise UserError("The prompt is empty.", param="prompt")
+        if isinstance(asked[0], int):
+            return self._plain(request, list(cast("tuple[int, ...]", asked)), None)
+        return self._conversation(request, cast(Messages, asked))
+
+    def tokenize(self, text: str, *, begin: bool) -> list[int]:
+        """Token ids, markers in the text read as tokens; `begin` adds what the model wants before a text."""
+        return self.tokenizer(text, add_special_tokens=begin)["input_ids"]
+
+    def _plain(self, request: GenerationRequest, tokens: list[int], text: str | None) -> Prompt:
+        begins = self.tokenizer.bos_token_id
+        if not tokens:
+            if begins is None:
+                raise UserError("The prompt is empty.", param="prompt")
+            tokens = [begins]
+        size = len(self.tokenizer)
+        if any(not 0 <= token < size for token in tokens):
+            raise UserError(f"The prompt has token ids that the model does not know; they go from 0 to {size - 1}.", param="prompt")
+        kept = fit_tokens(
+            tokens,
+            self.context_length,
+            request.sampling.max_tokens,
+            request.overflow,
+            keep_first=int(tokens[0] == begins),
+        )
+        if text is None or len(kept) < len(tokens):
+            text = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return Prompt(kept, text, starts_reply=False)
+
+    def _conversation(self, request: GenerationRequest, messages: Messages) -> Prompt:
+        template = request.template or self.chat_template
+        if template is None:
+            raise UserError(
+                "This model has no chat template of its own. Choose one, or send the text as it is to be continued.",
+                param="template",
+            )
+        done: dict[int, tuple[str, list[int]]] = {}
+
+        def read(part: Messages) -> tuple[str, list[int]]:
+            # What is left after dropping old turns is told apart by its length.
+            if len(part) not in done:
+                text = self._rendered(request, part, template)
+                done[len(part)] = text, self.tokenize(text, begin=False)
+            return done[len(part)]
+
+        kept, dropped = fit_messages(
+            messages, lambda part: len(read(part)[1]), self.context_length, request.sampling.max_tokens, request.overflow
+        )
+        text, tokens = read(kept)
+        if not tokens:
+            raise UserError("The chat template made an empty prompt of this conversation.", param="template")
+        images = tuple(image for message in kept for image in message.images)
+        return Prompt(tokens, text, dropped, starts_reply=not request.continue_reply, images=images)
+
+    def _rendered(self, request: GenerationRequest, messages: tuple[Message, ...], template: str) -> str:
+        return render_chat(
+            template,
+            messages,
+            continue_reply=request.continue_reply,
+            variables={**self._markers(), **request.template_variables},
+        )
+
+    def _markers(self) -> Mapping[str, Any]:
+        return {name: str(text) for name, text in self.tokenizer.special_tokens_map.items() if isinstance(text, str)}
+
+
+def chat_template_of(tokenizer: Any) -> str | None:
+    """The tokenizer's chat template; of several, the one called "default"."""
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default") or next(iter(template.values()), None)
+    return template or None

@@ -1,0 +1,159 @@
+"""Slots: sequences whose keys and values are in memory, those of running replies and those kept for the next turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from modules.generation.local.compute import Compute
+from modules.generation.local.store import rounded
+
+Key = tuple[str | None, float]
+"""What besides the tokens decides the keys and values: the adapter and its strength."""
+WORTH_COPYING = 16
+"""A shorter common beginning is computed again rather than copied."""
+
+
+@dataclass(eq=False)
+class Slot:
+    """tokens: those whose keys and values are in `store`; pictures stand in it as negative numbers that tell them apart."""
+
+    store: Any
+    key: Key
+    tokens: list[int] = field(default_factory=list)
+    busy: bool = True
+    used: float = 0.0
+
+    def cut(self, keep: int) -> None:
+        if keep < len(self.tokens):
+            keep = self.store.cut(len(self.tokens), keep)
+            del self.tokens[keep:]
+
+
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences have in common from the beginning.
+
+    >>> common([1, 2, 3], [1, 2, 4, 5])
+    2
+    """
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class NoRoom(Exception):
+    """The memory for the cache does not hold another sequence of that length now."""
+
+
+class Slots:
+    """All slots of a model, within `limit` bytes. Only the model's own thread touches them."""
+
+    def __init__(self, compute: Compute, limit: int, most: int) -> None:
+        """most: how many sequences may be kept at once, running ones included."""
+        self._compute = compute
+        self._slots: list[Slot] = []
+        self.limit = limit
+        self._most = most
+
+    @property
+    def bytes(self) -> int:
+        return sum(slot.store.bytes for slot in self._slots)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(slot.tokens) for slot in self._slots)
+
+    def best(self, tokens: list[int], key: Key) -> tuple[Slot | None, int]:
+        """The slot that shares the longest beginning with `tokens`, and how much of it."""
+        shared = [(common(slot.tokens, tokens), not slot.busy, slot) for slot in self._slots if slot.key == key]
+        length, _, slot = max(shared, key=lambda found: found[:2], default=(0, False, None))
+        return (slot, length) if length else (None, 0)
+
+    def take(self, tokens: list[int], key: Key, room: int, reuse: int) -> Slot:
+        """A slot for a new sequence with room for `room` tokens, that starts with what is known of tokens[:reuse].
+
+        An idle slot is taken over where most of it is of use, else its beginning is copied. Raises NoRoom.
+        """
+        best, length = self.best(tokens, key)
+        length = min(length, reuse)
+        if best is not None and not best.busy and 2 * length >= len(best.tokens):
+            return self._take_over(best, length, room)
+        copied = length if best is not None and length >= WORTH_COPYING and self._compute.together else 0
+        try:
+            self._make_room(self._compute.bytes_of(rounded(room)), spare=best if copied else None)
+        except NoRoom:
+            if best is None or best.busy:
+                raise
+            return self._take_over(best, length, room)
+        slot = Slot(self._compute.new_store(rounded(room)), key)
+        self._slots.append(slot)
+        if best is not None and copied:
+            self.copy(best, slot, copied)
+        return slot
+
+    def _take_over(self, slot: Slot, keep: int, room: int) -> Slot:
+        slot.busy = True
+        slot.cut(keep)
+        try:
+            self.grow(slot, room)
+        except NoRoom:
+            self.release(slot)
+            raise
+        return slot
+
+    def copy(self, source: Slot, target: Slot, last: int) -> None:
+        """Give `target` the tokens of `source` from where it ends to `last`; it must have the same beginning."""
+        first = len(target.tokens)
+        target.store.copy(source.store, first, last)
+        target.tokens += source.tokens[first:last]
+
+    def grow(self, slot: Slot, room: int) -> None:
+        """See that `slot` holds `room` tokens. Raises NoRoom."""
+        if room <= slot.store.capacity:
+            return
+        capacity = rounded(room)
+        # While it grows, old and new memory of one layer are there together; that much is left to the reserve.
+        self._make_room(self._compute.bytes_of(capacity) - slot.store.bytes, spare=slot)
+        slot.store.resize(capacity, len(slot.tokens))
+
+    def release(self, slot: Slot) -> None:
+        """Keep an ended sequence for whoever comes with the same beginning."""
+        slot.busy, slot.used = False, time.monotonic()
+        if not slot.tokens:
+            self._slots.remove(slot)
+        while len(self._slots) > self._most and self._forget_oldest(None):
+            pass
+
+    def drop(self, slot: Slot) -> None:
+        """Forget a sequence, running or not."""
+        if slot in self._slots:
+            self._slots.remove(slot)
+
+    def forget_idle(self, key_of: str | None = None) -> bool:
+        """Forget all idle slots, or those of one adapter; says whether there were any."""
+        idle = [slot for slot in self._slots if not slot.busy and (key_of is None or slot.key[0] == key_of)]
+        for slot in idle:
+            self._slots.remove(slot)
+        return bool(idle)
+
+    def forget_all(self) -> None:
+        self._slots.clear()
+
+    def _make_room(self, wanted: int, spare: Slot | None) -> None:
+        while self.bytes + wanted > self.limit:
+            if not self._forget_oldest(spare):
+                raise NoRoom
+
+    def _forget_oldest(self, spare: Slot | None) -> bool:
+        idle = [slot for slot in self._slots if not slot.busy and slot is not spare]
+        if not idle:
+            return False
+        self._slots.remove(min(idle, key=lambda slot: slot.used))
+        return True
