@@ -180,7 +180,15 @@ def shape_of(config: Json) -> ModelShape | None:
     if config.get("multi_query") and not config.get("new_decoder_architecture"):
         key_value_heads = 1
     head_dim = _first(config, "head_dim", "kv_channels") or hidden // heads
-    return ModelShape(int(layers), int(hidden), int(heads), int(key_value_heads or heads), int(head_dim), int(vocabulary))
+    return ModelShape(
+        layers=int(layers),
+        hidden_size=int(hidden),
+        heads=int(heads),
+        kv_heads=int(key_value_heads or heads),
+        head_dim=int(head_dim),
+        vocabulary=int(vocabulary),
+        tied_embeddings=config.get("tie_word_embeddings") is True,
+    )
 
 
 # --- chat template, custom code

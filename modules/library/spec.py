@@ -22,7 +22,10 @@ class Quantization:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What decides the memory of the key–value cache. kv_heads × head_dim × layers × 2 × bytes per token."""
+    """What decides the memory of the key–value cache. kv_heads × head_dim × layers × 2 × bytes per token.
+
+    tied_embeddings: the output layer is the embedding, so the matrix is there once.
+    """
 
     layers: int
     hidden_size: int
@@ -30,6 +33,7 @@ class ModelShape:
     kv_heads: int
     head_dim: int
     vocabulary: int
+    tied_embeddings: bool = False
 
 
 @dataclass(frozen=True)
