@@ -308,15 +308,13 @@ class Loop:
         """Compute, note what is computed, and return the rows whose sequences are complete with the scores of their lanes."""
         pieces, tokens, keep, embeds = [], [], [], []
         complete: dict[Row, int] = {}
-        echoing: list[tuple[Share, int, int]] = []
         for share in shares:
             lane, slot = share.lane, share.lane.slot
             assert slot is not None
             start = len(slot.tokens)
             pieces.append(Piece(slot.store, start, share.count, *lane.key))
             embeds.append(lane.embeds[start : start + share.count] if lane.embeds is not None and not share.row.started else None)
-            if share.row.wants_prompt_details and not share.row.started:
-                echoing.append((share, len(keep), start))
+            if _echoed(share):
                 keep += range(len(tokens), len(tokens) + share.count)
             elif share.count == lane.pending:
                 keep.append(len(tokens) + share.count - 1)
@@ -332,7 +330,7 @@ class Loop:
             assert slot is not None
             first = len(slot.tokens)
             whole = share.count == share.lane.pending
-            echo = share.row.wants_prompt_details and not share.row.started
+            echo = _echoed(share)
             if echo:
                 share.row.note_prompt(scores[at : at + share.count], first)
             at += share.count if echo else whole
@@ -399,6 +397,11 @@ class Loop:
         else:
             for row in rows:
                 self._step([share for share in shares if share.row is row])
+
+
+def _echoed(share: Share) -> bool:
+    """Whether the scores after each of its tokens are asked for."""
+    return share.row.wants_prompt_details and not share.row.started and share.lane is share.row.lane
 
 
 def _counts(pending: Sequence[int], budget: int) -> list[int]:

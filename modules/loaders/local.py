@@ -1,0 +1,277 @@
+"""What the loaders of weight folders share: devices, number formats, the tokenizer, and the way into the engine."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from modules.errors import Unavailable, UserError
+from modules.library.spec import ModelSpec
+from modules.loaders.options import LoadOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from modules.generation.local.model import LocalModel
+    from modules.loaders.choose import Report
+
+log = logging.getLogger(__name__)
+GIB = 1 << 30
+
+
+def folder_problem(spec: ModelSpec, options: LoadOptions) -> str | None:
+    """Why no loader of weight folders can take `spec`; None where one can."""
+    if spec.format != "folder":
+        return f"{spec.name} is not a folder with weights. Choose the loader auto."
+    if spec.problem:
+        return spec.problem
+    if spec.custom_code and not options.trust_remote_code:
+        log.info("%s brings code of its own, which is not run without --trust-remote-code", spec.name)
+    return None
+
+
+def load_folder(spec: ModelSpec, options: LoadOptions, report: Report, **more: Any) -> LocalModel:
+    """Load the weights with transformers and start the engine on them.
+
+    more: what else `from_pretrained` gets (quantization_config, …); `dtype` there replaces the choice made here.
+    Raises UserError for what the options or files cause, Unavailable where memory is short.
+    """
+    from modules.generation.local.model import LocalModel
+
+    report(f"Loading {spec.name}")
+    with _explained(spec), _quiet(), _reported(spec, report):
+        config = _config(spec, options)
+        arguments = {
+            "config": config,
+            "dtype": dtype_for(spec, options),
+            "trust_remote_code": options.trust_remote_code,
+            **placement(options),
+            **more,
+        }
+        if options.attn_implementation != "auto":
+            arguments["attn_implementation"] = options.attn_implementation
+        model = _model_class(config).from_pretrained(str(spec.path), **arguments)
+        tokenizer = _tokenizer(spec, options)
+        return LocalModel(
+            spec.name,
+            model,
+            tokenizer,
+            limits(options),
+            chat_template=spec.chat_template,
+            report=report,
+        )
+
+
+def limits(options: LoadOptions) -> Any:
+    """The options that the engine itself needs, as its Limits."""
+    from modules.generation.local.model import Limits
+
+    return Limits(
+        context_length=options.ctx_size,
+        max_parallel=options.max_parallel,
+        cache_bytes=int(options.cache_memory * GIB),
+        prefill_chunk=options.prefill_chunk,
+        prompt_lookup=options.prompt_lookup,
+        threads=options.threads,
+    )
+
+
+def dtype_for(spec: ModelSpec, options: LoadOptions) -> torch.dtype:
+    """The number format of the weights: as asked for, else the files' own where this machine computes it quickly."""
+    import torch
+
+    if options.bf16 or options.dtype != "auto":
+        return getattr(torch, "bfloat16" if options.bf16 else options.dtype)
+    own = getattr(torch, spec.dtype or "float32", torch.float32)
+    if own not in (torch.float32, torch.float16, torch.bfloat16):
+        own = torch.bfloat16
+    if _device(options) != "cpu":
+        return own
+    # Without the instructions for it, several rows in 16 bits take several times as long as in 32.
+    if own == torch.bfloat16 and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return own
+    return torch.float32 if _fits_as_float32(spec) else torch.bfloat16
+
+
+def _fits_as_float32(spec: ModelSpec) -> bool:
+    import psutil
+
+    return (spec.parameters or 0) * 4 < 0.8 * psutil.virtual_memory().available
+
+
+def placement(options: LoadOptions) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that say where the weights go."""
+    device = _device(options)
+    spread = options.auto_devices or options.gpu_memory or options.cpu_memory or options.disk
+    if device == "cpu" and not options.disk:
+        return {"device_map": {"": "cpu"}}
+    if not spread:
+        return {"device_map": {"": 0 if device == "cuda" else device}}
+    arguments: dict[str, Any] = {"device_map": "auto"}
+    memory: dict[int | str, str] = {}
+    for index, amount in enumerate(options.gpu_memory):
+        memory[index] = amount_of_memory(amount, "gpu_memory")
+    if options.cpu_memory:
+        memory["cpu"] = amount_of_memory(options.cpu_memory, "cpu_memory")
+    if memory:
+        arguments["max_memory"] = _all_devices(memory)
+    if options.disk:
+        arguments |= {"offload_folder": options.disk_cache_dir, "offload_state_dict": True}
+    return arguments
+
+
+def _all_devices(memory: dict[int | str, str]) -> dict[int | str, Any]:
+    """accelerate takes a device that is not named for one that must not be used: name the others with what they have."""
+    from accelerate.utils import get_max_memory
+
+    return {**get_max_memory(), **memory}
+
+
+def amount_of_memory(text: str, field: str) -> str:
+    """ "10" is GiB, "3500MiB" is itself.
+
+    >>> amount_of_memory("10", "gpu_memory"), amount_of_memory("3500 mib", "gpu_memory")
+    ('10GiB', '3500MiB')
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b)?", text.strip().lower())
+    if match is None:
+        raise UserError(f"{text!r} is not an amount of memory. Write 10 for GiB, or 3500MiB.", param=field)
+    number, unit = match[1], match[2] or "gib"
+    if "." in number:
+        factor = {"k": 1, "m": 2, "g": 3, "t": 4}[unit[0]]
+        number, unit = str(int(float(number) * (1024 if "i" in unit else 1000) ** factor) >> 20), "mib"
+    return number + unit[:-1].replace("i", "i").title().replace("I", "i") + "B"
+
+
+def _device(options: LoadOptions) -> str:
+    import torch
+
+    if options.cpu:
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _config(spec: ModelSpec, options: LoadOptions) -> Any:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(str(spec.path), trust_remote_code=options.trust_remote_code)
+    if options.compress_pos_emb != 1 or options.alpha_value != 1:
+        _stretch_positions(config.get_text_config(decoder=True), options, spec)
+    return config
+
+
+def _stretch_positions(config: Any, options: LoadOptions, spec: ModelSpec) -> None:
+    """Linear and NTK scaling of RoPE, and the longer context that comes with them."""
+    rope = getattr(config, "rope_parameters", None)
+    if not rope or "rope_theta" not in rope:
+        raise UserError(f"{spec.name} has no rotary positions to stretch. Leave compress_pos_emb and alpha_value at 1.")
+    rope = dict(rope)
+    if options.alpha_value != 1:
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        rope["rope_theta"] = rope["rope_theta"] * options.alpha_value ** (size / (size - 2))
+    if options.compress_pos_emb != 1:
+        rope |= {"rope_type": "linear", "factor": options.compress_pos_emb}
+    config.rope_parameters = rope
+    longer = max(options.compress_pos_emb, options.alpha_value)
+    config.max_position_embeddings = int(config.max_position_embeddings * longer)
+
+
+def _model_class(config: Any) -> Any:
+    import transformers
+
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    return transformers.AutoModelForCausalLM
+
+
+def _tokenizer(spec: ModelSpec, options: LoadOptions) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(spec.path), trust_remote_code=options.trust_remote_code)
+
+
+@contextmanager
+def _explained(spec: ModelSpec) -> Iterator[None]:
+    """Turn what transformers raises into a sentence."""
+    from modules.generation.local.loop import is_out_of_memory
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+        text = str(error)
+        if is_out_of_memory(error):
+            raise Unavailable(f"The memory is too small for {spec.name}. Load it with fewer bits, or a smaller model.") from error
+        if "trust_remote_code" in text:
+            raise UserError(
+                f"{spec.name} brings Python code of its own. Read it, and load the model with --trust-remote-code if you trust it.",
+                param="trust_remote_code",
+            ) from error
+        if "offload" in text and "disk" in text:
+            raise UserError(f"{spec.name} does not fit the memory it may use. Allow more, or add --disk.", param="disk") from error
+        log.info("loading %s failed", spec.name, exc_info=error)
+        raise UserError(f"{spec.name} cannot be loaded: {text.splitlines()[0] if text else type(error).__name__}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars on the terminal: progress goes through `report`."""
+    from transformers.utils import logging as theirs
+
+    shown = theirs.is_progress_bar_enabled()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            theirs.enable_progress_bar()
+
+
+class _Bar:
+    """Stands in for a progress bar, and reports how far the loading is."""
+
+    def __init__(self, items: Any, tell: Callable[[int, int], None]) -> None:
+        self._items = items
+        self._tell = tell
+
+    def __iter__(self) -> Iterator[Any]:
+        total = len(self._items)
+        for index, item in enumerate(self._items):
+            self._tell(index, total)
+            yield item
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
+
+
+@contextmanager
+def _reported(spec: ModelSpec, report: Report) -> Iterator[None]:
+    from transformers.utils import logging as theirs
+
+    said = -1
+
+    def tell(done: int, total: int) -> None:
+        nonlocal said
+        percent = 100 * done // max(total, 1)
+        if percent >= said + 5:
+            said = percent
+            report(f"Loading {spec.name}: {percent} %")
+
+    def hook(factory: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        items = args[0] if args else kwargs.get("iterable")
+        return _Bar(items, tell) if hasattr(items, "__len__") else factory(*args, **kwargs)
+
+    before = theirs.set_tqdm_hook(hook)
+    try:
+        yield
+    finally:
+        theirs.set_tqdm_hook(before)
