@@ -89,12 +89,13 @@ def start(options: ServerOptions, loading: LoadOptions, sampling: SamplingParams
         if options.model:
             loader.start()
         running = _serve(app, listener)
+        undo.callback(running.stop)
         if options.share:
             running.share_url = _share(running)
         if options.model:
             loader.join()
+        _announce(running)
         undo.pop_all()
-    _announce(running)
     return running
 
 
@@ -198,24 +199,23 @@ def _announce(running: Running) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run until Ctrl-C. Returns the exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: _raise_interrupt())
+    running = None
     try:
         running = launch(arguments)
-    except UserError as error:
-        print(error.message, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    signal.signal(signal.SIGTERM, lambda *_: _raise_interrupt())
-    try:
         if running.app.options.auto_launch:
             import webbrowser
 
             webbrowser.open(running.url)
         running.wait()
+    except UserError as error:
+        print(error.message, file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nStopping.", flush=True)
     finally:
-        running.stop()
+        if running is not None:
+            running.stop()
     return 0
 
 

@@ -88,7 +88,7 @@ def read_settings_file(path: Path, *, required: bool) -> dict[str, Any]:
     """Defaults by field name from a YAML file. Raises UserError where it is not a mapping, or required and missing."""
     import yaml
 
-    if not path.is_file():
+    if not path.exists():
         if required:
             raise UserError(f"--settings: there is no file {path}.")
         return {}
