@@ -66,7 +66,7 @@ class Together:
             position_ids=torch.tensor([positions(pieces)], device=self.device),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=torch.tensor(keep, device=self.device) if len(keep) < len(tokens) else 0,
+            logits_to_keep=torch.tensor(keep, dtype=torch.long, device=self.device) if len(keep) < len(tokens) else 0,
             pieces=cache,
         )
         return output.logits[0]
