@@ -1,0 +1,201 @@
+"""A data set made ready: rows read, rendered and tokenised, with every row that is left out or cut accounted for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modules.errors import UserError
+from modules.library.templates import TemplateLibrary
+from modules.training.config import TrainingConfig
+from modules.training.formats import Conversation, Format, KeySetFormat, RowError, TextFormat, guess_format, read_format
+from modules.training.render import Rendered, render
+from modules.training.rows import Problem, Row, Rows, read_rows
+from modules.training.samples import Marked, Sample, mark, pieces_of_text, tokenize
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """samples in the data's order; problems: every row that was cut or left out; rows: how many there were.
+
+    format, template: what was used, by name ("model" is the model's own template, "" none).
+    """
+
+    samples: tuple[Sample, ...]
+    problems: tuple[Problem, ...]
+    rows: int
+    format: str
+    template: str
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows have which problem."""
+        return dict(Counter(problem.kind for problem in self.problems))
+
+    @property
+    def sentence(self) -> str:
+        """All of it for people."""
+        tokens = sum(len(sample.tokens) for sample in self.samples)
+        labels = sum(sample.labels for sample in self.samples)
+        counts = "".join(f", {count} {kind}" for kind, count in self.counts.items())
+        return f"{self.rows} rows{counts}; {len(self.samples)} sequences of {tokens} tokens, {labels} of them learnt"
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders that data comes from."""
+
+    datasets: Path
+    formats: Path
+    templates: Path
+
+
+def prepare(
+    config: TrainingConfig,
+    places: Places,
+    tokenizer: Any,
+    model_name: str,
+    *,
+    name: str | None = None,
+    limit: int | None = None,
+) -> Prepared:
+    """Samples of the config's data set, or of `name` in the same format; the first `limit` rows where given.
+
+    Raises UserError where nothing can be learnt from it, saying why.
+    """
+    if config.loss == "after" and not config.loss_after:
+        raise UserError("Loss after a marker needs the marker.", param="loss_after")
+    rows = read_rows(places.datasets, name or config.dataset, limit)
+    form_name, form = choose_format(config, places, rows)
+    if isinstance(form, TextFormat | KeySetFormat):
+        if config.template != "auto":
+            raise UserError(f"The format {form_name} brings its own words: leave the template on auto.", param="template")
+        template, source = "", ""
+    else:
+        template, source = choose_template(config, places, tokenizer, model_name, form)
+    samples, problems = _samples(rows, form, source, config, tokenizer)
+    kept, dropped = _usable(samples, config)
+    problems = sorted([*rows.problems, *problems, *dropped], key=lambda problem: problem.row)
+    prepared = Prepared(tuple(kept), tuple(problems), len(rows.rows) + len(rows.problems), form_name, template)
+    if not kept:
+        raise UserError(_nothing_left(prepared, config), param="dataset")
+    return prepared
+
+
+def choose_format(config: TrainingConfig, places: Places, rows: Rows) -> tuple[str, Format]:
+    """The format by name, or the one that fits the columns. Raises UserError that names a missing column."""
+    if not rows.rows:
+        reason = f": {rows.problems[0].reason}" if rows.problems else ""
+        raise UserError(f"The data set {config.dataset} has no rows that can be read{reason}.", param="dataset")
+    name = config.format
+    if rows.text:
+        name = "text"
+    elif name == "auto":
+        name = guess_format(places.formats, rows.columns, rows.rows[0][1])
+    form = read_format(places.formats, name)
+    missing = [column for column in form.needed() if column not in rows.columns]
+    if missing:
+        raise UserError(
+            f"The format {name} needs the column {', '.join(missing)}, and the data has {', '.join(rows.columns)}.",
+            param="format",
+        )
+    return name, form
+
+
+def choose_template(config: TrainingConfig, places: Places, tokenizer: Any, model_name: str, form: Format) -> tuple[str, str]:
+    """(name, Jinja source) of the chat template. Raises UserError where there is none."""
+    from modules.generation.local.prompt import chat_template_of
+
+    library = TemplateLibrary(places.templates)
+    own = chat_template_of(tokenizer)
+    match config.template:
+        case "model":
+            if own is None:
+                raise UserError("This model has no chat template of its own: choose one by name.", param="template")
+            return "model", own
+        case "format":
+            if form.template:
+                return form.template, library.read(form.template)
+            raise UserError("This format has no words of its own: choose a chat template by name.", param="template")
+        case "auto":
+            if chosen := library.choose(model_name, own):
+                return chosen.origin, chosen.source
+            if form.template:
+                return form.template, library.read(form.template)
+            raise UserError(
+                "This model has no chat template, and neither has the format: choose one by name.", param="template"
+            )
+        case name:
+            return name, library.read(name)
+
+
+def _samples(
+    rows: Rows, form: Format, source: str, config: TrainingConfig, tokenizer: Any
+) -> tuple[list[Sample], list[Problem]]:
+    marked: list[Marked] = []
+    samples: list[Sample] = []
+    problems: list[Problem] = []
+    special = {key: str(text) for key, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
+    for number, row in rows.rows:
+        try:
+            if isinstance(form, TextFormat):
+                example = form.read_row(row)
+                for piece in pieces_of_text(example.text, number, tokenizer, config):
+                    if isinstance(piece, str):
+                        problems.append(Problem("too short", number, piece))
+                    else:
+                        samples.append(piece)
+            else:
+                marked += _marked(row, number, form, source, special, config)
+        except RowError as error:
+            problems.append(Problem(error.kind, number, error.reason))
+    samples += tokenize(marked, tokenizer, config.cutoff)
+    return samples, problems
+
+
+def _marked(row: Row, number: int, form: Format, source: str, special: dict[str, str], config: TrainingConfig) -> list[Marked]:
+    example = form.read_row(row)
+    if isinstance(example, Conversation):
+        try:
+            texts = render(example, source, special)
+        except UserError as error:
+            raise RowError("broken", error.message) from None
+    else:
+        texts = [Rendered(example.text, example.answers, True)]
+    found = [mark(text, number, config, begin=not isinstance(example, Conversation)) for text in texts]
+    if None in found:
+        raise RowError("no answer", f"the marker {config.loss_after!r} is not in it")
+    return [item for item in found if item is not None]
+
+
+def _usable(samples: Sequence[Sample], config: TrainingConfig) -> tuple[list[Sample], list[Problem]]:
+    kept, problems = [], []
+    for sample in samples:
+        length = len(sample.tokens) + sample.cut
+        if sample.cut and config.long_rows == "skip":
+            problems.append(Problem("too long (left out)", sample.row, f"it has {length} tokens"))
+        elif not sample.labels:
+            if sample.cut:
+                reason = f"it has {length} tokens, and its answer begins behind the cutoff"
+                problems.append(Problem("too long (left out)", sample.row, reason))
+            else:
+                problems.append(Problem("no answer", sample.row, "no token of it would be learnt"))
+        else:
+            kept.append(sample)
+            if sample.cut:
+                problems.append(Problem("too long (cut)", sample.row, f"it has {length} tokens and loses {sample.cut}"))
+    return kept, problems
+
+
+def _nothing_left(prepared: Prepared, config: TrainingConfig) -> str:
+    counts = ", ".join(f"{count} {kind}" for kind, count in prepared.counts.items())
+    first = prepared.problems[0]
+    advice = (
+        f"Raise the cutoff, which is {config.cutoff} tokens."
+        if first.kind.startswith("too long")
+        else "Check the format and the columns."
+    )
+    return f"Nothing of the {prepared.rows} rows can be learnt: {counts}. Row {first.row}: {first.reason}. {advice}"

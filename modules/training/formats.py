@@ -1,0 +1,291 @@
+"""Formats: how a row becomes a conversation. Each is a file of training/formats, YAML, or JSON in the form of July 2023."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from modules.errors import NotFound, UserError
+from modules.generation.types import Message, Messages
+from modules.library.places import safe_name
+from modules.settings.declare import Settings, user_error
+from modules.training.rows import Row
+
+
+class RowError(Exception):
+    """This row cannot be used. kind: broken, empty or no answer."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A row as turns. variables go into the chat template beside them (tools)."""
+
+    messages: Messages
+    variables: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MarkedText:
+    """A row whose words are fixed; answers: (start, end) of what counts as an answer, in characters."""
+
+    text: str
+    answers: tuple[tuple[int, int], ...]
+
+
+Example = Conversation | MarkedText
+
+
+class _Format(Settings):
+    about: str = ""
+    """One sentence for people."""
+    template: str = ""
+    """The chat template with the format's own words: one of prompts/templates; empty where it has none."""
+
+    def needed(self) -> tuple[str, ...]:
+        """Columns that every row must have."""
+        raise NotImplementedError
+
+    def read_row(self, row: Row) -> Example:
+        """Raises RowError."""
+        raise NotImplementedError
+
+
+class PairFormat(_Format):
+    """A question column and an answer column, with optional ones for more input, a system text and earlier turns."""
+
+    kind: Literal["pairs"]
+    user: str
+    input: str = ""
+    assistant: str
+    system: str = ""
+    history: str = ""
+
+    def needed(self) -> tuple[str, ...]:
+        return (self.user, self.assistant)
+
+    def read_row(self, row: Row) -> Conversation:
+        question, more, answer = (_text(row, column) for column in (self.user, self.input, self.assistant))
+        if not question.strip() and not more.strip():
+            raise RowError("empty", f"{self.user} is empty")
+        if not answer.strip():
+            raise RowError("no answer", f"{self.assistant} is empty")
+        messages = [Message("system", system)] if (system := _text(row, self.system)).strip() else []
+        for turn in row.get(self.history) or []:
+            if not isinstance(turn, list | tuple) or len(turn) != 2:
+                raise RowError("broken", f"{self.history} must hold pairs of question and answer")
+            messages += [Message("user", str(turn[0])), Message("assistant", str(turn[1]))]
+        asked = "\n\n".join(part for part in (question, more) if part.strip())
+        messages += [Message("user", asked), Message("assistant", answer)]
+        return Conversation(tuple(messages), {})
+
+
+class MessageFormat(_Format):
+    """A column with the list of turns."""
+
+    kind: Literal["messages"]
+    column: str
+    role: str = "role"
+    content: str = "content"
+    roles: dict[str, str] = Field(default_factory=dict)
+    system: str = ""
+    tools: str = ""
+
+    def needed(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def read_row(self, row: Row) -> Conversation:
+        turns = row.get(self.column)
+        if not turns:
+            raise RowError("empty", f"{self.column} is empty")
+        if not isinstance(turns, list):
+            raise RowError("broken", f"{self.column} is not a list of turns")
+        messages = [self._turn(turn, number) for number, turn in enumerate(turns, 1)]
+        if (system := _text(row, self.system)).strip() and messages[0].role != "system":
+            messages.insert(0, Message("system", system))
+        if not any(message.role == "assistant" and _says_something(message) for message in messages):
+            raise RowError("no answer", "no turn is an answer")
+        tools = row.get(self.tools) if self.tools else None
+        return Conversation(tuple(messages), {"tools": _parsed(tools)} if tools else {})
+
+    def _turn(self, turn: Any, number: int) -> Message:
+        if not isinstance(turn, Mapping) or self.role not in turn:
+            raise RowError("broken", f"turn {number} has no {self.role}")
+        said = str(turn[self.role])
+        role: Any = self.roles.get(said, said)
+        if role not in ("system", "user", "assistant", "tool"):
+            raise RowError("broken", f"turn {number} is by {said!r}, which is none of {', '.join([*self.roles] or _ROLES)}")
+        content = turn.get(self.content)
+        if isinstance(content, list):
+            content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+        extra = {key: value for key, value in turn.items() if key not in (self.role, self.content) and value is not None}
+        if content is None and not extra.get("tool_calls"):
+            raise RowError("broken", f"turn {number} has no {self.content}")
+        return Message(role, str(content or ""), extra=extra)
+
+
+class MarkedFormat(_Format):
+    """One column of text in which markers begin the turns."""
+
+    kind: Literal["marked"]
+    column: str
+    markers: dict[str, Literal["system", "user", "assistant"]]
+
+    def needed(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def read_row(self, row: Row) -> Conversation:
+        text = _text(row, self.column)
+        if not text.strip():
+            raise RowError("empty", f"{self.column} is empty")
+        pieces = re.split("|".join(f"({re.escape(marker)})" for marker in self.markers), text)
+        pieces = [piece for piece in pieces if piece is not None]
+        messages = [Message("system", pieces[0].strip())] if pieces[0].strip() else []
+        for marker, content in zip(pieces[1::2], pieces[2::2], strict=True):
+            messages.append(Message(self.markers[marker], content.strip()))
+        if not any(message.role == "assistant" and message.content for message in messages):
+            raise RowError("no answer", f"there is none of the markers that begin an answer: {', '.join(self.markers)}")
+        return Conversation(tuple(messages), {})
+
+
+class TextFormat(_Format):
+    """Plain text: everything is learnt, in pieces up to the cutoff."""
+
+    kind: Literal["text"]
+    column: str = "text"
+
+    def needed(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def read_row(self, row: Row) -> MarkedText:
+        text = _text(row, self.column)
+        if not text.strip():
+            raise RowError("empty", f"{self.column} is empty")
+        return MarkedText(text, ((0, len(text)),))
+
+
+class KeySetFormat(_Format):
+    """July 2023: for each set of columns that are filled, the whole text with %column% in it. The last one is the answer."""
+
+    kind: Literal["keys"] = "keys"
+    texts: dict[str, str]
+
+    def needed(self) -> tuple[str, ...]:
+        sets = [set(keys.split(",")) for keys in self.texts]
+        return tuple(sorted(set.intersection(*sets))) if sets else ()
+
+    def read_row(self, row: Row) -> MarkedText:
+        filled = {key for key, value in row.items() if isinstance(value, str) and value.strip()}
+        form = next((form for keys, form in self.texts.items() if set(keys.split(",")) == filled), None)
+        if form is None:
+            known = {key for keys in self.texts for key in keys.split(",")}
+            kind = "empty" if not filled & known else "no answer" if filled < known else "broken"
+            raise RowError(kind, f"the filled columns are {', '.join(sorted(filled)) or 'none'}, and no text is made for that")
+        text, answer = "", (0, 0)
+        pieces = re.split(r"%(\w+)%", form)
+        for literal, key in zip(pieces[::2], [*pieces[1::2], ""], strict=True):
+            text += literal
+            if key in filled:
+                answer = (len(text), len(text) + len(row[key]))
+                text += row[key]
+            elif key:
+                text += f"%{key}%"
+        return MarkedText(text, ((answer[0], len(text)),))
+
+
+Format = PairFormat | MessageFormat | MarkedFormat | TextFormat | KeySetFormat
+_ADAPTER: TypeAdapter[Format] = TypeAdapter(Annotated[Format, Field(discriminator="kind")])
+_ROLES = ("system", "user", "assistant", "tool")
+
+
+def list_formats(folder: Path) -> list[str]:
+    """Names of the formats: files without their suffix, in alphabetical order."""
+    return sorted({path.stem for suffix in ("*.yaml", "*.json") for path in folder.glob(suffix)})
+
+
+def read_format(folder: Path, name: str) -> Format:
+    """The format `name`. Raises NotFound, or UserError that says what is wrong in the file."""
+    name = safe_name(name, "format")
+    for suffix in (".yaml", ".json"):
+        path = folder / (name.removesuffix(suffix) + suffix)
+        if path.is_file():
+            return _read_yaml(path) if suffix == ".yaml" else _read_key_set(path)
+    raise NotFound(f"There is no format called {name}. There are: {', '.join(list_formats(folder))}.", param="format")
+
+
+def guess_format(folder: Path, columns: Iterable[str], first: Row) -> str:
+    """The first format whose columns are there. Raises UserError that lists the columns."""
+    there = set(columns)
+    for name in _guessing_order(folder):
+        form = read_format(folder, name)
+        if isinstance(form, KeySetFormat) or not there.issuperset(form.needed()):
+            continue
+        if isinstance(form, MarkedFormat) and not any(marker in _text(first, form.column) for marker in form.markers):
+            continue
+        if isinstance(form, MessageFormat) and not _fits(form, first):
+            continue
+        return name
+    raise UserError(
+        f"No format fits the columns {', '.join(columns) or '(none)'}: choose one, or write one (docs/training.md).",
+        param="format",
+    )
+
+
+def _guessing_order(folder: Path) -> list[str]:
+    """Special formats before plain text, which fits nearly everything."""
+    names = list_formats(folder)
+    return [name for name in names if name != "text"] + [name for name in names if name == "text"]
+
+
+def _fits(form: MessageFormat, row: Row) -> bool:
+    turns = row.get(form.column)
+    return not isinstance(turns, list) or not turns or (isinstance(turns[0], Mapping) and form.role in turns[0])
+
+
+def _read_yaml(path: Path) -> Format:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return _ADAPTER.validate_python(values)
+    except yaml.YAMLError as error:
+        raise UserError(f"The format {path.name} is not valid YAML: {error}", param="format") from None
+    except ValidationError as error:
+        raise UserError(f"The format {path.name} is wrong: {user_error(error).message}", param="format") from None
+
+
+def _read_key_set(path: Path) -> KeySetFormat:
+    try:
+        texts = json.loads(path.read_text(encoding="utf-8-sig"))
+        return KeySetFormat.read({"texts": texts, "about": "Whole texts by the columns that are filled."})
+    except json.JSONDecodeError as error:
+        raise UserError(f"The format {path.name} is not valid JSON: line {error.lineno}.", param="format") from None
+
+
+def _text(row: Row, column: str) -> str:
+    value = row.get(column) if column else None
+    if value is None:
+        return ""
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise RowError("broken", f"{column} is not a text but {type(value).__name__}")
+
+
+def _says_something(message: Message) -> bool:
+    return bool(message.content.strip() or message.extra.get("tool_calls"))
+
+
+def _parsed(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError:
+        raise RowError("broken", "the tools are not valid JSON") from None

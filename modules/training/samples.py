@@ -1,0 +1,144 @@
+"""From marked text to tokens and labels: which token is learnt, decided once, here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modules.training.config import TrainingConfig
+from modules.training.render import Rendered, Span
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence. learnt[i]: whether the model is taught to write token i after those before it.
+
+    row: number of the row that it comes from. cut: how many tokens its end lost.
+    """
+
+    tokens: tuple[int, ...]
+    learnt: tuple[bool, ...]
+    row: int
+    cut: int = 0
+
+    @property
+    def labels(self) -> int:
+        """How many tokens are learnt; the first of a sequence has nothing before it and cannot be."""
+        return sum(self.learnt[1:])
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A text that waits for its tokens. begin: whether the text's begin token belongs before it; end: an end token behind it."""
+
+    row: int
+    text: str
+    spans: tuple[Span, ...]
+    begin: bool
+    end: bool
+
+
+def mark(rendered: Rendered, row: int, config: TrainingConfig, *, begin: bool) -> Marked | None:
+    """What of `rendered` is learnt under the config's loss; None where its marker is not in the text."""
+    if config.loss == "all":
+        spans: tuple[Span, ...] = ((0, len(rendered.text)),)
+    elif config.loss == "after":
+        at = rendered.text.find(config.loss_after)
+        if at < 0:
+            return None
+        spans = ((at + len(config.loss_after), len(rendered.text)),)
+    else:
+        spans = rendered.answers
+    return Marked(row, rendered.text, spans, begin, config.add_eos and rendered.ends_with_answer)
+
+
+def tokenize(marked: Sequence[Marked], tokenizer: Any, cutoff: int) -> Iterator[Sample]:
+    """Samples in the same order. A token is learnt where any of its characters is; the end token where the last one is."""
+    begin, end = begin_tokens(tokenizer), tokenizer.eos_token_id
+    for start in range(0, len(marked), 1000):
+        part = marked[start : start + 1000]
+        coded = tokenizer([item.text for item in part], add_special_tokens=False, return_offsets_mapping=True)
+        for item, tokens, offsets in zip(part, coded["input_ids"], coded["offset_mapping"], strict=True):
+            learnt = _inside(offsets, item.spans)
+            if item.begin and tokens[: len(begin)] != begin:
+                tokens, learnt = begin + tokens, [False] * len(begin) + learnt
+            if item.end and end is not None and (not tokens or tokens[-1] != end):
+                tokens, learnt = [*tokens, end], [*learnt, bool(learnt) and learnt[-1]]
+            yield Sample(tuple(tokens[:cutoff]), tuple(learnt[:cutoff]), item.row, max(0, len(tokens) - cutoff))
+
+
+def _inside(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[bool]:
+    """For each token, whether it overlaps a span; both are in ascending order."""
+    result = []
+    at = 0
+    for start, end in offsets:
+        while at < len(spans) and spans[at][1] <= start:
+            at += 1
+        result.append(at < len(spans) and end > spans[at][0] and end > start)
+    return result
+
+
+def begin_tokens(tokenizer: Any) -> list[int]:
+    """What the tokenizer itself puts before a text: the begin token, or nothing."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    return full[: len(full) - len(plain)] if full[-len(plain) :] == plain else full[:1] if full[:1] != plain[:1] else []
+
+
+def pieces_of_text(text: str, row: int, tokenizer: Any, config: TrainingConfig) -> Iterator[Sample | str]:
+    """Plain text in pieces of up to `cutoff` tokens; a text in place of a piece says why a document was left out.
+
+    Each piece shares `overlap` tokens with the one before, ends at a line break where one is near, and no piece reaches
+    over the hard cut. A document begins with the begin token and ends with the end token.
+    """
+    separator = config.hard_cut.replace("\\n", "\n").replace("\\t", "\t")
+    text = text.replace("\r\n", "\n")
+    for document in text.split(separator) if separator else [text]:
+        if not document.strip():
+            continue
+        if len(document.strip()) < config.min_chars:
+            yield f"a document has {len(document.strip())} characters: {document.strip()[:40]!r}"
+            continue
+        yield from _windows(document, row, tokenizer, config)
+
+
+def _windows(document: str, row: int, tokenizer: Any, config: TrainingConfig) -> Iterator[Sample]:
+    coded = tokenizer(document, add_special_tokens=False, return_offsets_mapping=True)
+    begin = begin_tokens(tokenizer)
+    end = [tokenizer.eos_token_id] if config.add_eos and tokenizer.eos_token_id is not None else []
+    tokens = begin + coded["input_ids"] + end
+    breaks = {
+        len(begin) + at
+        for at, (start, stop) in enumerate(coded["offset_mapping"], 1)
+        if "\n" in document[start:stop] and stop > start
+    }
+    characters = [0] * len(begin) + [stop for _, stop in coded["offset_mapping"]] + [len(document)] * len(end)
+    start = 0
+    fresh = 0
+    while fresh < len(tokens):
+        stop = min(start + config.cutoff, len(tokens))
+        if stop < len(tokens) and config.newline_favor:
+            near = [
+                at
+                for at in range(fresh + 1, stop + 1)
+                if at in breaks and characters[stop - 1] - characters[at - 1] <= config.newline_favor
+            ]
+            stop = near[-1] if near else stop
+        yield Sample(tuple(tokens[start:stop]), (True,) * (stop - start), row)
+        fresh = stop
+        start = max(stop - min(config.overlap, config.cutoff - 1), start + 1)
+
+
+def readable(tokenizer: Any, sample: Sample) -> list[tuple[str, bool]]:
+    """(text, learnt) of runs of tokens, for people; bytes that are no character yet are joined with those behind them."""
+    runs: list[tuple[list[int], bool]] = []
+    for token, learnt in zip(sample.tokens, sample.learnt, strict=True):
+        if runs and runs[-1][1] == learnt:
+            runs[-1][0].append(token)
+        else:
+            runs.append(([token], learnt))
+    return [
+        (re.sub("\ufffd+", "\ufffd", tokenizer.decode(tokens, skip_special_tokens=False)), learnt) for tokens, learnt in runs
+    ]
