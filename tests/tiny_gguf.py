@@ -54,15 +54,15 @@ def write_lora(path: Path, folder: Path, *, seed: int = 0, rank: int = 4, width:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder)
-    width = width or config.hidden_size
+    width = int(width or config.hidden_size or 0)
     random = np.random.default_rng(seed)
     writer = GGUFWriter(path, "llama")
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", 8.0)
-    for layer in range(config.num_hidden_layers):
+    for layer in range(config.num_hidden_layers or 0):
         for side, shape in (("a", (rank, width)), ("b", (width, rank))):
-            values = random.normal(0, 0.3, shape).astype(np.float32)
+            values = random.normal(0, 0.1, shape).astype(np.float32)
             writer.add_tensor(f"blk.{layer}.attn_output.weight.lora_{side}", values)
     _finish(writer)
     return path

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib import import_module
 from typing import Any
 
 from modules.generation.llamacpp.launch import CacheSize, Launch, free_memory, size_cache
@@ -19,8 +20,7 @@ CPU_BATCH, GPU_BATCH = 128, 512
 
 def main() -> None:
     launch = Launch(**json.loads(sys.stdin.readline()))
-    import xllamacpp
-
+    xllamacpp: Any = import_module("xllamacpp")  # its compiled part has no types
     free = _free_on_gpus(xllamacpp) if not launch.cpu and launch.gpu_layers != 0 else 0
     size = size_cache(launch, free or free_memory())
     if size is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from modules.generation.sampling import SamplerName, SamplingParams
+from modules.generation.sampling import SamplingParams
 
-NAMES: dict[SamplerName, str] = {
+NAMES = {
     "penalties": "penalties",
     "dry": "dry",
     "temperature": "temperature",
@@ -122,13 +122,12 @@ def _order(sampling: SamplingParams) -> list[str]:
         "min_p": sampling.min_p > 0,
         "xtc": sampling.xtc_probability > 0,
     }
-    order = [name for name in sampling.sampler_order if active.get(name)]
-    if sampling.greedy:
-        # The likeliest token stays the likeliest, whatever else is dropped.
-        return [name for name in order if name in ("penalties", "dry")] + ["temperature"]
-    if sampling.temperature_last:
-        return [NAMES[name] for name in order] + ["temperature"]
-    return [NAMES[name] for name in sampling.sampler_order if active.get(name) or name == "temperature"] or ["temperature"]
+    order = [name for name in sampling.sampler_order if active.get(name) or name == "temperature"]
+    if sampling.greedy or sampling.temperature_last or not order:
+        # The likeliest token stays the likeliest, whatever the filters drop.
+        kept = [name for name in order if name != "temperature" and (not sampling.greedy or name in ("penalties", "dry"))]
+        order = [*kept, "temperature"]
+    return [NAMES[name] for name in order if name in NAMES]
 
 
 def _biases(sampling: SamplingParams) -> list[list[Any]]:

@@ -90,7 +90,8 @@ class Process:
 
     def ask(self, path: str, body: Any = None) -> Any:
         """The answer to one short question: POST with a body, GET without. Raises UserError."""
-        return next(iter(Reply(self, path, body)))
+        (answer,) = Reply(self, path, body)
+        return answer
 
     def stream(self, body: Any) -> Reply:
         """Start a completion. Raises UserError, also while it is read."""
@@ -163,6 +164,9 @@ class Reply:
                     if "error" in part:
                         raise _as_user_error(part)
                     yield part
+                    if part.get("stop"):
+                        return
+            raise ConnectionError("the answer broke off")
 
     def cancel(self) -> None:
         self.cancelled = True
