@@ -1,0 +1,335 @@
+"""One run, from its folder to its result: the loop."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modules.errors import UserError
+from modules.training import checkpoints, events, stored_data
+from modules.training.config import TrainingConfig
+from modules.training.dataset import choose_format, choose_template, prepare
+from modules.training.folder import RunFolder
+from modules.training.formats import KeySetFormat, TextFormat
+from modules.training.plan import Step, learning_rate, micro_batches, plan_steps, share_out
+from modules.training.rows import read_rows
+from modules.training.samples import Sample
+from modules.training.worker.board import Board
+from modules.training.worker.forward import Forward
+from modules.training.worker.group import Group
+from modules.training.worker.model import keep_beginning, load_tokenizer, load_trainee, save_result
+from modules.training.worker.optimizers import make_optimizer, peak_memory
+from modules.training.worker.replies import Replies
+from modules.training.worker.saving import Progress, restore, save_checkpoint
+
+_TOKENS_ON_CPU = 512  # a longer line is not faster there, and takes more memory
+
+
+class Run:
+    """Everything of one run in one process. Raises UserError for what people can mend."""
+
+    def __init__(self, folder: RunFolder, group: Group) -> None:
+        self.folder = folder
+        self.group = group
+        self.config = folder.read_config()
+        self.plan = folder.read_plan()
+        _set_threads(self.config, group)
+        self.train, self.held_out, sentence = self._data()
+        self.lengths = [len(sample.tokens) for sample in self.train]
+        self.steps = plan_steps(self.lengths, self.config)
+        found = checkpoints.list_checkpoints(folder.checkpoints)
+        newest = found[-1] if found else None
+        adapter = Path(self.plan.adapter) if self.plan.adapter else None
+        self.trainee = load_trainee(self.config, Path(self.plan.model), adapter, group.device, newest.path if newest else None)
+        if group.is_first:
+            keep_beginning(self.trainee, self.config, folder.beginning)
+        torch.manual_seed(self.config.seed + group.rank)
+        named = [(name, one) for name, one in self.trainee.model.named_parameters() if one.requires_grad]
+        self.optimizer = make_optimizer(self.config, named)
+        self.progress = restore(newest, self.trainee, self.optimizer, group) if newest else Progress()
+        self.forward = Forward(self.trainee)
+        self.tokens_at_once = None if group.device.type == "cuda" else _TOKENS_ON_CPU
+        self.rows_at_once = self.config.micro_rows
+        self.replies = self._make_replies()
+        self.board = Board(folder.board, self.progress.step) if group.is_first else None
+        self._tell(self._started(sentence))
+        if not self.forward.flattens:
+            self._tell(events.Noted("This model cannot compute several rows in one line: they are computed one by one."))
+
+    def __call__(self) -> None:
+        """Train to the end, or until somebody asks to stop."""
+        reason = "all steps are done"
+        if self.replies and self.progress.step == 0:
+            self.replies.remember_base()
+        while self.progress.step < len(self.steps):
+            loss = self._step(self.steps[self.progress.step])
+            self.progress.step += 1
+            why = self._after_step(loss)
+            if why == "stop":
+                return
+            if why:
+                reason = why
+                break
+        self._finish(reason)
+
+    # --- one step
+
+    def _step(self, step: Step) -> float:
+        started = time.perf_counter()
+        rows = [index for sequence in step.sequences for index in sequence]
+        labels = sum(self.train[index].labels for index in rows)
+        tokens = sum(self.lengths[index] for index in rows)
+        rate = learning_rate(self.config, self.progress.step, len(self.steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        mine = share_out(step.sequences, self.lengths, self.group.size)[self.group.rank]
+        own_loss = self._gradients(mine, labels)
+        parameters = self.trainee.trainable
+        self.group.add_gradients(parameters)
+        norm = self.group.clip(parameters, self.config.clip)
+        [loss] = self.group.totals([own_loss])
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise UserError(
+                f"The loss of step {self.progress.step + 1} is not a number. Lower the learning rate (it is "
+                f"{self.config.learning_rate:g}), or compute in float32."
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        event = events.Stepped(
+            step=self.progress.step + 1,
+            epoch=round(step.epoch, 4),
+            loss=loss,
+            learning_rate=rate,
+            gradient_norm=norm,
+            tokens=tokens,
+            seconds=time.perf_counter() - started,
+            memory=peak_memory(self.group.device),
+        )
+        self._tell(event)
+        if self.board:
+            self.board.step(event)
+        return loss
+
+    def _gradients(self, mine: Sequence[tuple[int, ...]], labels: int) -> float:
+        """Add up the gradients of this process's share; returns its part of the step's loss.
+
+        Where the GPU's memory does not suffice, half as much is computed at once from then on, and the step begins anew.
+        """
+        random = torch.get_rng_state()
+        while True:
+            total = 0.0
+            groups = micro_batches(mine, self.lengths, rows=self.rows_at_once, tokens=self.tokens_at_once)
+            try:
+                for number, indices in enumerate(groups, 1):
+                    loss = self.forward.loss_sum([self.train[index] for index in indices]) / labels
+                    self.group.backward(loss, last=number == len(groups))
+                    total += float(loss.detach())
+                return total
+            except torch.cuda.OutOfMemoryError:
+                largest = max(sum(self.lengths[index] for index in indices) for indices in groups)
+                if self.config.micro_rows is not None or all(len(indices) == 1 for indices in groups):
+                    raise UserError(
+                        "The GPU's memory does not suffice. Turn gradient checkpointing on, lower the cutoff or the micro-batch, "
+                        "or train with qlora."
+                    ) from None
+                self.tokens_at_once = largest // 2
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.cuda.empty_cache()
+            torch.set_rng_state(random)
+            self._tell(events.Noted(f"Up to {self.tokens_at_once} tokens are computed at once: more does not fit."))
+
+    # --- between steps
+
+    def _after_step(self, loss: float) -> str | None:
+        """Measure, answer and save where it is due. Returns why the run ends here: "stop" where somebody asked for it."""
+        config, progress = self.config, self.progress
+        smoothed = progress.add_loss(loss)
+        last = progress.step == len(self.steps)
+        epoch_ends = last or int(self.steps[progress.step].epoch - 1e-9) > int(self.steps[progress.step - 1].epoch - 1e-9)
+        reason = self._measure() if self.held_out and _due(config.eval_every, progress.step, epoch_ends or last) else None
+        if self.replies and (last or (config.sample_every and progress.step % config.sample_every == 0)):
+            self._answer()
+        if config.stop_at_loss and smoothed < config.stop_at_loss:
+            reason = f"the smoothed loss fell to {smoothed:.4f}"
+        stop = bool(self.group.totals([float(self.group.is_first and self.folder.stop_mark.exists())])[0])
+        best_is_new = config.keep_best and progress.best_step == progress.step
+        if stop or reason or best_is_new or _due(config.save_every, progress.step, epoch_ends) or last:
+            self._save()
+        if stop and not last:
+            if self.group.is_first:
+                self.folder.stop_mark.unlink(missing_ok=True)
+            self._tell(events.Stopped(progress.step))
+            return "stop"
+        return reason
+
+    def _measure(self) -> str | None:
+        """Loss on the held-out rows. Returns why the run should end, or None."""
+        progress = self.progress
+        loss = self._held_out_loss()
+        better = progress.best_loss is None or loss < progress.best_loss
+        progress.worse = 0 if better else progress.worse + 1
+        if better:
+            progress.best_loss, progress.best_step = loss, progress.step
+        event = events.Evaluated(progress.step, loss, better)
+        self._tell(event)
+        if self.board:
+            self.board.evaluated(event)
+        if self.config.early_stop and progress.worse >= self.config.early_stop:
+            return f"{progress.worse} measurements in a row brought nothing better than {progress.best_loss:.4f}"
+        return None
+
+    @torch.no_grad()
+    def _held_out_loss(self) -> float:
+        lengths = [len(sample.tokens) for sample in self.held_out]
+        mine = share_out([(index,) for index in range(len(lengths))], lengths, self.group.size)[self.group.rank]
+        groups = micro_batches(mine, lengths, rows=self.rows_at_once, tokens=self.tokens_at_once or 4096)
+        self.trainee.model.eval()
+        total = sum(float(self.forward.loss_sum([self.held_out[index] for index in indices])) for indices in groups)
+        self.trainee.model.train()
+        labels = sum(self.held_out[index].labels for (index,) in mine)
+        loss, count = self.group.totals([total, float(labels)])
+        return loss / count
+
+    def _answer(self) -> None:
+        assert self.replies is not None
+        random = torch.get_rng_state()
+        for prompt, reply, base in self.replies.now():
+            self._tell(events.Sampled(self.progress.step, prompt, reply, base))
+        torch.set_rng_state(random)
+
+    def _save(self) -> None:
+        path = save_checkpoint(self.folder.checkpoints, self.trainee, self.optimizer, self.progress, self.group)
+        if path is not None:
+            checkpoints.prune(self.folder.checkpoints, self.config.keep_checkpoints, self._best())
+            self._tell(events.Saved(self.progress.step, path.name))
+
+    def _best(self) -> int | None:
+        return self.progress.best_step if self.config.keep_best else None
+
+    def _finish(self, reason: str) -> None:
+        """Hand over the result: everything or nothing of it, under its final name."""
+        if self.group.is_first:
+            output = Path(self.plan.output)
+            best = self._best()
+            if best is not None and best != self.progress.step:
+                self._load_best(best)
+                reason += f"; the best was step {best}"
+            draft = output.with_name(f".{output.name}.part")
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            try:
+                save_result(self.trainee, self.config, draft, self.folder.beginning)
+                shutil.copy(self.folder.config_file, draft / "training.yaml")
+                if output.exists():
+                    old = output.with_name(f".{output.name}.old")
+                    shutil.rmtree(old, ignore_errors=True)
+                    os.replace(output, old)
+                    os.replace(draft, output)
+                    shutil.rmtree(old, ignore_errors=True)
+                else:
+                    os.replace(draft, output)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+            self._tell(events.Done(self.progress.step, str(output), reason))
+        self.group.wait()
+
+    def _load_best(self, step: int) -> None:
+        from safetensors.torch import load_file
+
+        path = self.folder.checkpoints / f"step-{step:06d}"
+        weights: dict[str, Any] = {}
+        for file in path.glob("*.safetensors"):
+            weights.update(load_file(file))
+        if self.trainee.has_adapter:
+            from peft import set_peft_model_state_dict
+
+            set_peft_model_state_dict(self.trainee.model, weights)
+        else:
+            self.trainee.model.load_state_dict(weights, strict=False)
+
+    # --- the beginning
+
+    def _data(self) -> tuple[list[Sample], list[Sample], str]:
+        """Rows ready to train on; prepared once, by the first process, and kept in the folder."""
+        if self.group.is_first and not self.folder.data.exists():
+            tokenizer = load_tokenizer(self.plan.model)
+            train, held_out, sentence = prepare_parts(self.config, self.folder, tokenizer)
+            stored_data.store(self.folder.data, train, held_out, sentence)
+        self.group.wait()
+        return stored_data.load(self.folder.data)
+
+    def _make_replies(self) -> Replies | None:
+        if not (self.config.prompts and self.group.is_first):
+            return None
+        places = self.plan.places
+        form = choose_format(self.config, places, read_rows(places.datasets, self.config.dataset, 50))[1]
+        template = ""
+        if not isinstance(form, TextFormat | KeySetFormat):
+            name = Path(self.plan.model).name
+            template = choose_template(self.config, places, self.trainee.tokenizer, name, form)[1]
+        return Replies(self.trainee, template, self.config.prompts, self.config.sample_tokens)
+
+    def _started(self, sentence: str) -> events.Started:
+        return events.Started(
+            step=self.progress.step,
+            total_steps=len(self.steps),
+            processes=self.group.size,
+            device=str(self.group.device),
+            dtype=self.trainee.dtype,
+            trainable=sum(parameter.numel() for parameter in self.trainee.trainable),
+            parameters=sum(parameter.numel() for parameter in self.trainee.model.parameters()),
+            data=sentence,
+        )
+
+    def _tell(self, event: events.TrainingEvent) -> None:
+        if self.group.is_first:
+            events.append_event(self.folder.events, event)
+
+
+def prepare_parts(config: TrainingConfig, folder: RunFolder, tokenizer: Any) -> tuple[list[Sample], list[Sample], str]:
+    """(train, held out, a sentence about both). The held-out share is chosen by the seed, by rows and not by pieces."""
+    plan = folder.read_plan()
+    name = Path(plan.model).name
+    data = prepare(config, plan.places, tokenizer, name)
+    sentence = data.sentence
+    if config.eval_dataset:
+        measured = prepare(config, plan.places, tokenizer, name, name=config.eval_dataset)
+        return (
+            list(data.samples),
+            list(measured.samples),
+            f"{sentence}; measured on {len(measured.samples)} of a file of its own",
+        )
+    if not config.eval_share:
+        return list(data.samples), [], sentence
+    train, held_out = split(data.samples, config)
+    return train, held_out, f"{sentence}; {len(held_out)} of them held out"
+
+
+def split(samples: Sequence[Sample], config: TrainingConfig) -> tuple[list[Sample], list[Sample]]:
+    """(train, held out). Raises UserError where one of them would be empty."""
+    import random
+
+    rows = sorted({sample.row for sample in samples})
+    count = max(1, round(len(rows) * config.eval_share))
+    if count >= len(rows):
+        raise UserError(
+            f"There are {len(rows)} usable rows: too few to hold out a share of {config.eval_share:g}.", param="eval_share"
+        )
+    chosen = set(random.Random(f"{config.seed}/held out").sample(rows, count))
+    return [one for one in samples if one.row not in chosen], [one for one in samples if one.row in chosen]
+
+
+def _due(every: int, step: int, otherwise: bool) -> bool:
+    return step % every == 0 if every else otherwise
+
+
+def _set_threads(config: TrainingConfig, group: Group) -> None:
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // here))
