@@ -63,7 +63,17 @@ class StreamOptions(Settings):
     """Accepted; nothing is padded here."""
 
 
-class CommonRequest(SamplingParams):
+class Body(Settings):
+    """What every body of a request has in common: null is the same as leaving a field out, and texts are whole characters."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_left_out(cls, value: Any) -> Any:
+        _check_text(value)
+        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+class CommonRequest(Body, SamplingParams):
     """Sampling settings, and the fields of OpenAI's protocol that chat and completions share."""
 
     model: str | None = None
@@ -98,12 +108,6 @@ class CommonRequest(SamplingParams):
     """Accepted, without effect."""
     prompt_cache_key: str | None = None
     """Accepted, without effect: equal beginnings are always shared."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_left_out(cls, value: Any) -> Any:
-        _check_text(value)
-        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _options_need_stream(self) -> Self:

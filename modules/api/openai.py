@@ -9,7 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from modules.api import chat, completions, models
+from modules.api import chat, completions, embeddings, internal, models
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -23,7 +23,8 @@ def router(app: App) -> APIRouter:
     def need_key(request: Request, _: HTTPAuthorizationCredentials | None = Depends(BEARER)) -> None:  # noqa: B008
         app.access.require_api(request)
 
-    parts = [part.router(app) for part in (chat, completions, models)]
+    parts = [part.router(app) for part in (chat, completions, models, embeddings, internal)]
+    parts.append(internal.administration(app))
     known = [route for part in parts for route in part.routes]
 
     def nothing_here(request: Request, path: str) -> None:

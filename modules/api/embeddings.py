@@ -1,0 +1,111 @@
+"""POST /v1/embeddings: texts as vectors, from the loaded model."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from modules.api.common import Body
+from modules.api.completion_request import Tokens
+from modules.api.errors import REFUSALS, ModelNotFound
+from modules.errors import ContextTooLong, UserError
+from modules.generation.types import LoadedModel
+
+if TYPE_CHECKING:
+    from modules.app import App
+
+MAX_TEXTS = 2048
+TextInput = Annotated[str, Field(min_length=1)]
+
+
+class EmbeddingRequest(Body):
+    """Texts to compare with each other."""
+
+    input: (
+        TextInput
+        | Tokens
+        | Annotated[tuple[TextInput, ...], Field(min_length=1, max_length=MAX_TEXTS)]
+        | Annotated[tuple[Tokens, ...], Field(min_length=1, max_length=MAX_TEXTS)]
+    )
+    """A text, several texts, the token ids of one, or the token ids of several."""
+    model: str | None = None
+    """The name of the loaded model."""
+    encoding_format: Literal["float", "base64"] = "float"
+    """Numbers, or their 32-bit form in base64."""
+    dimensions: int | None = Field(None, ge=1)
+    """Only the model's own number of dimensions is possible."""
+    user: str | None = None
+    """Accepted, without effect."""
+
+
+class Embedding(BaseModel):
+    """The vector of one text, of unit length."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    """Counts of tokens."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(BaseModel):
+    """The vectors, in the order of the texts."""
+
+    object: Literal["list"] = "list"
+    model: str
+    data: list[Embedding]
+    usage: EmbeddingUsage
+
+
+def router(app: App) -> APIRouter:
+    """The route of embeddings."""
+    routes = APIRouter(tags=["embeddings"], responses=REFUSALS)
+
+    @routes.post("/v1/embeddings")
+    def create_embeddings(body: EmbeddingRequest) -> EmbeddingList:
+        """One vector for each text; a greater scalar product means more alike."""
+        model = app.engine.model
+        if body.model is not None and body.model != model.name:
+            raise ModelNotFound(f"The model {body.model} is not loaded; {model.name} is.", param="model")
+        if not model.capabilities.embeddings:
+            raise UserError(f"{model.name} cannot make embeddings with its loader.", param="model")
+        texts = _texts(model, body)
+        counts = [len(model.tokenize(text, special=True)) for text in texts]
+        if max(counts) > model.context_length:
+            raise ContextTooLong(
+                f"A text has {max(counts)} tokens, and the context of {model.name} is {model.context_length}. Shorten it.",
+                param="input",
+            )
+        vectors = model.embed(texts)
+        if body.dimensions is not None and body.dimensions != len(vectors[0]):
+            raise UserError(f"The vectors of {model.name} have {len(vectors[0])} dimensions.", param="dimensions")
+        packed = body.encoding_format == "base64"
+        data = [Embedding(index=at, embedding=_pack(vector) if packed else vector) for at, vector in enumerate(vectors)]
+        return EmbeddingList(
+            model=model.name, data=data, usage=EmbeddingUsage(prompt_tokens=sum(counts), total_tokens=sum(counts))
+        )
+
+    return routes
+
+
+def _texts(model: LoadedModel, body: EmbeddingRequest) -> list[str]:
+    given = body.input
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given[0], int):
+        return [model.detokenize([token for token in given if isinstance(token, int)])]
+    return [part if isinstance(part, str) else model.detokenize(part) for part in given if not isinstance(part, int)]
+
+
+def _pack(vector: list[float]) -> str:
+    """32-bit little-endian numbers in base64, as the openai client unpacks them."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode("ascii")

@@ -1,0 +1,328 @@
+"""What OpenAI's protocol has no words for, below /v1/internal: tokens, prompts, and administration of models and adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field
+
+from modules.api.chat import generation_request
+from modules.api.chat_request import ChatCompletionRequest
+from modules.api.common import Body
+from modules.api.errors import REFUSALS
+from modules.errors import Conflict, NotFound, UserError
+from modules.generation.sampling import SamplingParams
+from modules.generation.types import GenerationRequest, Started, TextDelta, TokenAlternative
+from modules.loaders.options import LoadOptions
+
+if TYPE_CHECKING:
+    from modules.app import App
+
+MAX_ALTERNATIVES = 1000
+
+
+class TextBody(Body):
+    """A text."""
+
+    text: str
+    special: bool = True
+    """Read markers such as <|im_end|> as tokens, and add what the model adds."""
+
+
+class TokensBody(Body):
+    """Token ids."""
+
+    tokens: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...]
+
+
+class LogitsBody(Body):
+    """A text and its next token."""
+
+    prompt: str
+    top: int = Field(50, ge=1, le=MAX_ALTERNATIVES)
+    """How many of the likeliest tokens."""
+
+
+class LoadBody(Body):
+    """The model to load, and how."""
+
+    model: str
+    """Its name, as /v1/internal/model/list has it."""
+    options: LoadOptions = LoadOptions()
+    """What is set here goes over what was saved for this model."""
+    stop_running: bool = False
+    """Stop the replies that are being made instead of waiting for their end."""
+
+
+class UnloadBody(Body):
+    """How to unload."""
+
+    stop_running: bool = False
+    """Stop the replies that are being made instead of waiting for their end."""
+
+
+class AdapterBody(Body):
+    """An adapter."""
+
+    name: str
+    """Its name, as /v1/internal/adapters/list has it."""
+
+
+class Length(BaseModel):
+    """How many tokens a text has."""
+
+    length: int
+
+
+class Tokens(Length):
+    """The tokens of a text."""
+
+    tokens: list[int]
+
+
+class Text(BaseModel):
+    """The text of tokens."""
+
+    text: str
+
+
+class Likely(BaseModel):
+    """A token that could come next; logprob is the natural logarithm of its probability."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+class NextTokens(BaseModel):
+    """The likeliest next tokens, the best first."""
+
+    tokens: list[Likely]
+
+
+class RenderedChat(Tokens):
+    """A conversation as the model sees it. dropped_messages: how many of the oldest turns did not fit."""
+
+    prompt: str
+    dropped_messages: int
+
+
+class Stopped(BaseModel):
+    """How many replies were stopped."""
+
+    stopped: int
+
+
+class ModelInfo(BaseModel):
+    """The loaded model; state says whether there is one."""
+
+    state: Literal["empty", "loading", "ready"]
+    name: str | None
+    progress: str
+    error: str | None
+    context_length: int | None = None
+    adapters: list[str] = []
+    capabilities: dict[str, Any] = {}
+    running: int = 0
+    waiting: int = 0
+
+
+class ModelEntry(BaseModel):
+    """A model on disk. problem: why it cannot be loaded."""
+
+    name: str
+    format: str
+    size_bytes: int
+    architecture: str | None
+    quantization: str | None
+    context_length: int | None
+    loaded: bool
+    problem: str | None
+
+
+class ModelEntries(BaseModel):
+    """Every model on disk."""
+
+    models: list[ModelEntry]
+
+
+class AdapterEntry(BaseModel):
+    """An adapter on disk."""
+
+    name: str
+    base_model: str | None
+    loaded: bool
+    problem: str | None
+
+
+class AdapterEntries(BaseModel):
+    """Every adapter on disk."""
+
+    adapters: list[AdapterEntry]
+
+
+class Health(BaseModel):
+    """The server answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+def router(app: App) -> APIRouter:
+    """The routes for everyone with a key."""
+    routes = APIRouter(prefix="/v1/internal", tags=["internal"], responses=REFUSALS)
+    _add_text(routes, app)
+    _add_knowledge(routes, app)
+    return routes
+
+
+def _add_text(routes: APIRouter, app: App) -> None:
+    @routes.post("/token-count")
+    def count_tokens(body: TextBody) -> Length:
+        """Count the tokens of a text."""
+        return Length(length=len(app.engine.model.tokenize(body.text, special=body.special)))
+
+    @routes.post("/encode")
+    def encode(body: TextBody) -> Tokens:
+        """The token ids of a text."""
+        tokens = app.engine.model.tokenize(body.text, special=body.special)
+        return Tokens(length=len(tokens), tokens=tokens)
+
+    @routes.post("/decode")
+    def decode(body: TokensBody) -> Text:
+        """The text of token ids."""
+        return Text(text=app.engine.model.detokenize(body.tokens))
+
+    @routes.post("/logits")
+    def next_tokens(body: LogitsBody) -> NextTokens:
+        """What could come next, and how likely."""
+        return NextTokens(tokens=[Likely(id=t.id, text=t.text, logprob=t.logprob) for t in _likeliest(app, body)])
+
+    @routes.post("/chat-prompt")
+    async def render_chat_prompt(body: ChatCompletionRequest) -> RenderedChat:
+        """The exact prompt that a chat request makes, without answering it."""
+        model = app.engine.model
+        rendered = model.render(await generation_request(app, model, body))
+        tokens = list(rendered.tokens)
+        return RenderedChat(prompt=rendered.text, length=len(tokens), tokens=tokens, dropped_messages=rendered.dropped_messages)
+
+
+def _likeliest(app: App, body: LogitsBody) -> Sequence[TokenAlternative]:
+    model = app.engine.model
+    if not model.capabilities.logprobs:
+        raise UserError(f"{model.name} cannot report log-probabilities with its loader.", param="prompt")
+    request = GenerationRequest(body.prompt, SamplingParams(max_tokens=1, temperature=0, ban_eos=False), logprobs=body.top)
+    with app.engine.stream(request) as events:
+        for event in events:
+            if isinstance(event, TextDelta) and event.details:
+                return event.details[0].alternatives
+            assert not isinstance(event, Started) or event.prompt_tokens
+    return ()
+
+
+def _add_knowledge(routes: APIRouter, app: App) -> None:
+    @routes.get("/health")
+    def health() -> Health:
+        """Whether the server answers."""
+        return Health()
+
+    @routes.get("/model/info")
+    def model_info() -> ModelInfo:
+        """What is loaded, and what it can do."""
+        status, model = app.engine.status, app.engine.loaded
+        info = ModelInfo(state=status.state, name=status.name, progress=status.progress, error=status.error)
+        if model is None:
+            return info
+        able, busy = model.capabilities, model.status()
+        return info.model_copy(
+            update={
+                "context_length": model.context_length,
+                "adapters": list(model.adapters),
+                "capabilities": {**vars(able), "samplers": sorted(able.samplers)},
+                "running": busy.running,
+                "waiting": busy.waiting,
+            }
+        )
+
+    @routes.get("/model/list")
+    def list_models() -> ModelEntries:
+        """Every model on disk."""
+        loaded = app.engine.status.name
+        return ModelEntries(
+            models=[
+                ModelEntry(
+                    name=spec.name,
+                    format=spec.format,
+                    size_bytes=spec.size_bytes,
+                    architecture=spec.architecture,
+                    quantization=spec.quantization.label or spec.quantization.method if spec.quantization else None,
+                    context_length=spec.context_length,
+                    loaded=spec.name == loaded,
+                    problem=spec.problem,
+                )
+                for spec in app.models.all()
+            ]
+        )
+
+    @routes.get("/adapters/list")
+    def list_adapters() -> AdapterEntries:
+        """Every adapter on disk."""
+        model = app.engine.loaded
+        loaded = model.adapters if model is not None else ()
+        return AdapterEntries(
+            adapters=[
+                AdapterEntry(name=spec.name, base_model=spec.base_model, loaded=spec.name in loaded, problem=spec.problem)
+                for spec in app.loras.all()
+            ]
+        )
+
+
+def administration(app: App) -> APIRouter:
+    """The routes for administrators."""
+
+    def need_admin(request: Request) -> None:
+        app.access.require_api_admin(request)
+
+    guards = [Depends(need_admin)]
+    routes = APIRouter(prefix="/v1/internal", tags=["administration"], responses=REFUSALS, dependencies=guards)
+
+    @routes.post("/stop")
+    def stop_all() -> Stopped:
+        """Stop every reply that is being made, of all users."""
+        return Stopped(stopped=app.engine.stop_all())
+
+    @routes.post("/model/load")
+    def load_model(body: LoadBody) -> Health:
+        """Replace the loaded model; answers when the new one is ready."""
+        app.load_model(body.model, body.options if body.options.model_fields_set else None, stop_running=body.stop_running)
+        return Health()
+
+    @routes.post("/model/unload")
+    def unload_model(body: UnloadBody | None = None) -> Health:
+        """Give the model's memory back."""
+        app.engine.unload(stop_running=body.stop_running if body else False)
+        return Health()
+
+    @routes.post("/adapters/load")
+    def load_adapter(body: AdapterBody) -> Health:
+        """Make an adapter available to requests."""
+        spec = app.loras.find(body.name)
+        if spec.problem:
+            raise UserError(f"{spec.name} cannot be used: {spec.problem}", param="name")
+        model = app.engine.model
+        if spec.name in model.adapters:
+            raise Conflict(f"{spec.name} is loaded already.", param="name")
+        model.load_adapter(spec.name, str(spec.path))
+        return Health()
+
+    @routes.post("/adapters/unload")
+    def unload_adapter(body: AdapterBody) -> Health:
+        """Take an adapter out of memory."""
+        model = app.engine.model
+        if body.name not in model.adapters:
+            raise NotFound(f"No adapter {body.name} is loaded.", param="name")
+        model.unload_adapter(body.name)
+        return Health()
+
+    return routes
