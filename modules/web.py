@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
-from modules.api import errors, guard, openai
+from modules.api import errors, guard, metrics, openai
 from modules.app import App
 
 
@@ -19,10 +19,11 @@ def build(app: App) -> FastAPI:
         redoc_url=None,
     )
     errors.install(web)
+    metrics.install(web, app)
     if guard.is_private(app.options):
         web.add_middleware(guard.HostGuard)
 
-    @web.get("/health", tags=["server"])
+    @web.get("/health", tags=["server"], responses={503: {"description": "A model is being loaded."}})
     def health() -> JSONResponse:
         """200 when the server answers and no model is being loaded; 503 while one is."""
         status = app.engine.status

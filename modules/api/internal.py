@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
+from modules.api.auth import key_of_admin
 from modules.api.chat import generation_request
 from modules.api.chat_request import ChatCompletionRequest
 from modules.api.common import Body
@@ -281,10 +282,7 @@ def _add_knowledge(routes: APIRouter, app: App) -> None:
 def administration(app: App) -> APIRouter:
     """The routes for administrators."""
 
-    def need_admin(request: Request) -> None:
-        app.access.require_api_admin(request)
-
-    guards = [Depends(need_admin)]
+    guards = [Depends(key_of_admin(app.access))]
     routes = APIRouter(prefix="/v1/internal", tags=["administration"], responses=REFUSALS, dependencies=guards)
 
     @routes.post("/stop")

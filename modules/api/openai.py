@@ -5,23 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from modules.api import chat, completions, embeddings, internal, models
+from modules.api.auth import key_of_api
 
 if TYPE_CHECKING:
     from modules.app import App
 
-BEARER = HTTPBearer(auto_error=False, description="The server's --api-key, or user:password of a login.")
-
 
 def router(app: App) -> APIRouter:
     """The API of `app`."""
-
-    def need_key(request: Request, _: HTTPAuthorizationCredentials | None = Depends(BEARER)) -> None:  # noqa: B008
-        app.access.require_api(request)
 
     parts = [part.router(app) for part in (chat, completions, models, embeddings, internal)]
     parts.append(internal.administration(app))
@@ -35,7 +30,7 @@ def router(app: App) -> APIRouter:
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(allowed))})
         raise HTTPException(404)
 
-    routes = APIRouter(dependencies=[Depends(need_key)])
+    routes = APIRouter(dependencies=[Depends(key_of_api(app.access))])
     for part in parts:
         routes.include_router(part)
     routes.add_api_route("/v1/{path:path}", nothing_here, methods=_METHODS, include_in_schema=False)

@@ -42,6 +42,8 @@ class Engine:
         self._since = 0.0
         self._changing = threading.Semaphore()
         self.last_used = time.monotonic()
+        self.watchers: list[Callable[[EventStream], None]] = []
+        """Called with every stream that is over, for those who count."""
 
     @property
     def status(self) -> EngineStatus:
@@ -90,6 +92,8 @@ class Engine:
             self._streams.discard(events)
             self.last_used = time.monotonic()
             self._lock.notify_all()
+        for watch in self.watchers:
+            watch(events)
 
     def stop_all(self) -> int:
         """Close every running stream; returns how many there were."""

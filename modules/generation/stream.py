@@ -25,7 +25,7 @@ class EventStream:
     """One request's events. Iterate it with `for` or `async for`; closing it stops the work, from any thread.
 
     The maker calls `put`, then `end` or `fail`, and looks at `closed` between steps.
-    Callbacks of `on_close` run once: when the reader closes, or when the maker ends or fails.
+    Callbacks of `on_close` run once: when the reader closes, or when the maker ends or fails. `last` is the newest event.
     """
 
     def __init__(self) -> None:
@@ -36,6 +36,7 @@ class EventStream:
         self._error: BaseException | None = None
         self._ended = False
         self._closed = False
+        self.last: GenerationEvent | None = None
 
     # --- the maker's side
 
@@ -44,10 +45,16 @@ class EventStream:
         """Whether the reader has left: nothing more is wanted."""
         return self._closed
 
+    @property
+    def failed(self) -> bool:
+        """Whether the maker gave up with an error."""
+        return self._error is not None
+
     def put(self, event: GenerationEvent) -> None:
         """Hand one event over. Does nothing once the reader has left."""
         with self._changed:
             if not self._closed:
+                self.last = event
                 self._events.append(event)
                 self._wake()
 

@@ -88,6 +88,7 @@ KEYS = {"nobody": None, "wrong": "nope", "user": "K", "admin": "A"}
 ROUTES = {
     # route: who may use it where the server has an API key and an admin key
     ("GET", "/health"): "nobody wrong user admin",
+    ("GET", "/metrics"): "user admin",
     ("GET", "/v1/models"): "user admin",
     ("POST", "/v1/chat/completions"): "user admin",
     ("POST", "/v1/completions"): "user admin",
