@@ -1,0 +1,155 @@
+"""What a repository on the Hugging Face Hub (or a mirror) holds, and its failures in sentences."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from modules.errors import NotAllowed, NotFound, Unavailable, UserError
+
+_NAME = re.compile(r"^(?:[\w.-]+/)?[\w.-]+$")
+_ADDRESS = re.compile(r"^https?://[^/]+/(?P<repository>[\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/(?P<branch>[^/?#]+))?/?$")
+
+
+@dataclass(frozen=True)
+class RepositoryName:
+    """ORG/NAME on the hub, and a branch, tag or commit of it."""
+
+    repository: str
+    branch: str = "main"
+
+    @property
+    def folder(self) -> str:
+        """What it is called on disk: ORG_NAME, with _BRANCH unless that is main."""
+        name = self.repository.replace("/", "_")
+        return name if self.branch == "main" else f"{name}_{self.branch.replace('/', '_')}"
+
+
+@dataclass(frozen=True)
+class RepositoryFile:
+    """One file on the hub. Large ones have a SHA-256, small ones the SHA-1 that git gives them."""
+
+    path: str
+    size: int
+    sha256: str | None = None
+    git_sha1: str | None = None
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A listing at one commit. address: of the hub or mirror that it came from."""
+
+    name: RepositoryName
+    commit: str
+    files: tuple[RepositoryFile, ...]
+    address: str
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is a LoRA, which goes into loras/."""
+        return any(file.path == "adapter_config.json" for file in self.files)
+
+
+def parse_name(text: str, branch: str = "") -> RepositoryName:
+    """From ORG/NAME, ORG/NAME:BRANCH or the address of its page. Raises UserError."""
+    text = text.strip()
+    if found := _ADDRESS.match(text):
+        return RepositoryName(found["repository"], branch or found["branch"] or "main")
+    name, _, own_branch = text.partition(":")
+    repository = name.strip("/")
+    if not _NAME.match(repository) or any(part.strip(".") == "" for part in repository.split("/")):
+        raise UserError(f"{text!r} is not the name of a model. Write ORG/NAME, or ORG/NAME:BRANCH.", param="model")
+    chosen = branch or own_branch or "main"
+    if not re.match(r"^[\w.-]+(/[\w.-]+)*$", chosen) or ".." in chosen:
+        raise UserError(f"{chosen!r} is not the name of a branch.", param="branch")
+    return RepositoryName(repository, chosen)
+
+
+def hub_address() -> str:
+    """HF_ENDPOINT where it is set, else the hub itself."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def read_repository(name: RepositoryName) -> Repository:
+    """Ask the hub what `name` holds. Raises NotFound, NotAllowed, Unavailable, UserError."""
+    from huggingface_hub import HfApi
+
+    address = hub_address()
+    with sentences(name):
+        info = HfApi(endpoint=address).model_info(name.repository, revision=name.branch, files_metadata=True, timeout=30)
+    files = tuple(
+        RepositoryFile(_safe_path(file.rfilename), file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id)
+        for file in info.siblings or ()
+    )
+    if not files:
+        raise NotFound(f"{name.repository} is empty.", param="model")
+    return Repository(name, info.sha or name.branch, files, address)
+
+
+def file_address(repository: Repository, path: str) -> str:
+    """Where a file at that commit is."""
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(repository.name.repository, path, revision=repository.commit, endpoint=repository.address)
+
+
+@contextmanager
+def sentences(name: RepositoryName) -> Iterator[None]:
+    """Turn what goes wrong between us and the hub into a sentence that says what to do."""
+    import httpx2
+    from huggingface_hub import errors
+
+    host = urlsplit(hub_address()).netloc
+    try:
+        yield
+    except errors.GatedRepoError:
+        raise NotAllowed(
+            f"{name.repository} is gated: accept its terms on {hub_address()}/{name.repository}, "
+            "and set HF_TOKEN to a token of that account."
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise NotFound(f"{name.repository} has no branch {name.branch}.", param="branch") from None
+    except errors.RepositoryNotFoundError:
+        raise NotFound(
+            f"There is no model {name.repository} on {host}. If it is private, set HF_TOKEN to a token that may read it.",
+            param="model",
+        ) from None
+    except errors.EntryNotFoundError:
+        raise NotFound(f"{name.repository} has changed while it was downloaded. Start the download again.") from None
+    except errors.HFValidationError:
+        raise UserError(f"{name.repository!r} is not the name of a model. Write ORG/NAME.", param="model") from None
+    except errors.OfflineModeIsEnabled:
+        raise Unavailable("HF_HUB_OFFLINE is set, so nothing is downloaded. Unset it.") from None
+    except errors.HfHubHTTPError as error:
+        raise _refusal(name, error.response.status_code, host) from None
+    except httpx2.HTTPError as error:
+        raise Unavailable(
+            f"{host} cannot be reached ({type(error).__name__}). Check the network and proxy, or set HF_ENDPOINT to a mirror."
+        ) from None
+    except (ValueError, TypeError, KeyError):
+        raise Unavailable(f"{host} does not answer like a Hugging Face Hub. Check HF_ENDPOINT.") from None
+
+
+def _refusal(name: RepositoryName, status: int, host: str) -> UserError:
+    if status in (401, 403):
+        return NotAllowed(
+            f"{host} refuses access to {name.repository} ({status}). Check that HF_TOKEN is right and may read it."
+        )
+    if status == 404:
+        return NotFound(f"There is no model {name.repository} on {host}.", param="model")
+    if status == 429:
+        return Unavailable(f"{host} asks to slow down (429). Wait some minutes, or set HF_TOKEN, and try again.")
+    return Unavailable(f"{host} has a problem at the moment ({status}). Try again later.")
+
+
+def _safe_path(path: str) -> str:
+    """A path from a listing is somebody else's text: it must stay in the folder."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or ":" in parts[0]:
+        raise UserError(f"The listing has a file with the path {path!r}, which is not taken.")
+    return path

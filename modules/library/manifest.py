@@ -1,0 +1,91 @@
+"""What a download put into a folder, kept beside it so that `--check` can say which file is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from modules.errors import NotFound
+from modules.library.hub import Repository, RepositoryFile
+from modules.library.places import sha256_of, write_text
+
+FILE = ".download.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Where the files of a folder came from."""
+
+    repository: str
+    branch: str
+    commit: str
+    files: tuple[RepositoryFile, ...]
+
+    def file(self, path: str) -> RepositoryFile | None:
+        return next((file for file in self.files if file.path == path), None)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The result for one file; problem: None where it is as it was on the hub."""
+
+    path: str
+    problem: str | None
+
+
+def manifest_of(repository: Repository, files: tuple[RepositoryFile, ...]) -> Manifest:
+    return Manifest(repository.name.repository, repository.name.branch, repository.commit, files)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """None where a folder has none, or one that cannot be read."""
+    try:
+        values: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        files = tuple(RepositoryFile(**file) for file in values.pop("files"))
+        return Manifest(files=files, **values)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_text(folder / FILE, json.dumps(asdict(manifest), indent=1) + "\n")
+
+
+def merged(old: Manifest | None, new: Manifest) -> Manifest:
+    """The files of a folder after more were put into it."""
+    if old is None or old.repository != new.repository:
+        return new
+    kept = tuple(file for file in old.files if new.file(file.path) is None)
+    return Manifest(new.repository, new.branch, new.commit, kept + new.files)
+
+
+def check_folder(folder: Path) -> Iterator[Checked]:
+    """Read every file that the manifest names, and compare. Raises NotFound where there is no manifest."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise NotFound(f"{folder.name} was not downloaded by this program, so it is not known what its files should be.")
+    for file in manifest.files:
+        yield Checked(file.path, problem_of(folder / file.path, file))
+
+
+def problem_of(path: Path, file: RepositoryFile) -> str | None:
+    """What is wrong with a file on disk; reads all of it."""
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != file.size:
+        return f"has {size} bytes instead of {file.size}"
+    if file.sha256:
+        return None if sha256_of(path) == file.sha256 else "has another SHA-256"
+    if file.git_sha1:
+        return None if _git_sha1(path) == file.git_sha1 else "has another content"
+    return None
+
+
+def _git_sha1(path: Path) -> str:
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

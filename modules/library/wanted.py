@@ -1,0 +1,124 @@
+"""Which files of a repository a download takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from modules.errors import NotFound, UserError
+from modules.library.disk import size_text
+from modules.library.hub import RepositoryFile
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+PICKLED = (".bin", ".pt", ".pth")
+PREFERRED = ("Q4_K_M", "Q4_K_S", "Q5_K_M", "Q4_1", "Q4_0", "IQ4_XS", "Q5_K_S", "Q6_K", "Q8_0")
+_USELESS = re.compile(
+    r"(^|/)(\.git.*|flax_model.*|tf_model.*|rust_model.*|optimizer.*|scheduler\.\w+|training_args\.bin|rng_state.*|events\.out.*)$"
+    r"|\.(h5|msgpack|ot|onnx|onnx_data|tflite|mlmodel|png|jpe?g|gif|webp|svg|mp4|mp3|wav|zip|tar|gz)$"
+    r"|^(onnx|openvino|coreml|original|runs|checkpoint-\d+|logs|\.cache)/",
+    re.IGNORECASE,
+)
+_QUANT = re.compile(
+    r"(?:^|[-._/])(?P<label>(?:UD-)?(?:I?Q\d(?:_[A-Z0-9]+)*|TQ\d_\d|MXFP4(?:_MOE)?|BF16|FP?16|FP?32))(?=[-._/]|$)",
+    re.IGNORECASE,
+)
+Files = tuple[RepositoryFile, ...]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What somebody asked for. quant: a quantisation of a GGUF repository, such as Q4_K_M; "" chooses one."""
+
+    text_only: bool = False
+    specific_file: str = ""
+    exclude_pattern: str = ""
+    quant: str = ""
+
+
+def choose_files(files: Iterable[RepositoryFile], wanted: Wanted) -> Files:
+    """The files to download: no weights twice, nothing for other frameworks. Raises UserError, NotFound."""
+    files = tuple(files)
+    if wanted.specific_file:
+        return _specific(files, wanted.specific_file)
+    useful = tuple(file for file in files if not _USELESS.search(file.path))
+    if wanted.exclude_pattern:
+        useful = tuple(file for file in useful if not _pattern(wanted.exclude_pattern).search(file.path))
+    if wanted.text_only:
+        return tuple(file for file in useful if not file.path.endswith(WEIGHTS))
+    useful = _one_form(useful, wanted.quant)
+    if not useful:
+        raise NotFound("Nothing is left to download: there are no weights, or the pattern excludes them all.")
+    return useful
+
+
+def quantizations(files: Iterable[RepositoryFile]) -> dict[str, Files]:
+    """The GGUF quantisations of a repository: label → its files (several where it is cut into parts)."""
+    sets: dict[str, Files] = {}
+    for file in files:
+        if file.path.lower().endswith(".gguf") and not _is_projector(file):
+            found = list(_QUANT.finditer(file.path.removesuffix(".gguf")))
+            label = found[-1]["label"].upper() if found else file.path.rpartition("/")[2].removesuffix(".gguf")
+            sets[label] = (*sets.get(label, ()), file)
+    return sets
+
+
+def default_quantization(sets: dict[str, Files]) -> str:
+    """Q4_K_M or the next best, else the smallest."""
+    return next((label for label in PREFERRED if label in sets), min(sets, key=lambda label: total_size(sets[label])))
+
+
+def total_size(files: Iterable[RepositoryFile]) -> int:
+    return sum(file.size for file in files)
+
+
+def _specific(files: Files, pattern: str) -> Files:
+    found = tuple(file for file in files if fnmatchcase(file.path, pattern) or file.path.rpartition("/")[2] == pattern)
+    if not found:
+        names = ", ".join(file.path for file in files[:12]) + (" …" if len(files) > 12 else "")
+        raise NotFound(f"The repository has no file {pattern}. It has: {names}", param="specific_file")
+    return found
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise UserError(f"{text!r} is not a regular expression: {error}.", param="exclude_pattern") from None
+
+
+def _one_form(files: Files, quant: str) -> Files:
+    """Safetensors rather than pickled files; of GGUF, one quantisation; the rest as it is."""
+    others = tuple(file for file in files if not file.path.endswith(WEIGHTS))
+    tensors = tuple(file for file in files if file.path.endswith(".safetensors"))
+    sets = quantizations(files)
+    if sets and (quant or not (tensors or any(file.path.endswith(PICKLED) for file in files))):
+        return _one_quantization(sets, quant) + _projector(files) + others
+    if quant:
+        raise NotFound("The repository has no GGUF files, so there is no quantisation to choose.", param="quant")
+    # Mistral's repositories hold the same weights once more in one file for their own program.
+    if any(file.path.startswith("model") for file in tensors):
+        tensors = tuple(file for file in tensors if not file.path.startswith("consolidated"))
+    if tensors:
+        return tensors + tuple(file for file in others if not file.path.endswith(".bin.index.json"))
+    return tuple(file for file in files if file.path.endswith(PICKLED)) + others
+
+
+def _one_quantization(sets: dict[str, Files], quant: str) -> Files:
+    label = quant.upper() if quant else default_quantization(sets)
+    if label not in sets:
+        names = ", ".join(f"{name} ({size_text(total_size(files))})" for name, files in sets.items())
+        raise NotFound(f"The repository has no quantisation {quant}. It has: {names}.", param="quant")
+    return sets[label]
+
+
+def _is_projector(file: RepositoryFile) -> bool:
+    return file.path.rpartition("/")[2].lower().startswith("mmproj")
+
+
+def _projector(files: Files) -> Files:
+    """The image part of a GGUF model: the one in 16 bits, or the first."""
+    found = [file for file in files if file.path.lower().endswith(".gguf") and _is_projector(file)]
+    found.sort(key=lambda file: not re.search(r"[-._]f16", file.path, re.IGNORECASE))
+    return tuple(found[:1])

@@ -1,0 +1,143 @@
+"""A small Hub-compatible server on 127.0.0.1: listings, files with ranges, gated and missing models, and lines that break."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+LARGE = 1000  # bytes from which a file counts as large, and has a SHA-256
+
+
+@dataclass
+class Hub:
+    """What the server offers, and what it was asked for.
+
+    repositories: "ORG/NAME" → branch → path → content. gated: names that need `token`. sent: (path, first byte) of each transfer.
+    break_after: path → how many bytes to send before the line breaks, once for each entry of the list. slow: seconds for each 64 KiB.
+    busy: how many of the next file requests are answered with 503. corrupt: paths whose content arrives changed.
+    """
+
+    repositories: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
+    token: str = "hf_right"
+    sent: list[tuple[str, int]] = field(default_factory=list)
+    break_after: dict[str, list[int]] = field(default_factory=dict)
+    corrupt: set[str] = field(default_factory=set)
+    no_ranges: bool = False
+    slow: float = 0.0
+    busy: int = 0
+    html: bool = False
+    address: str = ""
+
+    def listing(self, repository: str, branch: str) -> dict[str, object] | None:
+        files = self.repositories[repository].get(branch)
+        if files is None:
+            return None
+        siblings = []
+        for path, content in files.items():
+            entry: dict[str, object] = {"rfilename": path, "size": len(content)}
+            entry["blobId"] = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            if len(content) >= LARGE:
+                entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+            siblings.append(entry)
+        return {"id": repository, "modelId": repository, "sha": self.commit(repository, branch), "siblings": siblings}
+
+    def commit(self, repository: str, branch: str) -> str:
+        files = self.repositories[repository][branch]
+        return hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+
+
+@contextmanager
+def running_hub() -> Iterator[Hub]:
+    hub = Hub()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    server.daemon_threads = True
+    hub.address = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            if hub.html:
+                return self.answer(200, b"<html>Sign in to this network</html>", {"Content-Type": "text/html"})
+            if found := re.fullmatch(r"/api/models/(.+?)/revision/(.+)", path):
+                return self.listing(found[1], found[2])
+            if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([0-9a-f]{40})/(.+)", path):
+                return self.file(found[1], found[2], found[3])
+            return self.answer(404, b"")
+
+        def listing(self, repository: str, branch: str) -> None:
+            if repository not in hub.repositories:
+                return self.answer(401, b"{}", {"X-Error-Code": "RepoNotFound"})
+            listing = hub.listing(repository, branch)
+            if listing is None:
+                return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+            self.answer(200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
+
+        def file(self, repository: str, commit: str, path: str) -> None:
+            if repository in hub.gated and self.headers.get("Authorization") != f"Bearer {hub.token}":
+                status = 403 if self.headers.get("Authorization") else 401
+                return self.answer(status, b"", {"X-Error-Code": "GatedRepo"})
+            if hub.busy:
+                hub.busy -= 1
+                return self.answer(503, b"busy")
+            branches = hub.repositories.get(repository, {})
+            files = next((files for branch, files in branches.items() if hub.commit(repository, branch) == commit), {})
+            if path not in files:
+                return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+            content = files[path]
+            if path in hub.corrupt:
+                content = content[:-1] + bytes([content[-1] ^ 1])
+            wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")) if not hub.no_ranges else None
+            first = int(wanted[1]) if wanted else 0
+            hub.sent.append((path, first))
+            self.send_response(206 if wanted else 200)
+            if wanted:
+                self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Length", str(len(content) - first))
+            self.end_headers()
+            self.transfer(content[first:], hub.break_after[path].pop(0) if hub.break_after.get(path) else None)
+
+        def transfer(self, content: bytes, breaks: int | None) -> None:
+            allowed = content if breaks is None else content[:breaks]
+            try:
+                for start in range(0, len(allowed), 65536):
+                    self.wfile.write(allowed[start : start + 65536])
+                    if hub.slow:
+                        time.sleep(hub.slow)
+            except OSError:
+                breaks = 0  # the other side has gone
+            if breaks is not None:
+                self.close_connection = True
+
+        def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+            self.send_response(status)
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    return Handler
