@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,6 +131,18 @@ def choose_template(config: TrainingConfig, places: Places, tokenizer: Any, mode
             )
         case name:
             return name, library.read(name)
+
+
+def split(samples: Sequence[Sample], config: TrainingConfig) -> tuple[list[Sample], list[Sample]]:
+    """(train, held out). Raises UserError where one of them would be empty."""
+    rows = sorted({sample.row for sample in samples})
+    count = max(1, round(len(rows) * config.eval_share))
+    if count >= len(rows):
+        raise UserError(
+            f"There are {len(rows)} usable rows: too few to hold out a share of {config.eval_share:g}.", param="eval_share"
+        )
+    chosen = set(random.Random(f"{config.seed}/held out").sample(rows, count))
+    return [one for one in samples if one.row not in chosen], [one for one in samples if one.row in chosen]
 
 
 def _samples(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from modules.errors import UserError
 from modules.training.config import TrainingConfig
 from modules.training.render import Rendered, Span
 
@@ -38,6 +40,19 @@ class Marked:
     spans: tuple[Span, ...]
     begin: bool
     end: bool
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """The tokenizer of a model folder. Raises UserError."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"The tokenizer of {Path(path).name} cannot be loaded: {error}", param="model") from None
+    if not tokenizer.is_fast:
+        raise UserError(f"{Path(path).name} has no fast tokenizer, which training needs.", param="model")
+    return tokenizer
 
 
 def mark(rendered: Rendered, row: int, config: TrainingConfig, *, begin: bool) -> Marked | None:

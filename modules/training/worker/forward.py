@@ -26,8 +26,8 @@ class Forward:
     def __init__(self, trainee: Trainee) -> None:
         self.trainee = trainee
         inner = trainee.model.get_base_model() if trainee.has_adapter else trainee.model
-        self._body = inner.get_decoder() if hasattr(inner, "get_decoder") else None
-        self._head = inner.get_output_embeddings()
+        self._body: Any = inner.get_decoder() if hasattr(inner, "get_decoder") else None
+        self._head: Any = inner.get_output_embeddings()
         self.flattens, self.own_head = self._try()
 
     def loss_sum(self, samples: Sequence[Sample]) -> Tensor:

@@ -14,6 +14,7 @@ from torch import nn
 from modules.errors import UserError
 from modules.training.config import TrainingConfig
 from modules.training.layers import choose_targets
+from modules.training.samples import load_tokenizer
 
 _CHANGES_THE_BASE = ("pissa", "olora")
 _NEEDS = {"qlora": "bitsandbytes", "lora-8bit": "bitsandbytes", "gptq-lora": "gptqmodel"}
@@ -41,19 +42,6 @@ class Trainee:
     def dtype(self) -> str:
         """The number format of the computation, for people."""
         return str(self.autocast or self.model.dtype).removeprefix("torch.")
-
-
-def load_tokenizer(path: str | Path) -> Any:
-    """The tokenizer of a model folder. Raises UserError."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(path))
-    except (OSError, ValueError) as error:
-        raise UserError(f"The tokenizer of {Path(path).name} cannot be loaded: {error}", param="model") from None
-    if not tokenizer.is_fast:
-        raise UserError(f"{Path(path).name} has no fast tokenizer, which training needs.", param="model")
-    return tokenizer
 
 
 def load_trainee(
@@ -118,7 +106,7 @@ def _load_base(config: TrainingConfig, path: Path, device: torch.device, weights
         options["device_map"] = {"": str(device)}
     if config.method in ("qlora", "lora-8bit"):
         options["quantization_config"] = _bitsandbytes(config, weights)
-    model = AutoModelForCausalLM.from_pretrained(str(path), **options)
+    model: Any = AutoModelForCausalLM.from_pretrained(str(path), **options)
     if config.method not in _NEEDS:
         model.to(device)
     if config.kernels == "auto" and device.type == "cuda" and importlib.util.find_spec("liger_kernel"):

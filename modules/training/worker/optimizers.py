@@ -30,12 +30,12 @@ def make_optimizer(config: TrainingConfig, named: Sequence[tuple[str, nn.Paramet
             return torch.optim.RMSprop(groups, lr=config.learning_rate)
         case "adagrad":
             return torch.optim.Adagrad(groups, lr=config.learning_rate)
-    import bitsandbytes as bnb
+    from bitsandbytes.optim import adamw
 
     classes = {
-        "adamw-8bit": bnb.optim.AdamW8bit,
-        "paged-adamw-8bit": bnb.optim.PagedAdamW8bit,
-        "paged-adamw": bnb.optim.PagedAdamW32bit,
+        "adamw-8bit": adamw.AdamW8bit,
+        "paged-adamw-8bit": adamw.PagedAdamW8bit,
+        "paged-adamw": adamw.PagedAdamW32bit,
     }
     return classes[config.optimizer](groups, **adam)
 

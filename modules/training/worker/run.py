@@ -15,16 +15,16 @@ import torch
 from modules.errors import UserError
 from modules.training import checkpoints, events, stored_data
 from modules.training.config import TrainingConfig
-from modules.training.dataset import choose_format, choose_template, prepare
+from modules.training.dataset import choose_format, choose_template, prepare, split
 from modules.training.folder import RunFolder
 from modules.training.formats import KeySetFormat, TextFormat
 from modules.training.plan import Step, learning_rate, micro_batches, plan_steps, share_out
 from modules.training.rows import read_rows
-from modules.training.samples import Sample
+from modules.training.samples import Sample, load_tokenizer
 from modules.training.worker.board import Board
 from modules.training.worker.forward import Forward
 from modules.training.worker.group import Group
-from modules.training.worker.model import keep_beginning, load_tokenizer, load_trainee, save_result
+from modules.training.worker.model import keep_beginning, load_trainee, save_result
 from modules.training.worker.optimizers import make_optimizer, peak_memory
 from modules.training.worker.replies import Replies
 from modules.training.worker.saving import Progress, restore, save_checkpoint
@@ -310,20 +310,6 @@ def prepare_parts(config: TrainingConfig, folder: RunFolder, tokenizer: Any) -> 
         return list(data.samples), [], sentence
     train, held_out = split(data.samples, config)
     return train, held_out, f"{sentence}; {len(held_out)} of them held out"
-
-
-def split(samples: Sequence[Sample], config: TrainingConfig) -> tuple[list[Sample], list[Sample]]:
-    """(train, held out). Raises UserError where one of them would be empty."""
-    import random
-
-    rows = sorted({sample.row for sample in samples})
-    count = max(1, round(len(rows) * config.eval_share))
-    if count >= len(rows):
-        raise UserError(
-            f"There are {len(rows)} usable rows: too few to hold out a share of {config.eval_share:g}.", param="eval_share"
-        )
-    chosen = set(random.Random(f"{config.seed}/held out").sample(rows, count))
-    return [one for one in samples if one.row not in chosen], [one for one in samples if one.row in chosen]
 
 
 def _due(every: int, step: int, otherwise: bool) -> bool:

@@ -1,0 +1,85 @@
+"""What can be known to go wrong before a run starts: told at once, in a sentence that says what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from modules.errors import Conflict, UserError
+from modules.library.disk import need_space
+from modules.library.spec import ModelSpec
+from modules.library.weights import read_safetensors_header
+from modules.training.config import TrainingConfig
+from modules.training.layers import choose_targets
+
+_PACKAGES = {"qlora": ("bitsandbytes",), "lora-8bit": ("bitsandbytes",), "gptq-lora": ("gptqmodel", "optimum")}
+
+
+def check_settings(config: TrainingConfig) -> None:
+    """Settings that do not go together. Raises UserError."""
+    measures = config.eval_share > 0 or config.eval_dataset
+    if config.early_stop and not measures:
+        raise UserError("Early stop needs held-out rows: set a share, or a data set to measure on.", param="early_stop")
+    if config.keep_best and not measures:
+        raise UserError("Keeping the best needs held-out rows: set a share, or a data set to measure on.", param="keep_best")
+    if config.method == "full" and config.continue_from:
+        raise UserError("Full training has no adapter to continue: choose a LoRA method.", param="continue_from")
+    if config.loss == "after" and not config.loss_after:
+        raise UserError("Loss after a marker needs the marker.", param="loss_after")
+    if config.sharding != "none" and config.processes * config.machines == 1:
+        raise UserError("Sharding needs more than one process.", param="sharding")
+    if config.sharding != "none" and config.method in _PACKAGES:
+        raise UserError("Sharding works with lora and full training.", param="sharding")
+    if config.sharding.startswith("deepspeed") and importlib.util.find_spec("deepspeed") is None:
+        raise UserError("DeepSpeed is not installed: pip install deepspeed, or choose fsdp.", param="sharding")
+    if config.machines > 1 and config.main_address in ("127.0.0.1", "localhost"):
+        raise UserError("Several machines need the address of the first one.", param="main_address")
+
+
+def check_model(config: TrainingConfig, spec: ModelSpec) -> None:
+    """Whether this model can be trained in this way. Raises UserError."""
+    if spec.problem:
+        raise UserError(f"{spec.name} cannot be trained: {spec.problem}", param="model")
+    if spec.format == "gguf":
+        raise UserError(
+            f"{spec.name} is a GGUF file, which cannot be trained. Download the model as a transformers folder "
+            "(for the starter model: python download-model.py starter --as transformers).",
+            param="model",
+        )
+    if spec.format != "folder":
+        raise UserError(f"{spec.name} runs elsewhere and cannot be trained here.", param="model")
+    method = spec.quantization.method if spec.quantization else ""
+    if method == "gptq" and config.method != "gptq-lora":
+        raise UserError(f"{spec.name} is a GPTQ model: choose the method gptq-lora.", param="method")
+    if method != "gptq" and config.method == "gptq-lora":
+        raise UserError(f"{spec.name} is no GPTQ model: choose another method, such as qlora.", param="method")
+    if method and method not in ("gptq", "bitsandbytes"):
+        raise UserError(f"{spec.name} is quantised with {method}, which cannot be trained. Take the original.", param="model")
+    if method and config.method == "full":
+        raise UserError(f"{spec.name} is quantised: only adapters can be trained on it.", param="method")
+    for package in _PACKAGES.get(config.method, ()):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{config.method} needs the package {package}: pip install {package}.", param="method")
+    if config.method != "full" and not config.continue_from:
+        choose_targets(config.target_modules, linear_names(spec.path))
+
+
+def linear_names(folder: Path) -> list[str]:
+    """Names of the layers with a matrix, by the headers of the weight files."""
+    names: set[str] = set()
+    for file in sorted(folder.glob("*.safetensors")):
+        for name, tensor in read_safetensors_header(file).items():
+            layer, _, kind = name.rpartition(".")
+            if kind == "qweight" or (kind == "weight" and len(tensor.shape) == 2):
+                names.add(layer)
+    return sorted(names)
+
+
+def check_output(config: TrainingConfig, output: Path, runs: Path, spec: ModelSpec) -> None:
+    """Whether the result has a place. Raises Conflict, Unavailable."""
+    if output.exists() and not config.overwrite:
+        raise Conflict(
+            f"There is already one called {output.name}: choose another name, or allow it to be replaced.", param="name"
+        )
+    size = 3 * spec.size_bytes if config.method == "full" else spec.size_bytes // 20
+    need_space(runs, size, "The checkpoints")
