@@ -17,6 +17,7 @@ def build(app: App) -> FastAPI:
         docs_url="/v1/docs",
         openapi_url="/openapi.json",
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
     )
     errors.install(web)
     metrics.install(web, app)

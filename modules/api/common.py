@@ -49,7 +49,13 @@ Stops = Annotated[
     tuple[str, ...],
     BeforeValidator(_as_list),
     WithJsonSchema(
-        {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": MAX_STOPS}], "default": []}
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_STOPS},
+            ],
+            "default": [],
+        }
     ),
 ]
 

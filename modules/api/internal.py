@@ -15,7 +15,7 @@ from modules.api.common import Body
 from modules.api.errors import REFUSALS
 from modules.errors import Conflict, NotFound, UserError
 from modules.generation.sampling import SamplingParams
-from modules.generation.types import GenerationRequest, Started, TextDelta, TokenAlternative
+from modules.generation.types import GenerationRequest, TextDelta, TokenAlternative
 from modules.loaders.options import LoadOptions
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _add_text(routes: APIRouter, app: App) -> None:
         return Text(text=app.engine.model.detokenize(body.tokens))
 
     @routes.post("/logits")
-    def next_tokens(body: LogitsBody) -> NextTokens:
+    def list_next_tokens(body: LogitsBody) -> NextTokens:
         """What could come next, and how likely."""
         return NextTokens(tokens=[Likely(id=t.id, text=t.text, logprob=t.logprob) for t in _likeliest(app, body)])
 
@@ -213,18 +213,17 @@ def _likeliest(app: App, body: LogitsBody) -> Sequence[TokenAlternative]:
     model = app.engine.model
     if not model.capabilities.logprobs:
         raise UserError(f"{model.name} cannot report log-probabilities with its loader.", param="prompt")
-    request = GenerationRequest(body.prompt, SamplingParams(max_tokens=1, temperature=0, ban_eos=False), logprobs=body.top)
+    request = GenerationRequest(body.prompt, SamplingParams(max_tokens=1, temperature=0), logprobs=body.top)
     with app.engine.stream(request) as events:
         for event in events:
             if isinstance(event, TextDelta) and event.details:
                 return event.details[0].alternatives
-            assert not isinstance(event, Started) or event.prompt_tokens
     return ()
 
 
 def _add_knowledge(routes: APIRouter, app: App) -> None:
     @routes.get("/health")
-    def health() -> Health:
+    def server_health() -> Health:
         """Whether the server answers."""
         return Health()
 
@@ -247,7 +246,7 @@ def _add_knowledge(routes: APIRouter, app: App) -> None:
         )
 
     @routes.get("/model/list")
-    def list_models() -> ModelEntries:
+    def list_models_on_disk() -> ModelEntries:
         """Every model on disk."""
         loaded = app.engine.status.name
         return ModelEntries(
@@ -267,7 +266,7 @@ def _add_knowledge(routes: APIRouter, app: App) -> None:
         )
 
     @routes.get("/adapters/list")
-    def list_adapters() -> AdapterEntries:
+    def list_adapters_on_disk() -> AdapterEntries:
         """Every adapter on disk."""
         model = app.engine.loaded
         loaded = model.adapters if model is not None else ()
@@ -286,7 +285,7 @@ def administration(app: App) -> APIRouter:
     routes = APIRouter(prefix="/v1/internal", tags=["administration"], responses=REFUSALS, dependencies=guards)
 
     @routes.post("/stop")
-    def stop_all() -> Stopped:
+    def stop_all_replies() -> Stopped:
         """Stop every reply that is being made, of all users."""
         return Stopped(stopped=app.engine.stop_all())
 
