@@ -51,9 +51,9 @@ class EventStream:
         return self._error is not None
 
     def put(self, event: GenerationEvent) -> None:
-        """Hand one event over. Does nothing once the reader has left."""
+        """Hand one event over. Does nothing once the reader has left, or after the end."""
         with self._changed:
-            if not self._closed:
+            if not (self._closed or self._ended):
                 self.last = event
                 self._events.append(event)
                 self._wake()

@@ -1,0 +1,1 @@
+"""Models on other engines, reached by the OpenAI protocol."""
