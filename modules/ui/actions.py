@@ -70,7 +70,10 @@ def _answer(app: App, chat: Chat, branch: Sequence[StoredMessage]) -> StoredMess
 
 
 def _say_and_answer(app: App, chat: Chat, branch: Sequence[StoredMessage], content: str) -> StoredMessage:
-    """Add what a user says under a branch, and a reply to it. Nothing is kept where the model refuses the request."""
+    """Add what a user says under a branch, and a reply to it. Nothing is kept where the model refuses the request.
+
+    A chat with the id 0 is made first.
+    """
     owner, parent = chat.owner, branch[-1].id if branch else None
     content = content.strip()
     if not content:
@@ -79,8 +82,9 @@ def _say_and_answer(app: App, chat: Chat, branch: Sequence[StoredMessage], conte
     request = _request(app, chat, [*branch, draft])
 
     def make() -> StoredMessage:
-        said = app.store.add(owner, chat.id, parent, "user", content)
-        return app.store.add(owner, chat.id, said.id, "assistant", settings_of(chat).reply_start, state="streaming")
+        kept = chat.id or app.store.create_chat(owner, settings=chat.settings).id
+        said = app.store.add(owner, kept, parent, "user", content)
+        return app.store.add(owner, kept, said.id, "assistant", settings_of(chat).reply_start, state="streaming")
 
     return _begin(app, owner, request, make)
 
@@ -88,6 +92,12 @@ def _say_and_answer(app: App, chat: Chat, branch: Sequence[StoredMessage], conte
 def send(app: App, owner: str, chat_id: int, content: str, after: int | None) -> StoredMessage:
     """Say something after message `after` (None: first of all), and begin the reply, which is returned."""
     return _say_and_answer(app, app.store.chat(owner, chat_id), _branch(app, owner, chat_id, after), content)
+
+
+def begin_chat(app: App, owner: str, content: str, settings: dict[str, object]) -> StoredMessage:
+    """Say the first thing in a new chat, which is made only if the model takes the message."""
+    kept = ChatSettings.read(settings).differences()
+    return _say_and_answer(app, Chat(0, owner, "", False, False, 0, 0, None, kept, 0), [], content)
 
 
 def regenerate(app: App, owner: str, message_id: int) -> StoredMessage:

@@ -29,8 +29,12 @@ class View(BaseModel):
 
 
 class NewMessage(BaseModel):
+    """chat: None begins a new one, with `settings`. after: the message that this one follows."""
+
     content: str
+    chat: int | None = None
     after: int | None = None
+    settings: dict[str, Any] | None = None
 
 
 class Edit(BaseModel):
@@ -72,10 +76,6 @@ def router(app: App) -> APIRouter:
     @routes.get("")
     def list_chats(owner: Owner, search: str = "") -> list[dict[str, Any]]:
         return views.list_view(app.store.chats(owner, search))
-
-    @routes.post("")
-    def create(owner: Owner) -> dict[str, int]:
-        return {"id": app.store.create_chat(owner).id}
 
     @routes.get("/pulse")
     def pulse(owner: Owner, chat: int | None = None) -> dict[str, Any]:
@@ -128,9 +128,13 @@ def router(app: App) -> APIRouter:
 
     # --- messages
 
-    @routes.post("/{chat_id}/messages")
-    def send(owner: Owner, chat_id: int, body: NewMessage) -> dict[str, int]:
-        return {"reply": actions.send(app, owner, chat_id, body.content, body.after).id}
+    @routes.post("/send")
+    def send(owner: Owner, body: NewMessage) -> dict[str, int]:
+        if body.chat is None:
+            reply = actions.begin_chat(app, owner, body.content, body.settings or {})
+        else:
+            reply = actions.send(app, owner, body.chat, body.content, body.after)
+        return {"chat": reply.chat_id, "reply": reply.id}
 
     @routes.get("/messages/{message_id}")
     def source(owner: Owner, message_id: int) -> dict[str, str]:

@@ -1,0 +1,58 @@
+"""The page: its tabs in order, its look, and the words it is written in."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gradio as gr
+from gradio.themes import Base
+
+from modules.app import App
+from modules.ui.tabs import chat
+from modules.ui.words import tables
+
+_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Noto Sans CJK SC", "sans-serif"]
+_MONO = ["ui-monospace", "SF Mono", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
+
+# Before Gradio's own script: the language and the theme that were chosen here count for its components too.
+_HEAD = """
+<link rel="stylesheet" href="chats/static/chat.css">
+<script>
+window.TEXTLOOM = %s;
+(() => {
+  const language = localStorage.getItem("textloom-language");
+  if (language && language !== "auto") Object.defineProperty(navigator, "language", {get: () => language});
+  const theme = localStorage.getItem("textloom-theme");
+  if (theme && theme !== "auto") {
+    const query = window.matchMedia.bind(window);
+    window.matchMedia = (text) => text.includes("prefers-color-scheme")
+      ? {matches: text.includes(theme), media: text, addEventListener() {}, removeEventListener() {}, addListener() {}, removeListener() {}}
+      : query(text);
+  }
+})();
+</script>
+"""
+
+
+def words() -> gr.I18n:
+    """Gradio's own way to say which words a label has in which language."""
+    table = tables()
+    return gr.I18n(**table, **{"zh-CN": table["zh"], "zh-TW": table["zh"]})  # pyright: ignore[reportArgumentType]
+
+
+def build(app: App) -> gr.Blocks:
+    """All tabs. Nothing is computed here: what a tab shows is asked for when it is opened."""
+    say = words()
+    with gr.Blocks(title="Textloom", fill_width=True, analytics_enabled=False) as page:
+        with gr.Tabs(elem_id="tl-tabs"):
+            with gr.Tab(say("tab.chat"), id="chat", elem_id="tab-chat"):
+                chat.build()
+    return page
+
+
+def mount_options() -> dict[str, Any]:
+    """What gr.mount_gradio_app is told about the look."""
+    theme = Base(primary_hue="indigo", neutral_hue="zinc", font=_FONTS, font_mono=_MONO)
+    script = json.dumps({"words": tables()}, ensure_ascii=False).replace("</", "<\\/")
+    return {"theme": theme, "head": _HEAD % script, "i18n": words()}

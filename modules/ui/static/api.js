@@ -1,0 +1,45 @@
+// Calls to the server. Addresses are relative, so that the page works under any path.
+
+import {toast} from "./dom.js";
+import {t} from "./words.js";
+
+const BASE = new URL("chats", document.baseURI).href;
+
+export const address = (path) => `${BASE}${path}`;
+
+export class Refused extends Error {}
+
+async function call(method, path, body) {
+  let reply;
+  try {
+    reply = await fetch(address(path), {
+      method,
+      headers: body === undefined ? {} : {"Content-Type": "application/json"},
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch {
+    throw new Refused(t("unreachable"));
+  }
+  if (reply.ok) return reply.json();
+  if (reply.status === 401) location.reload(); // the login is over: the gate shows its page
+  const answer = await reply.json().catch(() => null);
+  const error = new Refused(answer?.error?.message ?? t("broken", {status: reply.status}));
+  error.status = reply.status;
+  throw error;
+}
+
+export const get = (path) => call("GET", path);
+export const post = (path, body) => call("POST", path, body ?? {});
+export const patch = (path, body) => call("PATCH", path, body);
+export const remove = (path) => call("DELETE", path);
+
+// Run `work`; what the server refuses is shown as a message that passes. Returns undefined then.
+export async function attempt(work) {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof Refused)) console.error(error);
+    toast(error instanceof Refused ? error.message : t("broken", {status: error.message}), {wrong: true});
+    return undefined;
+  }
+}

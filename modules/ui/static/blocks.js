@@ -1,0 +1,66 @@
+// The blocks of one model message in the page: what is finished stays, only the end is drawn again.
+
+import {copyText, h, iconButton} from "./dom.js";
+import {t} from "./words.js";
+
+export class Blocks {
+  constructor(body) {
+    this.body = body;
+    this.items = []; // {start, kind, html, element}
+    this.thinking = null;
+  }
+
+  get position() {
+    return this.items.at(-1)?.start ?? 0;
+  }
+
+  // {at, b}: blocks from `at` on are replaced; {k, a}: the last one keeps its first k characters.
+  apply(change) {
+    if ("k" in change) {
+      const last = this.items.at(-1);
+      if (last) this.draw(last, last.html.slice(0, change.k) + change.a);
+      return;
+    }
+    while (this.items.length && this.items.at(-1).start >= change.at) this.items.pop().element.remove();
+    for (const [start, kind, html] of change.b) {
+      const item = {start, kind, html: "", element: h("div", {class: "tl-block"})};
+      this.holder(kind).append(item.element);
+      this.items.push(item);
+      this.draw(item, html);
+    }
+    if (this.thinking && !this.items.some((item) => item.kind === "thinking")) {
+      this.thinking.remove();
+      this.thinking = null;
+    }
+  }
+
+  // The server has made this HTML and cleaned it.
+  draw(item, html) {
+    item.html = html;
+    item.element.innerHTML = html;
+    for (const code of item.element.querySelectorAll("pre")) addCopyButton(code);
+    for (const table of item.element.querySelectorAll("table")) {
+      const frame = h("div", {class: "tl-table", tabindex: "0", role: "region", "aria-label": t("table")});
+      table.replaceWith(frame);
+      frame.append(table);
+    }
+  }
+
+  holder(kind) {
+    if (kind !== "thinking") return this.body;
+    if (!this.thinking) {
+      this.thinking = h("details", {class: "tl-thinking"}, h("summary", {}, t("thinking")));
+      this.body.prepend(this.thinking);
+    }
+    return this.thinking;
+  }
+}
+
+function addCopyButton(code) {
+  const frame = h("div", {class: "tl-code"});
+  code.replaceWith(frame);
+  const label = h("div", {class: "tl-code-head"}, h("span", {}, code.dataset.language || ""));
+  label.append(iconButton("copy", t("copy.code"), () => copyText(code.textContent)));
+  code.tabIndex = 0;
+  frame.append(label, code);
+}

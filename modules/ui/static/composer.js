@@ -1,0 +1,86 @@
+// Where a message is written. It stays in its place, and a draft stays in it.
+
+import {h, icon} from "./dom.js";
+import {t} from "./words.js";
+
+export class Composer {
+  // controller: {send(text) → true when it was taken, stop(), editLast()}
+  constructor(controller) {
+    this.controller = controller;
+    this.key = "textloom-draft-new";
+    this.text = h("textarea", {rows: "1", placeholder: t("composer.placeholder"), "aria-label": t("composer.label"), enterkeyhint: "send"});
+    this.button = h("button", {type: "submit", class: "tl-send"});
+    this.hint = h("div", {class: "tl-hint"});
+    this.element = h("form", {class: "tl-composer"}, h("div", {class: "tl-composer-box"}, this.text, this.button), this.hint);
+    this.text.addEventListener("input", () => {
+      this.grow();
+      this.drawButton();
+      sessionStorage.setItem(this.key, this.text.value);
+    });
+    this.text.addEventListener("keydown", (event) => this.pressed(event));
+    this.element.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (this.writing) this.controller.stop();
+      else this.send();
+    });
+    this.busy(false);
+  }
+
+  pressed(event) {
+    if (event.isComposing) return; // Enter ends a Chinese word, not the message
+    if (event.key === "Enter" && !event.shiftKey && !event.ctrlKey && !event.altKey) {
+      event.preventDefault();
+      if (!this.writing) this.send();
+    } else if (event.key === "ArrowUp" && !this.text.value) {
+      event.preventDefault();
+      this.controller.editLast();
+    }
+  }
+
+  async send() {
+    const text = this.text.value;
+    if (!text.trim() || this.sending) return;
+    this.sending = true;
+    this.drawButton();
+    this.text.value = "";
+    this.grow();
+    const key = this.key;
+    const taken = await this.controller.send(text);
+    this.sending = false;
+    if (taken) sessionStorage.removeItem(key);
+    else if (!this.text.value) this.text.value = text;
+    this.grow();
+    this.drawButton();
+  }
+
+  // The draft of another chat.
+  turnTo(id) {
+    this.key = `textloom-draft-${id ?? "new"}`;
+    this.text.value = sessionStorage.getItem(this.key) ?? "";
+    this.grow();
+    this.drawButton();
+  }
+
+  busy(writing) {
+    this.writing = writing;
+    this.drawButton();
+  }
+
+  drawButton() {
+    const label = this.writing ? t("stop") : t("send");
+    this.button.replaceChildren(icon(this.writing ? "stop" : "send"));
+    this.button.ariaLabel = label;
+    this.button.title = this.writing ? `${label} (Esc)` : `${label} (Enter)`;
+    this.button.classList.toggle("tl-stop", Boolean(this.writing));
+    this.button.disabled = !this.writing && (this.sending || !this.text.value.trim());
+  }
+
+  grow() {
+    this.text.style.height = "auto";
+    this.text.style.height = `${this.text.scrollHeight}px`;
+  }
+
+  focus() {
+    if (matchMedia("(pointer: fine)").matches) this.text.focus({preventScroll: true});
+  }
+}

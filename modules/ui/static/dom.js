@@ -1,0 +1,198 @@
+// Small tools for the page: elements, icons, menus, messages that pass. Text goes in as text, never as HTML.
+
+import {t} from "./words.js";
+
+const STROKES = {
+  plus: "M12 5v14M5 12h14",
+  search: "M11 4a7 7 0 1 0 0 14 7 7 0 0 0 0-14zM20 20l-4-4",
+  sidebar: "M4 5h16v14H4zM9.5 5v14",
+  send: "M12 19V5M6 11l6-6 6 6",
+  copy: "M9 9h11v11H9zM5 15V4h11",
+  check: "M5 12.5l4.5 4.5L19 7",
+  edit: "M4 20l1-4L16 5l3 3L8 19zM14 7l3 3",
+  again: "M19 12a7 7 0 1 1-2-5l2 2M19 4v5h-5",
+  onward: "M5 6v12l7-6zM12 6v12l7-6z",
+  trash: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13M10 11v5M14 11v5",
+  branch: "M7 4v16M7 14c0-4 10-2 10-7M17 4.5a1.5 1.5 0 1 0 0 .1",
+  left: "M14 6l-6 6 6 6",
+  right: "M10 6l6 6-6 6",
+  down: "M6 9l6 6 6-6",
+  more: "M6 12h.01M12 12h.01M18 12h.01",
+  pin: "M9 4h6l-1 6 3 3H7l3-3zM12 13v7",
+  sliders: "M4 7h9M17 7h3M15 5v4M4 17h3M11 17h9M9 15v4",
+  chip: "M7 7h10v10H7zM10 3v4M14 3v4M10 17v4M14 17v4M3 10h4M3 14h4M17 10h4M17 14h4",
+  gear: "M4 6h16M4 12h16M4 18h16",
+  close: "M6 6l12 12M18 6L6 18",
+};
+
+export function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 24 24");
+  svg.setAttribute("aria-hidden", "true");
+  svg.classList.add("tl-icon");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  path.setAttribute("d", name === "stop" ? "M7 7h10v10H7z" : STROKES[name]);
+  if (name === "stop") path.setAttribute("fill", "currentColor");
+  svg.append(path);
+  return svg;
+}
+
+// h("button", {class: "x", onclick: f, "aria-label": "…"}, children): strings become text.
+export function h(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "class") element.className = value;
+    else if (name in element && !name.includes("-") && typeof value !== "string") element[name] = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+// A button that is only an icon: its label is its name for screen readers, and its tooltip.
+export function iconButton(name, label, action, extra = {}) {
+  const button = h("button", {type: "button", "aria-label": label, title: label, onclick: action, ...extra}, icon(name));
+  button.classList.add("tl-icon-button");
+  return button;
+}
+
+// --- messages that pass
+
+let shelf = null;
+
+export function toast(words, {action = null, wrong = false, seconds = wrong ? 9 : 6} = {}) {
+  shelf ??= document.body.appendChild(h("div", {class: "tl-toasts"}));
+  const box = h("div", {class: `tl-toast${wrong ? " tl-wrong" : ""}`, role: wrong ? "alert" : "status"}, h("span", {}, words));
+  const leave = () => box.remove();
+  if (action) {
+    box.append(h("button", {type: "button", class: "tl-link", onclick: () => { leave(); action.run(); }}, action.label));
+  }
+  box.append(iconButton("close", t("close"), leave));
+  shelf.append(box);
+  while (shelf.children.length > 3) shelf.firstChild.remove();
+  const timer = setTimeout(leave, seconds * 1000);
+  box.addEventListener("mouseenter", () => clearTimeout(timer));
+}
+
+// --- menus
+
+let openMenu = null;
+
+export function closeMenu() {
+  openMenu?.close();
+}
+
+// A list of choices under a button. items: {label, note, icon, checked, danger, disabled, run} or null for a line.
+export function showMenu(anchor, items, {title = "", wide = false} = {}) {
+  const again = openMenu?.anchor === anchor;
+  closeMenu();
+  if (again) return;
+  const box = h("div", {class: `tl-menu${wide ? " tl-wide" : ""}`, role: "menu", "aria-label": title || anchor.ariaLabel});
+  if (title) box.append(h("div", {class: "tl-menu-title", "aria-hidden": "true"}, title));
+  for (const item of items) {
+    if (!item) {
+      box.append(h("hr"));
+      continue;
+    }
+    box.append(
+      h(
+        "button",
+        {
+          type: "button",
+          role: item.checked === undefined ? "menuitem" : "menuitemradio",
+          "aria-checked": item.checked === undefined ? undefined : String(item.checked),
+          class: item.danger ? "tl-danger" : "",
+          disabled: Boolean(item.disabled),
+          title: item.why ?? undefined,
+          onclick: () => { close(true); item.run(); },
+        },
+        item.icon ? icon(item.icon) : null,
+        h("span", {class: "tl-menu-label"}, item.label),
+        item.note ? h("span", {class: "tl-menu-note"}, item.note) : null,
+        item.checked ? icon("check") : null,
+      ),
+    );
+  }
+  const host = anchor.closest(".tl") ?? document.body;
+  host.append(box);
+  place(box, anchor, host);
+  anchor.setAttribute("aria-expanded", "true");
+
+  const outside = (event) => { if (!box.contains(event.target) && !anchor.contains(event.target)) close(); };
+  const keys = (event) => {
+    const buttons = [...box.querySelectorAll("button:not(:disabled)")];
+    const at = buttons.indexOf(document.activeElement);
+    const step = {ArrowDown: 1, ArrowUp: -1}[event.key];
+    if (step) buttons[(at + step + buttons.length) % buttons.length]?.focus();
+    else if (event.key === "Home") buttons[0]?.focus();
+    else if (event.key === "End") buttons.at(-1)?.focus();
+    else if (event.key === "Escape") close(true);
+    else if (event.key === "Tab") { close(); return; }
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
+  };
+  function close(focus = false) {
+    document.removeEventListener("pointerdown", outside);
+    box.remove();
+    anchor.setAttribute("aria-expanded", "false");
+    if (openMenu?.close === close) openMenu = null;
+    if (focus) anchor.focus();
+  }
+  document.addEventListener("pointerdown", outside);
+  box.addEventListener("keydown", keys);
+  openMenu = {anchor, close};
+  (box.querySelector("[aria-checked=true]") ?? box.querySelector("button:not(:disabled)"))?.focus();
+}
+
+function place(box, anchor, host) {
+  const around = host.getBoundingClientRect();
+  const at = anchor.getBoundingClientRect();
+  const left = Math.min(at.left - around.left, around.width - box.offsetWidth - 8);
+  const below = at.bottom - around.top + 6;
+  const fits = below + box.offsetHeight < around.height - 8;
+  box.style.left = `${Math.max(8, left)}px`;
+  box.style.top = `${fits ? below : Math.max(8, at.top - around.top - box.offsetHeight - 6)}px`;
+}
+
+// A dialog with a form; run(values) gets what the fields hold.
+export function showDialog(host, title, fields, label, run) {
+  const controls = new Map();
+  const rows = fields.map(({name, words, help, kind = "text", value, choices}) => {
+    const control =
+      kind === "lines" ? h("textarea", {rows: "4", name}) :
+      kind === "choice" ? h("select", {name}, choices.map(([key, text]) => h("option", {value: key}, text))) :
+      h("input", {type: kind, name, ...(kind === "number" ? {step: "any"} : {})});
+    control.value = value ?? "";
+    controls.set(name, control);
+    return h("label", {class: "tl-field"}, h("span", {}, words), control, help ? h("small", {}, help) : null);
+  });
+  const dialog = h("dialog", {class: "tl-dialog", "aria-label": title});
+  const form = h("form", {method: "dialog"},
+    h("h2", {}, title), rows,
+    h("div", {class: "tl-dialog-foot"},
+      h("button", {type: "button", class: "tl-quiet", onclick: () => dialog.close()}, t("cancel")),
+      h("button", {type: "submit", class: "tl-strong"}, label)));
+  form.addEventListener("submit", () => run(Object.fromEntries([...controls].map(([name, control]) => [name, control.value]))));
+  dialog.append(form);
+  dialog.addEventListener("close", () => dialog.remove());
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+  dialog.addEventListener("keydown", (event) => event.stopPropagation());
+  host.append(dialog);
+  dialog.showModal();
+}
+
+export async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const area = document.body.appendChild(h("textarea", {class: "tl-hidden"}));
+    area.value = text;
+    area.select();
+    document.execCommand("copy"); // pages that are not on https have no clipboard object
+    area.remove();
+  }
+  toast(t("copied"), {seconds: 2});
+}

@@ -1,0 +1,131 @@
+// The list of conversations: search, groups by date, and what can be done with each.
+
+import {attempt, get, patch, post, remove} from "./api.js";
+import {h, icon, iconButton, showDialog, showMenu, toast} from "./dom.js";
+import {t} from "./words.js";
+
+const DAY = 86400;
+
+export class Sidebar {
+  // controller: {open(id), fresh(), current, host}
+  constructor(controller) {
+    this.controller = controller;
+    this.search = h("input", {type: "search", placeholder: t("search"), "aria-label": t("search.long"), autocomplete: "off"});
+    this.list = h("nav", {class: "tl-list", "aria-label": t("chats")});
+    this.element = h("aside", {class: "tl-side", "aria-label": t("chats")},
+      h("div", {class: "tl-side-head"},
+        h("button", {type: "button", class: "tl-new", onclick: () => controller.fresh()}, icon("plus"), h("span", {}, t("chat.new"))),
+        iconButton("close", t("sidebar.hide"), () => this.show(false), {class: "tl-side-close"})),
+      h("label", {class: "tl-search"}, icon("search"), this.search),
+      this.list);
+    let timer = 0;
+    this.search.addEventListener("input", () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => this.refresh(), 180);
+    });
+    this.search.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && this.search.value) {
+        event.stopPropagation();
+        this.search.value = "";
+        this.refresh();
+      }
+    });
+    const wide = matchMedia("(min-width: 900px)").matches;
+    this.visible = wide && localStorage.getItem("textloom-sidebar") !== "closed";
+  }
+
+  get visible() {
+    return this.element.dataset.open === "true";
+  }
+
+  set visible(open) {
+    this.element.dataset.open = String(open);
+    this.element.inert = !open;
+  }
+
+  show(open) {
+    this.visible = open;
+    if (matchMedia("(min-width: 900px)").matches) localStorage.setItem("textloom-sidebar", open ? "open" : "closed");
+    if (open && !matchMedia("(min-width: 900px)").matches) this.search.focus();
+    this.controller.sidebarChanged?.(open);
+  }
+
+  async refresh() {
+    const wanted = this.search.value.trim();
+    const rows = await attempt(() => get(`?search=${encodeURIComponent(wanted)}`));
+    if (!rows || wanted !== this.search.value.trim()) return;
+    this.rows = rows;
+    this.draw();
+  }
+
+  draw() {
+    const focused = document.activeElement?.closest?.(".tl-row")?.dataset.id;
+    const groups = new Map();
+    for (const row of this.rows ?? []) {
+      const name = row.pinned ? t("group.pinned") : age(row.updated);
+      if (!groups.has(name)) groups.set(name, []);
+      groups.get(name).push(this.row(row));
+    }
+    const parts = [...groups].map(([name, rows]) => h("section", {}, h("h2", {}, name), h("ul", {}, rows)));
+    if (!parts.length) parts.push(h("p", {class: "tl-nothing"}, this.search.value ? t("search.nothing") : t("chats.none")));
+    this.list.replaceChildren(...parts);
+    if (focused) this.list.querySelector(`.tl-row[data-id="${focused}"] a`)?.focus();
+  }
+
+  row(row) {
+    const current = row.id === this.controller.current;
+    const link = h("a", {href: `?chat=${row.id}`, class: "tl-row-link", "aria-current": current ? "page" : undefined,
+      onclick: (event) => {
+        if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+        event.preventDefault();
+        this.controller.open(row.id, row.found ? row.message_id : null);
+        if (!matchMedia("(min-width: 900px)").matches) this.show(false);
+      }},
+      h("span", {class: "tl-row-title"}, row.title || t("chat.untitled")),
+      row.found ? h("span", {class: "tl-row-found"}, row.found) : null,
+      row.running ? h("span", {class: "tl-pulse", title: t("chat.running")}) : null);
+    const more = iconButton("more", t("chat.more", {title: row.title || t("chat.untitled")}),
+      (event) => this.menu(event.currentTarget, row), {"aria-haspopup": "menu", "aria-expanded": "false"});
+    return h("li", {class: `tl-row${current ? " tl-current" : ""}`, "data-id": row.id}, link, more);
+  }
+
+  menu(anchor, row) {
+    showMenu(anchor, [
+      {label: t("rename"), icon: "edit", run: () => this.rename(row)},
+      {label: row.pinned ? t("unpin") : t("pin"), icon: "pin", run: () => this.change(row, {pinned: !row.pinned})},
+      null,
+      {label: t("delete"), icon: "trash", danger: true, run: () => this.delete(row)},
+    ]);
+  }
+
+  rename(row) {
+    showDialog(this.controller.host, t("rename.title"), [{name: "title", words: t("title"), value: row.title, help: t("rename.help")}],
+      t("save"), ({title}) => this.change(row, {title}));
+  }
+
+  async change(row, values) {
+    await attempt(() => patch(`/${row.id}`, values));
+    this.refresh();
+  }
+
+  async delete(row) {
+    if (await attempt(() => remove(`/${row.id}`)) === undefined) return;
+    if (row.id === this.controller.current) this.controller.fresh();
+    this.refresh();
+    toast(t("chat.deleted", {title: row.title || t("chat.untitled")}), {
+      action: {label: t("undo"), run: async () => {
+        await attempt(() => post(`/${row.id}/restore`));
+        this.refresh();
+      }},
+    });
+  }
+}
+
+function age(updated) {
+  const midnight = new Date().setHours(0, 0, 0, 0) / 1000;
+  if (updated >= midnight) return t("group.today");
+  if (updated >= midnight - DAY) return t("group.yesterday");
+  if (updated >= midnight - 7 * DAY) return t("group.week");
+  if (updated >= midnight - 30 * DAY) return t("group.month");
+  return t("group.older");
+}

@@ -1,0 +1,105 @@
+// What answers and how: the model, the preset and the settings of the chat, above the conversation.
+
+import {attempt, get, patch, post, remove} from "./api.js";
+import {h, icon, iconButton, showDialog, showMenu} from "./dom.js";
+import {bytes, count, t} from "./words.js";
+
+export class TopBar {
+  // controller: {sidebar, current, settings, host, settingsChanged(values), pulse()}
+  constructor(controller) {
+    this.controller = controller;
+    this.menuButton = iconButton("sidebar", t("sidebar.show"), () => controller.sidebar.show(!controller.sidebar.visible));
+    this.modelName = h("span", {class: "tl-pick-name"}, "…");
+    this.model = h("button", {type: "button", class: "tl-pick tl-model", "aria-haspopup": "menu", "aria-expanded": "false",
+      onclick: () => this.chooseModel()}, h("span", {class: "tl-dot"}), this.modelName, icon("down"));
+    this.presetName = h("span", {class: "tl-pick-name"}, "…");
+    this.preset = h("button", {type: "button", class: "tl-pick tl-preset", "aria-haspopup": "menu", "aria-expanded": "false",
+      "aria-label": t("preset"), title: t("preset"), onclick: () => this.choosePreset()}, icon("sliders"), this.presetName, icon("down"));
+    this.settings = iconButton("gear", t("chat.settings"), () => this.openSettings());
+    this.fresh = iconButton("plus", t("chat.new"), () => controller.fresh(), {class: "tl-top-new"});
+    this.element = h("header", {class: "tl-top"}, this.menuButton, this.model, this.preset, h("span", {class: "tl-space"}), this.settings, this.fresh);
+  }
+
+  draw(pulse) {
+    const {engine} = pulse;
+    this.engine = engine;
+    this.presetNow = pulse.preset;
+    const names = {
+      ready: engine.name,
+      loading: t("model.loading", {name: engine.name, seconds: Math.round(engine.seconds)}),
+      empty: t("model.none"),
+    };
+    this.modelName.textContent = names[engine.state];
+    this.model.dataset.state = engine.state;
+    this.model.title = engine.state === "loading" ? engine.progress : engine.error ?? t("model.choose");
+    this.model.setAttribute("aria-label", `${t("model")}: ${names[engine.state]}`);
+    this.presetName.textContent = pulse.preset ?? t("preset.own");
+  }
+
+  async chooseModel() {
+    const menus = await attempt(() => get("/menus"));
+    if (!menus) return;
+    const items = menus.models.map((model) => ({
+      label: model.name,
+      note: [model.quantization, model.size ? bytes(model.size) : ""].filter(Boolean).join(" · "),
+      checked: this.engine?.state === "ready" && model.name === this.engine.name,
+      disabled: Boolean(model.problem) || !menus.admin,
+      why: model.problem ?? (menus.admin ? undefined : t("model.admin")),
+      run: () => this.load(model.name),
+    }));
+    if (!items.length) items.push({label: t("model.get"), disabled: true, run: () => {}});
+    if (this.engine?.state === "ready" && menus.admin) {
+      items.push(null, {label: t("model.unload"), icon: "close", run: () => this.unload()});
+    }
+    items.push({label: t("model.more"), icon: "chip", run: () => this.controller.openTab("models")});
+    showMenu(this.model, items, {title: t("model"), wide: true});
+  }
+
+  async load(name) {
+    await attempt(() => post("/model", {name}));
+    this.controller.pulse();
+  }
+
+  async unload() {
+    await attempt(() => remove("/model"));
+    this.controller.pulse();
+  }
+
+  async choosePreset() {
+    const menus = await attempt(() => get("/menus"));
+    if (!menus) return;
+    const items = menus.presets.map((name) => ({
+      label: name,
+      checked: name === this.presetNow,
+      run: async () => {
+        await attempt(() => post("/preset", {name}));
+        this.controller.pulse();
+      },
+    }));
+    items.push(null, {label: t("preset.more"), icon: "sliders", run: () => this.controller.openTab("parameters")});
+    showMenu(this.preset, items, {title: t("preset")});
+  }
+
+  async openSettings() {
+    const menus = await attempt(() => get("/menus"));
+    if (!menus) return;
+    const {settings} = this.controller;
+    const own = this.engine?.template === "model" ? t("template.own") :
+      this.engine?.template ? t("template.fitting", {name: this.engine.template}) : t("template.missing");
+    const adapters = this.engine?.adapters ?? [];
+    const fields = [
+      {name: "system_prompt", words: t("system"), help: t("system.help"), kind: "lines", value: settings.system_prompt},
+      {name: "reply_start", words: t("reply.start"), help: t("reply.start.help"), value: settings.reply_start},
+      {name: "template", words: t("template"), help: t("template.help"), kind: "choice", value: settings.template,
+        choices: [["", own], ...menus.templates.map((name) => [name, name])]},
+    ];
+    if (adapters.length) {
+      fields.push(
+        {name: "adapter", words: t("adapter"), kind: "choice", value: settings.adapter,
+          choices: [["", t("adapter.none")], ...adapters.map((name) => [name, name])]},
+        {name: "adapter_strength", words: t("adapter.strength"), kind: "number", value: settings.adapter_strength},
+      );
+    }
+    showDialog(this.controller.host, t("chat.settings"), fields, t("save"), (values) => this.controller.settingsChanged(values));
+  }
+}

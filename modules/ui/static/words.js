@@ -1,0 +1,34 @@
+// Every visible word, in the language of the browser or the one that was chosen.
+
+const tables = window.TEXTLOOM?.words ?? {en: {}};
+
+function chosen() {
+  const kept = localStorage.getItem("textloom-language");
+  const wanted = kept && kept !== "auto" ? kept : navigator.language;
+  return wanted.toLowerCase().startsWith("zh") ? "zh" : "en";
+}
+
+export const language = chosen();
+
+// t("chat.found", {count: 3}) puts values where the words say {count}.
+export function t(key, values = {}) {
+  const words = tables[language]?.[key] ?? tables.en[key] ?? key;
+  return words.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
+}
+
+const number = new Intl.NumberFormat(language);
+export const count = (value) => number.format(value);
+
+export function bytes(size) {
+  const units = ["B", "KB", "MB", "GB", "TB"];
+  let at = 0;
+  while (size >= 1000 && at < units.length - 1) {
+    size /= 1000;
+    at += 1;
+  }
+  return `${size >= 100 || at === 0 ? Math.round(size) : size.toFixed(1)} ${units[at]}`;
+}
+
+export function when(seconds) {
+  return new Date(seconds * 1000).toLocaleString(language, {dateStyle: "medium", timeStyle: "short"});
+}
