@@ -31,9 +31,9 @@ class Pieces(Cache):
         """key_states [1, heads, tokens, key_dim] and value_states of this pass; returned as they are, for `attend`."""
         at = 0
         for piece in self.pieces:
-            store, start, count = piece.store, piece.start, piece.count
-            store.keys[layer_idx].narrow(1, start, count).copy_(key_states[0].narrow(1, at, count))
-            store.values[layer_idx].narrow(1, start, count).copy_(value_states[0].narrow(1, at, count))
+            start, count = piece.start, piece.count
+            piece.store.keys[layer_idx].narrow(2, start, count).copy_(key_states.narrow(2, at, count))
+            piece.store.values[layer_idx].narrow(2, start, count).copy_(value_states.narrow(2, at, count))
             at += count
         return key_states, value_states
 
@@ -76,28 +76,43 @@ def attend(
     sliding_window: how many of the last tokens a token sees, itself included; softcap: Gemma 2's bound of the scores;
     s_aux [heads]: GPT-OSS's sinks. Returns [1, tokens, heads, value_dim].
     """
-    layer: int = module.layer_idx  # type: ignore[assignment]
     outputs = []
     at = 0
     for index, piece in enumerate(pieces.pieces):
-        total = piece.start + piece.count
-        first = max(0, piece.start + 1 - sliding_window) if sliding_window else 0
-        keys = piece.store.keys[layer].narrow(1, first, total - first)
-        values = piece.store.values[layer].narrow(1, first, total - first)
-        own = query[0] if piece.count == query.shape[2] else query[0].narrow(1, at, piece.count)
+        own = query.narrow(2, at, piece.count)
         at += piece.count
-        heads, count, dim = own.shape
-        groups = heads // keys.shape[0]
-        # The query heads that share a key head stand below each other, so that keys are not repeated.
-        folded = own.reshape(1, keys.shape[0], groups * count, dim)
-        mask = pieces.mask(index, first, groups, sliding_window, folded) if count > 1 else None
-        if softcap is None and s_aux is None:
-            seen = functional.scaled_dot_product_attention(folded, keys[None], values[None], attn_mask=mask, scale=scaling)
-        else:
-            seen = _plainly(folded, keys[None], values[None], mask, scaling, softcap, s_aux)
-        outputs.append(seen.reshape(heads, count, -1).transpose(0, 1))
-    joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return joined[None], None
+        seen = look(pieces, index, module.layer_idx, own, scaling, sliding_window, softcap, s_aux)  # type: ignore[arg-type]
+        outputs.append(seen.transpose(1, 2))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), None
+
+
+def look(
+    pieces: Pieces,
+    index: int,
+    layer: int,
+    query: Tensor,
+    scaling: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """What piece `index` sees in its own store: query [1, heads, count, dim] to [1, heads, count, value_dim]."""
+    piece = pieces.pieces[index]
+    total = piece.start + piece.count
+    first = max(0, piece.start + 1 - window) if window else 0
+    keys = piece.store.keys[layer].narrow(2, first, total - first)
+    values = piece.store.values[layer].narrow(2, first, total - first)
+    _, heads, count, dim = query.shape
+    key_heads = keys.shape[1]
+    groups = heads // key_heads
+    # The query heads that share a key head stand below each other, so that keys are not repeated.
+    folded = query.reshape(1, key_heads, groups * count, dim)
+    mask = pieces.mask(index, first, groups, window, folded) if count > 1 else None
+    if softcap is None and sinks is None:
+        seen = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)
+    else:
+        seen = _plainly(folded, keys, values, mask, scaling, softcap, sinks)
+    return seen.view(1, heads, count, values.shape[-1])
 
 
 def _plainly(

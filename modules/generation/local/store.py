@@ -14,7 +14,7 @@ STEP = 256
 
 @dataclass(frozen=True)
 class LayerLayout:
-    """The shape of one layer's cache: keys [heads, tokens, key_dim] and values [heads, tokens, value_dim]."""
+    """The shape of one layer's cache: keys [1, heads, tokens, key_dim] and values [1, heads, tokens, value_dim]."""
 
     heads: int
     key_dim: int
@@ -65,11 +65,11 @@ class Store:
         old_keys, old_values = self.keys, self.values
         self.keys, self.values = [], []
         for index, layer in enumerate(self.layout.layers):
-            keys = torch.empty(layer.heads, capacity, layer.key_dim, dtype=layer.dtype, device=layer.device)
-            values = torch.empty(layer.heads, capacity, layer.value_dim, dtype=layer.dtype, device=layer.device)
+            keys = torch.empty(1, layer.heads, capacity, layer.key_dim, dtype=layer.dtype, device=layer.device)
+            values = torch.empty(1, layer.heads, capacity, layer.value_dim, dtype=layer.dtype, device=layer.device)
             if keep:
-                keys[:, :keep] = old_keys[index][:, :keep]
-                values[:, :keep] = old_values[index][:, :keep]
+                keys[:, :, :keep] = old_keys[index][:, :, :keep]
+                values[:, :, :keep] = old_values[index][:, :, :keep]
                 old_keys[index] = old_values[index] = keys[:0]
             self.keys.append(keys)
             self.values.append(values)
@@ -82,7 +82,7 @@ class Store:
     def copy(self, other: Store, first: int, last: int) -> None:
         """Take tokens first..last of `other`, at the same places."""
         for own, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
-            own[:, first:last] = theirs[:, first:last]
+            own[:, :, first:last] = theirs[:, :, first:last]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,165 @@
+"""Decoders of Llama's shape, computed with fewer and larger operations than transformers needs.
+
+Llama, Mistral, Qwen 2 and 3, SmolLM and many others are of this shape; `compute` checks the scores against the model's own
+before it is used, so what merely looks alike stays with transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from modules.generation.local.attention import Pieces, look
+from modules.generation.local.projection import Head, Projection, can_pack
+from modules.generation.local.store import Piece, positions
+
+LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
+MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+class NotLlama(Exception):
+    """The model's layers are of another shape."""
+
+
+class Norm:
+    """Root-mean-square norm over the last dimension."""
+
+    def __init__(self, module: Any) -> None:
+        if set(dict(module.named_parameters())) != {"weight"} or not hasattr(module, "variance_epsilon"):
+            raise NotLlama(type(module).__name__)
+        self._weight = module.weight
+        self._shape = tuple(module.weight.shape)
+        self._least = module.variance_epsilon
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.rms_norm(x, self._shape, self._weight, self._least)
+
+
+class Layer:
+    """One decoder layer."""
+
+    def __init__(self, module: Any, name: str, index: int, *, pack: bool) -> None:
+        attention, mlp = module.self_attn, module.mlp
+        children = {child for child, _ in attention.named_children()}
+        if (
+            {child for child, _ in module.named_children()} != LAYER
+            or children - {"q_norm", "k_norm"} != ATTENTION
+            or {child for child, _ in mlp.named_children()} != MLP
+            or not _is_silu(mlp.act_fn)
+        ):
+            raise NotLlama(type(module).__name__)
+        self.index = index
+        self.dim: int = attention.head_dim
+        self.scaling: float = attention.scaling
+        self.window: int | None = getattr(attention, "sliding_window", None)
+        self.before_attention = Norm(module.input_layernorm)
+        self.before_mlp = Norm(module.post_attention_layernorm)
+        self.query_norm = Norm(attention.q_norm) if "q_norm" in children else None
+        self.key_norm = Norm(attention.k_norm) if "k_norm" in children else None
+        self.qkv = _joined(attention, f"{name}.self_attn", ("q_proj", "k_proj", "v_proj"), pack)
+        self.out = _joined(attention, f"{name}.self_attn", ("o_proj",), pack)
+        self.gate_up = _joined(mlp, f"{name}.mlp", ("gate_proj", "up_proj"), pack)
+        self.down = _joined(mlp, f"{name}.mlp", ("down_proj",), pack)
+        (_, _, queries), (_, _, keys), _ = self.qkv.parts
+        self.heads = queries // self.dim
+        self.key_heads = (keys - queries) // self.dim
+        self.width = self.gate_up.parts[0][2]
+
+
+def _is_silu(activation: Any) -> bool:
+    some = torch.linspace(-4, 4, 9)
+    return torch.allclose(activation(some), functional.silu(some))
+
+
+def _joined(parent: Any, name: str, children: Sequence[str], pack: bool) -> Projection:
+    return Projection([getattr(parent, child) for child in children], [f"{name}.{child}" for child in children], pack=pack)
+
+
+class Decoder:
+    """All layers, from token ids to the hidden states after the last norm."""
+
+    def __init__(self, model: Any, *, pack: bool | None = None) -> None:
+        """pack: give the layers' own weights up for packed ones; None does so where it is faster. Raises NotLlama."""
+        decoder = model.get_decoder()
+        name = next(found for found, module in model.named_modules() if module is decoder)
+        if not {"embed_tokens", "layers", "norm", "rotary_emb"} == {child for child, _ in decoder.named_children()}:
+            raise NotLlama(type(decoder).__name__)
+        if any(module._forward_pre_hooks or hasattr(module, "_hf_hook") for module in decoder.modules()):
+            raise NotLlama("its layers are moved about")
+        weight = decoder.layers[0].self_attn.q_proj.weight
+        packed = can_pack(weight) if pack is None else pack
+        self.embed = decoder.embed_tokens
+        self.rotary = decoder.rotary_emb
+        self.layers = [
+            Layer(layer, f"{name}.layers.{index}", index, pack=packed) for index, layer in enumerate(decoder.layers)
+        ]
+        self.norm = Norm(decoder.norm)
+        self.head = Head(model.get_output_embeddings())
+        self.adapters: Any = None
+
+    def logits(self, pieces: Sequence[Piece], embedded: Tensor, keep: Tensor | None) -> Tensor:
+        """embedded [tokens, hidden] to scores [len(keep) or tokens, vocabulary]."""
+        hidden = self.hidden(pieces, embedded, keep)
+        return self.head(hidden)
+
+    def hidden(self, pieces: Sequence[Piece], embedded: Tensor, keep: Tensor | None) -> Tensor:
+        x = embedded
+        places = torch.tensor([positions(pieces)], device=x.device)
+        cos, sin = self.rotary(x[None], position_ids=places)
+        cos, sin = cos[0, :, None], sin[0, :, None]
+        half = cos.shape[-1] // 2
+        # x · cos + rotate_half(x) · sin, with the sign that rotate_half puts before its first half moved into sin.
+        sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
+        cache = Pieces(pieces)
+        adapt = self.adapters.plan(pieces) if self.adapters is not None else None
+        for layer in self.layers:
+            x = self._layer(layer, x, cos, sin, cache, adapt)
+        return self.norm(x if keep is None else x[keep])
+
+    def _layer(self, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, cache: Pieces, adapt: Any) -> Tensor:
+        count = x.shape[0]
+        read = layer.before_attention(x)
+        mixed = layer.qkv(read)
+        if adapt is not None:
+            adapt.add(layer.qkv.parts, read, mixed)
+        mixed = mixed.view(count, -1, layer.dim)
+        turned, values = mixed.split((layer.heads + layer.key_heads, layer.key_heads), 1)
+        if layer.query_norm is not None and layer.key_norm is not None:
+            queries, keys = turned.split((layer.heads, layer.key_heads), 1)
+            turned = torch.cat((layer.query_norm(queries), layer.key_norm(keys)), 1)
+        turned = torch.addcmul(turned * cos, turned.roll(layer.dim // 2, -1), sin).transpose(0, 1)[None]
+        queries, keys = turned.split((layer.heads, layer.key_heads), 1)
+        cache.update(keys, values.transpose(0, 1)[None], layer.index)
+        seen = self._attention(layer, queries, cache)
+        out = layer.out(seen)
+        if adapt is not None:
+            adapt.add(layer.out.parts, seen, out)
+        x = x + out
+        read = layer.before_mlp(x)
+        both = layer.gate_up(read)
+        if adapt is not None:
+            adapt.add(layer.gate_up.parts, read, both)
+        gate, up = both.split((layer.width, layer.width), 1)
+        middle = functional.silu(gate) * up
+        down = layer.down(middle)
+        if adapt is not None:
+            adapt.add(layer.down.parts, middle, down)
+        return x + down
+
+    def _attention(self, layer: Layer, queries: Tensor, cache: Pieces) -> Tensor:
+        """queries [1, heads, tokens, dim] to [tokens, heads · dim]."""
+        if len(cache.pieces) == 1:
+            seen = look(cache, 0, layer.index, queries, layer.scaling, layer.window)
+            return seen[0].transpose(0, 1).reshape(queries.shape[2], -1)
+        outputs = []
+        at = 0
+        for index, piece in enumerate(cache.pieces):
+            seen = look(cache, index, layer.index, queries.narrow(2, at, piece.count), layer.scaling, layer.window)
+            at += piece.count
+            outputs.append(seen[0].transpose(0, 1).reshape(piece.count, -1))
+        return torch.cat(outputs)

@@ -1,0 +1,77 @@
+"""The matrix products of a layer: weights that read the same input as one matrix, in the order that the processor likes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ROWS = 16
+"""oneDNN packs weights for a number of rows; this one is good for few and for many."""
+
+
+class Projection:
+    """[m(x) for m in modules], side by side: x [tokens, in] to [tokens, sum of out].
+
+    parts: (module name, first column, last column) of each, for adapters.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], names: Sequence[str], *, pack: bool) -> None:
+        """pack: give the modules' own weights up for a form that oneDNN reads faster (float32 on the CPU)."""
+        self._modules = list(modules)
+        sizes = [module.out_features for module in modules]
+        ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
+        self.parts = tuple(zip(names, [0, *ends[:-1]], ends, strict=True))
+        self._weight: Tensor | None = None
+        self._bias: Tensor | None = None
+        self._packed: Tensor | None = None
+        if all(type(module) is nn.Linear for module in modules):
+            self._join(pack)
+
+    def _join(self, pack: bool) -> None:
+        modules: list[Any] = self._modules
+        if any(module.bias is not None for module in modules):
+            biases = [module.bias if module.bias is not None else module.weight.new_zeros(module.out_features) for module in modules]
+            self._bias = torch.cat([bias.detach() for bias in biases])
+        weight = torch.cat([module.weight.detach() for module in modules]) if len(modules) > 1 else modules[0].weight.detach()
+        if pack:
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+            for module in modules:
+                module.weight = None
+            return
+        self._weight = weight
+        for module, (_, first, last) in zip(modules, self.parts, strict=True):
+            module.weight.data = weight[first:last]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._packed is not None:
+            return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self._bias, "none", [], "")
+        if self._weight is not None:
+            return functional.linear(x, self._weight, self._bias)
+        if len(self._modules) == 1:
+            return self._modules[0](x)
+        return torch.cat([module(x) for module in self._modules], -1)
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Whether `Projection` may pack weights like this one."""
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+
+
+class Head:
+    """The scores: x [tokens, hidden] to [tokens, vocabulary].
+
+    Its matrix is often the embedding as well, so it stays as it is; oneDNN is quicker with it than the default.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._direct = type(module) is nn.Linear and can_pack(module.weight)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._direct and x.shape[0]:
+            return torch.ops.mkldnn._linear_pointwise.default(x, self._module.weight, self._module.bias, "none", [], "")
+        return self._module(x)
