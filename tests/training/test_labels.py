@@ -74,16 +74,16 @@ CASES = [
     (ALPACA[1:], "vicuna-format", "auto", "answers", ["USER: Hi\nASSISTANT: ⟦Hé<|im_end|>⟧"]),
     # Several turns: every answer is learnt, no question is.
     (SHAREGPT, "sharegpt", "model", "answers", [
-        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n⟦bb<|im_end|>⟧\n"
-        "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n⟦dd<|im_end|>⟧",
+        ("<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n⟦bb<|im_end|>⟧\n"
+        "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n⟦dd<|im_end|>⟧"),
     ]),
     (SHAREGPT, "sharegpt", "model", "all", [
-        "⟦<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nbb<|im_end|>\n"
-        "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\ndd<|im_end|>⟧",
+        ("⟦<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nbb<|im_end|>\n"
+        "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\ndd<|im_end|>⟧"),
     ]),
     (SHAREGPT, "sharegpt", "model", "after:bb", [
-        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nbb⟦<|im_end|>\n"
-        "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\ndd<|im_end|>⟧",
+        ("<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nbb⟦<|im_end|>\n"
+        "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\ndd<|im_end|>⟧"),
     ]),
     (SHAREGPT, "sharegpt", "format", "answers", [f"<s>{VICUNA}USER: a ASSISTANT:⟦ bb<|im_end|>⟧USER: c ASSISTANT:⟦ dd<|im_end|>⟧"]),
     (SHAREGPT, "sharegpt", "Llama-2", "answers", [
@@ -91,12 +91,12 @@ CASES = [
     ]),
     # OpenAI's messages: weight 0 is shown, not learnt.
     (MESSAGES, "messages", "model", "answers", [
-        "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nbb<|im_end|>\n"
-        "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n⟦dd<|im_end|>⟧",
+        ("<|im_start|>system\ns<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nbb<|im_end|>\n"
+        "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n⟦dd<|im_end|>⟧"),
     ]),
     (MESSAGES, "messages", "model", "all", [
-        "⟦<|im_start|>system\ns<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nbb<|im_end|>\n"
-        "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\ndd<|im_end|>⟧",
+        ("⟦<|im_start|>system\ns<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nbb<|im_end|>\n"
+        "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\ndd<|im_end|>⟧"),
     ]),
     (MESSAGES, "messages", "Vicuna-v1.1", "answers", ["<s>s USER: a ASSISTANT: bb<|im_end|>USER: c ASSISTANT:⟦ dd<|im_end|>⟧"]),
     # Guanaco: its own words have no end of turn, so the last answer gets one.
@@ -107,8 +107,8 @@ CASES = [
         f"⟦<s>{HUMAN}### Human: a\n### Assistant: bb\n### Human: c\n### Assistant: dd<|im_end|>⟧",
     ]),
     (GUANACO, "guanaco", "model", "answers", [
-        "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n⟦bb<|im_end|>⟧\n"
-        "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n⟦dd<|im_end|>⟧",
+        ("<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n⟦bb<|im_end|>⟧\n"
+        "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n⟦dd<|im_end|>⟧"),
     ]),
     (PAIRS, "question-answer", "model", "answers", ["<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n⟦bb<|im_end|>⟧"]),
     (PAIRS, "question-answer", "model", "all", ["⟦<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nbb<|im_end|>⟧"]),
@@ -182,8 +182,10 @@ def test_a_template_that_hides_earlier_reasoning_gives_one_sequence_for_each_ans
     data = prepared(Places(places.datasets, places.formats, library), bytewise, rows, template="hiding")
     assert [text.replace("\n", "") for text in marked(bytewise, data)] == [
         "<|im_start|>usera<|im_end|><|im_start|>assistant⟦<think>x</think>b<|im_end|>⟧",
-        "<|im_start|>usera<|im_end|><|im_start|>assistantb<|im_end|><|im_start|>userc<|im_end|>"
-        "<|im_start|>assistant⟦<think>y</think>d<|im_end|>⟧",
+        (
+            "<|im_start|>usera<|im_end|><|im_start|>assistantb<|im_end|><|im_start|>userc<|im_end|>"
+            "<|im_start|>assistant⟦<think>y</think>d<|im_end|>⟧"
+        ),
     ]
 
 

@@ -1,0 +1,305 @@
+"""Jobs as processes: killed, resumed, stopped, queued, refused; and two processes that do the work of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.errors import Conflict, NotFound, UserError
+from modules.training import events, launch, process
+from modules.training.config import TrainingConfig
+from modules.training.folder import RunFolder
+from modules.training.jobs import TrainingJob, TrainingJobs
+from tests.training.conftest import SETTINGS, counting_rows
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture
+def jobs(training_root):
+    jobs = TrainingJobs(training_root)
+    yield jobs
+    jobs.close()
+    for job in jobs.list():
+        jobs.stop_now(job.id)
+
+
+def config(**settings) -> TrainingConfig:
+    return TrainingConfig.read({**SETTINGS, **settings})
+
+
+def wait_for(look: Callable[[], Any], seconds: float = 150, what: str = "it") -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := look():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"{what} did not come within {seconds} s")
+
+
+def when_ended(jobs: TrainingJobs, id: str) -> TrainingJob:
+    def look() -> TrainingJob | None:
+        job = jobs.get(id)
+        return job if job.state not in ("queued", "starting", "running", "stopping") else None
+
+    return wait_for(look, what=f"the end of {id}")
+
+
+def steps(jobs: TrainingJobs, id: str) -> dict[int, float]:
+    return {event.step: event.loss for event in jobs.events(id) if isinstance(event, events.Stepped)}
+
+
+def undisturbed(make_run) -> dict[int, float]:
+    """The losses of 24 steps, in this very process."""
+    from modules.training.worker.__main__ import train
+
+    folder = make_run("undisturbed", max_steps=24)
+    train(folder)
+    return {event.step: event.loss for event in events.read_events(folder.events) if isinstance(event, events.Stepped)}
+
+
+# --- killed and resumed
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.slow
+def test_a_killed_worker_goes_on_with_the_losses_of_an_undisturbed_run(jobs, make_run):
+    wanted = undisturbed(make_run)
+    job = jobs.start(config(name="killed", save_every=5))
+    wait_for(lambda: 13 in steps(jobs, job.id), what="step 13")
+    pid = process.alive(RunFolder(jobs.runs / job.id).process)
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    killed = when_ended(jobs, job.id)
+    assert killed.state == "interrupted" and killed.can_resume and "from outside" in killed.reason
+    assert killed.step < 24
+    jobs.resume(job.id)
+    done = when_ended(jobs, job.id)
+    assert done.state == "done", jobs.log_tail(job.id)
+    started = [event.step for event in jobs.events(job.id) if isinstance(event, events.Started)]
+    assert started[-1] >= 10
+    assert steps(jobs, job.id) == pytest.approx(wanted, abs=1e-6)
+
+
+SERVER = """
+import sys, time
+from pathlib import Path
+from modules.training.config import TrainingConfig
+from modules.training.jobs import TrainingJobs
+jobs = TrainingJobs(Path(sys.argv[1]))
+print(jobs.start(TrainingConfig.model_validate_json(sys.argv[2])).id, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.slow
+def test_worker_and_server_killed_together_lose_nothing_but_the_last_steps(jobs, make_run, training_root):
+    wanted = undisturbed(make_run)
+    asked = config(name="both", save_every=5).model_dump_json()
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(training_root), asked], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout
+    id = server.stdout.readline().strip()
+    wait_for(lambda: 13 in steps(jobs, id), what="step 13")
+    server.kill()
+    server.wait()
+    server.stdout.close()
+    assert jobs.get(id).state in ("running", "done"), "the run outlives its server"
+    jobs.stop_now(id)
+    assert when_ended(jobs, id).state == "interrupted"
+    fresh = TrainingJobs(training_root)
+    fresh.resume(id)
+    assert when_ended(fresh, id).state == "done", fresh.log_tail(id)
+    assert steps(fresh, id) == pytest.approx(wanted, abs=1e-6)
+
+
+# --- stop, queue, copy, delete
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_after_saving_while_the_next_one_waits_its_turn(jobs):
+    first = jobs.start(config(name="first", max_steps=5000, epochs=1000, save_every=10_000))
+    assert first.state in ("starting", "running")
+    with pytest.raises(Conflict, match="first is being trained"):
+        jobs.start(config(name="refused"))
+    second = jobs.start(config(name="second", max_steps=2), queue=True)
+    third = jobs.start(config(name="third"), queue=True)
+    assert (second.state, third.state) == ("queued", "queued")
+    with pytest.raises(Conflict, match="stop it first"):
+        jobs.delete(first.id)
+    wait_for(lambda: jobs.get(first.id).step >= 2, what="the second step")
+    running = jobs.get(first.id)
+    assert running.state == "running" and running.total_steps == 5000 and running.loss and running.tokens_per_second
+    assert running.remaining and running.remaining > 0
+    jobs.stop(third.id)
+    assert jobs.get(third.id).state == "new"
+    jobs.stop(first.id)
+    stopped = when_ended(jobs, first.id)
+    assert stopped.state == "stopped" and stopped.checkpoints == (f"step-{stopped.step:06d}",)
+    assert when_ended(jobs, second.id).state == "done", jobs.log_tail(second.id)
+    assert jobs.use_checkpoint(first.id, stopped.checkpoints[0]) == f"first-step-{stopped.step:06d}"
+    assert jobs.loras.find("second").rank == 4 and jobs.loras.find(f"first-{stopped.checkpoints[0]}").problem is None
+    assert jobs.copy(second.id).name == "second-2"
+    jobs.delete(first.id)
+    with pytest.raises(NotFound):
+        jobs.get(first.id)
+
+
+@pytest.mark.slow
+def test_a_crash_is_shown_as_a_crash_with_its_last_lines(jobs):
+    job = jobs.start(config(name="crash", max_steps=500, epochs=100))
+    folder = RunFolder(jobs.runs / job.id)
+    wait_for(lambda: jobs.get(job.id).state == "running", what="the start")
+    jobs.stop_now(job.id)
+    (folder.plan_file).write_text(folder.plan_file.read_text().replace("tiny-llama", "gone"))
+    jobs.resume(job.id)
+    failed = when_ended(jobs, job.id)
+    assert failed.state == "failed" and "gone" in failed.reason
+    assert "failed:" in jobs.log_tail(job.id, 3)
+
+
+def test_what_ends_before_its_first_word_has_failed_with_its_last_lines(jobs, make_run, monkeypatch):
+    folder = make_run("mute")
+    process.start(
+        [sys.executable, "-c", "raise SystemExit('no module named torch')"],
+        cwd=ROOT, log=folder.log, mark=folder.process, environment={},
+    )  # fmt: skip
+    job = when_ended(jobs, "mute")
+    assert job.state == "failed" and "no module named torch" in job.reason
+
+
+# --- told before the start
+
+
+GPTQ = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"model": ""}, "Choose a model"),
+        ({"model": "nosuch"}, "There is no model called nosuch"),
+        ({"dataset": ""}, "Choose a data set"),
+        ({"dataset": "nosuch"}, "There is no data set called nosuch"),
+        ({"format": "sharegpt"}, "needs the column conversations, and the data has instruction, input, output"),
+        ({"cutoff": 10}, "Raise the cutoff"),
+        ({"target_modules": "q_proj, w_proj"}, "no layer called w_proj"),
+        ({"continue_from": "nosuch"}, "no adapter called nosuch"),
+        ({"method": "full", "continue_from": "x"}, "no adapter to continue"),
+        ({"method": "gptq-lora"}, "is no GPTQ model"),
+        ({"early_stop": 2}, "Early stop needs held-out rows"),
+        ({"keep_best": True}, "needs held-out rows"),
+        ({"loss": "after"}, "needs the marker"),
+        ({"eval_dataset": "nosuch"}, "There is no data set called nosuch"),
+        ({"sharding": "fsdp"}, "more than one process"),
+        ({"machines": 2}, "address of the first one"),
+        ({"name": "../x"}, "cannot be a name"),
+        ({"name": "taken"}, "already one called taken"),
+    ],
+    ids=str,
+)
+def test_what_is_known_to_fail_is_refused_before_the_start(jobs, settings, words):
+    (jobs.root / "loras" / "taken").mkdir()
+    with pytest.raises(UserError, match=words):
+        jobs.start(config(**settings))
+    assert jobs.list() == []
+
+
+def test_one_row_cannot_be_divided_and_answers_must_exist(jobs):
+    data = jobs.places.datasets
+    (data / "one.json").write_text(json.dumps(counting_rows(1)))
+    with pytest.raises(UserError, match="too few to hold out"):
+        jobs.check(config(dataset="one", eval_share=0.1))
+    assert jobs.check(config(dataset="one")).name == "one"
+    (data / "mute.json").write_text(json.dumps([{**row, "output": ""} for row in counting_rows(3)]))
+    with pytest.raises(UserError, match="3 no answer"):
+        jobs.check(config(dataset="mute"))
+
+
+def gptq_model(jobs: TrainingJobs, tiny_llama_folder: Path) -> None:
+    folder = jobs.root / "models" / "tiny-gptq"
+    folder.mkdir()
+    for file in tiny_llama_folder.iterdir():
+        (folder / file.name).symlink_to(file)
+    values = json.loads((tiny_llama_folder / "config.json").read_text())
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(json.dumps({**values, **GPTQ}))
+
+
+def test_a_gptq_base_without_its_package_is_told_before_the_start(jobs, tiny_llama_folder, monkeypatch):
+    import importlib.util
+
+    gptq_model(jobs, tiny_llama_folder)
+    with pytest.raises(UserError, match="choose the method gptq-lora"):
+        jobs.check(config(model="tiny-gptq"))
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "gptqmodel" else found(name, *more))
+    with pytest.raises(UserError, match="pip install gptqmodel"):
+        jobs.check(config(model="tiny-gptq", method="gptq-lora"))
+
+
+def test_a_gguf_file_is_refused_with_what_to_do(jobs, starter_gguf):
+    (jobs.root / "models" / starter_gguf.name).symlink_to(starter_gguf)
+    with pytest.raises(UserError, match="as a transformers folder"):
+        jobs.check(config(model=starter_gguf.name))
+
+
+def test_a_cutoff_beyond_the_models_context_becomes_the_context(jobs):
+    assert jobs.check(config(cutoff=100_000)).cutoff == 4096
+
+
+# --- commands
+
+
+def test_the_command_can_be_repeated_by_hand(jobs, make_run):
+    make_run("single")
+    make_run("pair", processes=2, main_port=4321)
+    make_run("far", processes=8, machines=2, main_address="10.0.0.1")
+    make_run("sharded", processes=4, sharding="fsdp")
+    where = jobs.runs
+    assert jobs.commands("single") == f"python -m modules.training.worker {where}/single"
+    assert jobs.commands("pair") == (
+        "python -m torch.distributed.run --nproc_per_node 2 --master_addr 127.0.0.1 --master_port 4321 "
+        f"-m modules.training.worker {where}/pair"
+    )
+    far = jobs.commands("far").splitlines()
+    assert far[0] == "# machine 1" and "--nnodes 2 --node_rank 1" in far[3] and "--master_addr 10.0.0.1" in far[3]
+    assert "accelerate.commands.launch --config_file" in jobs.commands("sharded")
+    assert "distributed_type: FSDP" in jobs.accelerate_file("sharded") and not jobs.accelerate_file("single")
+
+
+def test_deepspeeds_stage_is_in_its_file():
+    assert "zero_stage: 3" in launch.accelerate_config(TrainingConfig(sharding="deepspeed-3", processes=2))
+
+
+# --- two processes
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(make_run, jobs):
+    """That there really were two is read from what they say of themselves, and from both having done a part."""
+    settings = {"max_steps": 6, "save_every": 100}
+    make_run("one", **settings)
+    make_run("two", processes=2, **settings)
+    jobs.resume("one")
+    assert when_ended(jobs, "one").state == "done", jobs.log_tail("one")
+    jobs.resume("two")
+    assert when_ended(jobs, "two").state == "done", jobs.log_tail("two")
+    told = [event for event in jobs.events("two") if isinstance(event, events.Started)]
+    assert told[0].processes == 2
+    assert steps(jobs, "two") == pytest.approx(steps(jobs, "one"), abs=1e-3)
+    import torch
+
+    states = torch.load(next((jobs.runs / "two" / "checkpoints").iterdir()) / "random.pt", weights_only=True)
+    assert len(states) == 2 and not torch.equal(states[0]["cpu"], states[1]["cpu"])
