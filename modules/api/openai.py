@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from modules.api import chat, completions, embeddings, internal, models
+from modules.api import chat, completions, embeddings, internal, models, responses
 from modules.api.auth import key_of_api
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def router(app: App) -> APIRouter:
     """The API of `app`."""
 
-    parts = [part.router(app) for part in (chat, completions, models, embeddings, internal)]
+    parts = [part.router(app) for part in (chat, completions, responses, models, embeddings, internal)]
     parts.append(internal.administration(app))
     known = [route for part in parts for route in part.routes]
 

@@ -92,6 +92,7 @@ ROUTES = {
     ("GET", "/v1/models"): "user admin",
     ("POST", "/v1/chat/completions"): "user admin",
     ("POST", "/v1/completions"): "user admin",
+    ("POST", "/v1/responses"): "user admin",
     ("POST", "/v1/embeddings"): "user admin",
     ("GET", "/v1/nothing"): "user admin",
     ("POST", "/v1/internal/token-count"): "user admin",
@@ -112,6 +113,7 @@ ROUTES = {
 BODIES = {
     "/v1/chat/completions": {"messages": HI},
     "/v1/completions": {"prompt": "x"},
+    "/v1/responses": {"input": "x"},
     "/v1/embeddings": {"input": "x"},
     "/v1/internal/token-count": {"text": "x"},
     "/v1/internal/encode": {"text": "x"},

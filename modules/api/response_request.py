@@ -1,0 +1,221 @@
+"""The body of /v1/responses, and the chat request that it amounts to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from modules.api.chat_request import ChatCompletionRequest, Json
+from modules.api.common import CommonRequest
+from modules.generation.sampling import MAX_TOKENS
+from modules.settings.declare import Settings
+
+
+class InputText(Settings):
+    """A piece of text."""
+
+    type: Literal["input_text", "output_text", "text"]
+    text: str
+    annotations: tuple[Any, ...] | None = None
+    """Accepted, because answers carry it."""
+    logprobs: tuple[Any, ...] | None = None
+    """Accepted, because answers carry it."""
+
+
+class InputImage(Settings):
+    """A picture."""
+
+    type: Literal["input_image"]
+    image_url: str
+    detail: Literal["auto", "low", "high"] | None = None
+    """Accepted, without effect."""
+
+
+InputPart = Annotated[InputText | InputImage, Field(discriminator="type")]
+
+
+class MessageItem(Settings):
+    """A turn of the conversation."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | tuple[InputPart, ...]
+    id: str | None = None
+    status: str | None = None
+
+
+class CallItem(Settings):
+    """A call that the model made earlier."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+    id: str | None = None
+    status: str | None = None
+
+
+class OutputItem(Settings):
+    """What a called function answered."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: str
+    id: str | None = None
+    status: str | None = None
+
+
+Item = MessageItem | CallItem | OutputItem
+
+
+class FunctionTool(Settings):
+    """A function that the model may call."""
+
+    type: Literal["function"]
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    description: str | None = None
+    parameters: Json | None = None
+    strict: bool | None = None
+
+
+class NamedFunction(Settings):
+    """The one function that must be called."""
+
+    type: Literal["function"]
+    name: str
+
+
+class PlainText(Settings):
+    """Free text."""
+
+    type: Literal["text"]
+
+
+class JsonObject(Settings):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchema(Settings):
+    """JSON that follows a schema."""
+
+    type: Literal["json_schema"]
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    schema_: Json = Field(alias="schema")
+    description: str | None = None
+    strict: bool | None = None
+
+
+class TextOptions(Settings):
+    """The form of the reply."""
+
+    format: Annotated[PlainText | JsonObject | JsonSchema, Field(discriminator="type")] | None = None
+    verbosity: str | None = None
+    """Accepted, without effect."""
+
+
+class Reasoning(Settings):
+    """How much to think first."""
+
+    effort: str | None = None
+    """Handed to the chat template, for models that know it."""
+    summary: str | None = None
+    """Accepted, without effect."""
+
+
+class ResponseRequest(CommonRequest):
+    """A conversation to answer, in the newer form of the protocol. Nothing is stored: each request brings all of it."""
+
+    input: str | tuple[Item, ...]
+    """A question, or the conversation so far."""
+    instructions: str | None = None
+    """What the model is told before the conversation."""
+    max_output_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    """The most tokens the reply may have; left out, it is what is left of the context."""
+    text: TextOptions | None = None
+    """The form of the reply."""
+    tools: tuple[FunctionTool, ...] = Field((), max_length=128)
+    """Functions that the model may call."""
+    tool_choice: Literal["none", "auto", "required"] | NamedFunction = "auto"
+    """Whether to call a function."""
+    parallel_tool_calls: bool = True
+    """Whether the model may call several functions in one reply."""
+    truncation: Literal["auto", "disabled"] = "disabled"
+    """auto leaves out the oldest turns of a conversation that is too long."""
+    reasoning: Reasoning | None = None
+    """For models that think first."""
+    previous_response_id: str | None = None
+    """Not supported, because nothing is stored: send the whole conversation as input."""
+    include: tuple[str, ...] | None = None
+    """Accepted, without effect."""
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.previous_response_id is not None:
+            raise ValueError(
+                "previous_response_id cannot be followed: nothing is stored here. Send the whole conversation as input"
+            )
+        if self.n != 1:
+            raise ValueError("n must be 1 here; /v1/chat/completions makes several replies")
+        if "max_tokens" in self.model_fields_set:
+            raise ValueError("max_tokens is called max_output_tokens here")
+        if not self.input:
+            raise ValueError("input is empty")
+        return self
+
+    def as_chat(self) -> ChatCompletionRequest:
+        """The same in the words of chat. Raises ValidationError."""
+        shared = set(CommonRequest.model_fields) - {"stream_options", "n", "max_tokens"}
+        fields: dict[str, Any] = self.model_dump(include=self.model_fields_set & shared)
+        fields["messages"] = list(self._messages())
+        fields["parallel_tool_calls"] = self.parallel_tool_calls
+        fields["tools"] = [
+            {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)} for tool in self.tools
+        ]
+        choice = self.tool_choice
+        fields["tool_choice"] = (
+            {"type": "function", "function": {"name": choice.name}} if isinstance(choice, NamedFunction) else choice
+        )
+        if self.max_output_tokens is not None:
+            fields["max_tokens"] = self.max_output_tokens
+        if self.truncation == "auto":
+            fields["truncate"] = "oldest"
+        if self.reasoning is not None and self.reasoning.effort is not None:
+            fields["reasoning_effort"] = self.reasoning.effort
+        match self.text.format if self.text is not None else None:
+            case JsonObject():
+                fields["response_format"] = {"type": "json_object"}
+            case JsonSchema(name=name, schema_=schema):
+                fields["response_format"] = {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
+            case _:
+                pass
+        return ChatCompletionRequest.model_validate(fields)
+
+    def _messages(self) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = []
+        if self.instructions is not None:
+            messages.append({"role": "system", "content": self.instructions})
+        if isinstance(self.input, str):
+            return [*messages, {"role": "user", "content": self.input}]
+        for item in self.input:
+            match item:
+                case MessageItem(role=role, content=content):
+                    parts = content if isinstance(content, str) else [_part(part) for part in content]
+                    messages.append({"role": role, "content": parts})
+                case OutputItem(call_id=call, output=output):
+                    messages.append({"role": "tool", "tool_call_id": call, "content": output})
+                case CallItem(call_id=call, name=name, arguments=arguments):
+                    made = {"id": call, "type": "function", "function": {"name": name, "arguments": arguments}}
+                    if messages and messages[-1]["role"] == "assistant":
+                        messages[-1].setdefault("tool_calls", []).append(made)
+                    else:
+                        messages.append({"role": "assistant", "content": None, "tool_calls": [made]})
+        return messages
+
+
+def _part(part: InputText | InputImage) -> dict[str, Any]:
+    if isinstance(part, InputText):
+        return {"type": "text", "text": part.text}
+    return {"type": "image_url", "image_url": {"url": part.image_url}}
