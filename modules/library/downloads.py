@@ -18,9 +18,9 @@ from modules.errors import Conflict, Unavailable
 from modules.library.disk import need_space
 from modules.library.hub import Repository, RepositoryFile, RepositoryName, file_address, read_repository, sentences
 from modules.library.manifest import Manifest, manifest_of, merged, problem_of, read_manifest, write_manifest
+from modules.library.transfer import file_size, receive
 from modules.library.wanted import Wanted, choose_files, total_size
 
-_BLOCK = 1 << 18
 _STALLED = 30  # seconds without a byte after which a connection is given up and made again
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 _EVERY = 0.2  # seconds between two reports
@@ -91,6 +91,8 @@ def _present(target: Path, files: tuple[RepositoryFile, ...]) -> frozenset[str]:
     def is_there(file: RepositoryFile) -> bool:
         path = target / file.path
         known = manifest.file(file.path) if manifest else None
+        if manifest and file.path in manifest.damaged:
+            return False
         return path.is_file() and path.stat().st_size == file.size and (known is None or known == file)
 
     return frozenset(file.path for file in files if is_there(file))
@@ -109,7 +111,7 @@ def download(
             shutil.rmtree(plan.draft, ignore_errors=True)
         manifest = manifest_of(plan.repository, plan.files)
         _keep_what_fits(plan.draft, manifest)
-        arrived = sum(_size(plan.draft / file.path) for file in plan.missing)
+        arrived = sum(file_size(plan.draft / file.path) for file in plan.missing)
         need_space(plan.target.parent, total_size(plan.missing) - arrived, plan.repository.name.repository)
         plan.draft.mkdir(exist_ok=True)
         write_manifest(plan.draft, manifest)
@@ -160,10 +162,6 @@ def _put_in_place(plan: DownloadPlan, manifest: Manifest) -> None:
     shutil.rmtree(plan.draft)
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
 # --- the transfer
 
 
@@ -189,7 +187,7 @@ class _Transfer:
         """Fetch one file, going on where it was interrupted, and compare its SHA-256."""
         path = self.plan.draft / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._note(file, _size(path))
+        self._note(file, file_size(path))
         self._fetch_with_retries(file, path)
         self._note(file, file.size, checking=True)
         if problem := problem_of(path, file):
@@ -204,14 +202,14 @@ class _Transfer:
         from huggingface_hub.errors import HfHubHTTPError
 
         failures = 0
-        while _size(path) < file.size or not path.exists():
-            before = _size(path)
+        while file_size(path) < file.size or not path.exists():
+            before = file_size(path)
             try:
                 self._stream(file, path)
-                if _size(path) == before and file.size:
+                if file_size(path) == before and file.size:
                     raise httpx2.RemoteProtocolError("nothing came")
             except (httpx2.TransportError, httpx2.StreamError, HfHubHTTPError) as error:
-                failures = failures + 1 if _size(path) == before else 1
+                failures = failures + 1 if file_size(path) == before else 1
                 refused = isinstance(error, HfHubHTTPError) and error.response.status_code not in _TRANSIENT
                 if refused or failures > self.retries:
                     with sentences(self.plan.repository.name):
@@ -220,26 +218,16 @@ class _Transfer:
                     raise _Cancelled from error
 
     def _stream(self, file: RepositoryFile, path: Path) -> None:
-        """One connection: append what it gives to the file."""
-        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+        """One connection; raises _Cancelled in its middle when somebody has closed the iterator."""
+        from huggingface_hub.utils import build_hf_headers
 
-        have = _size(path)
-        # Compressed transfer would make the sizes disagree.
-        headers = {**build_hf_headers(), "Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+        def received(done: int) -> None:
+            if self.cancelled.is_set():
+                raise _Cancelled
+            self._note(file, done)
+
         address = file_address(self.plan.repository, file.path)
-        with get_session().stream("GET", address, headers=headers, timeout=self.stalled) as response:
-            if response.is_error:
-                response.read()
-                hf_raise_for_status(response)
-            resumed = have > 0 and response.status_code == 206
-            done = have if resumed else 0
-            with path.open("ab" if resumed else "wb") as out:
-                for block in response.iter_bytes(_BLOCK):
-                    if self.cancelled.is_set():
-                        raise _Cancelled
-                    out.write(block)
-                    done += len(block)
-                    self._note(file, done)
+        receive(address, path, headers=build_hf_headers(), stalled=self.stalled, received=received)
 
     def _note(self, file: RepositoryFile, done: int, checking: bool = False) -> None:
         with self._lock:

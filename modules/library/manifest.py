@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ FILE = ".download.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """Where the files of a folder came from."""
+    """Where the files of a folder came from. damaged: those that the last check found to be wrong."""
 
     repository: str
     branch: str
     commit: str
     files: tuple[RepositoryFile, ...]
+    damaged: tuple[str, ...] = ()
 
     def file(self, path: str) -> RepositoryFile | None:
         return next((file for file in self.files if file.path == path), None)
@@ -46,7 +47,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         values: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
         files = tuple(RepositoryFile(**file) for file in values.pop("files"))
-        return Manifest(files=files, **values)
+        return Manifest(files=files, damaged=tuple(values.pop("damaged", ())), **values)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -60,16 +61,26 @@ def merged(old: Manifest | None, new: Manifest) -> Manifest:
     if old is None or old.repository != new.repository:
         return new
     kept = tuple(file for file in old.files if new.file(file.path) is None)
-    return Manifest(new.repository, new.branch, new.commit, kept + new.files)
+    damaged = tuple(path for path in old.damaged if new.file(path) is None)
+    return Manifest(new.repository, new.branch, new.commit, kept + new.files, damaged)
 
 
 def check_folder(folder: Path) -> Iterator[Checked]:
-    """Read every file that the manifest names, and compare. Raises NotFound where there is no manifest."""
+    """Read every file that the manifest names, and compare; the next download replaces those that are wrong.
+
+    Raises NotFound where there is no manifest.
+    """
     manifest = read_manifest(folder)
     if manifest is None:
         raise NotFound(f"{folder.name} was not downloaded by this program, so it is not known what its files should be.")
+    damaged: list[str] = []
     for file in manifest.files:
-        yield Checked(file.path, problem_of(folder / file.path, file))
+        problem = problem_of(folder / file.path, file)
+        if problem:
+            damaged.append(file.path)
+        yield Checked(file.path, problem)
+    if tuple(damaged) != manifest.damaged:
+        write_manifest(folder, replace(manifest, damaged=tuple(damaged)))
 
 
 def problem_of(path: Path, file: RepositoryFile) -> str | None:

@@ -5,46 +5,238 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from modules.errors import UserError
+from modules.errors import NotFound, UserError
+from modules.library.disk import size_text
+from modules.library.downloads import DownloadPlan, DownloadProgress, download, plan_download
+from modules.library.hub import Repository, RepositoryName, parse_name, read_repository
+from modules.library.manifest import check_folder, manifest_of, read_manifest, write_manifest
+from modules.library.meta import convert_meta, default_name
+from modules.library.meta_download import fetch_from_meta, parse_sizes
+from modules.library.places import safe_name
 from modules.library.starter import fetch_starter, starter_as_transformers
+from modules.library.wanted import Wanted, choose_files, default_quantization, quantizations, total_size
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = """examples:
+  download-model.py starter                           a small model to begin with (94 MiB)
+  download-model.py TheBloke/Llama-2-7B-GPTQ          a repository of the Hugging Face Hub, into models/TheBloke_Llama-2-7B-GPTQ
+  download-model.py TheBloke/Llama-2-7B-GPTQ:main     one branch of it
+  download-model.py TheBloke/Llama-2-7B-GGUF --quant Q4_K_M
+  download-model.py --from-meta ~/llama-2-7b-chat     convert a checkpoint in Meta's own format
+  download-model.py --meta-url 'https://…' --sizes 7B-chat
+
+environment:
+  HF_TOKEN     a token of your account, for private and gated models
+  HF_ENDPOINT  address of a mirror, such as https://hf-mirror.com
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status. What the user can act on is one sentence on stderr."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if sum(map(bool, (options.model, options.from_meta, options.meta_url))) != 1:
+        parser.error("name one model (ORG/NAME, or starter), or use --from-meta or --meta-url")
     try:
-        _run(options)
+        return _run(options)
     except UserError as error:
         print(error.message, file=sys.stderr)
         return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
-        print(f"{error.filename or options.model_dir}: {error.strerror}. Make room, or choose another folder.", file=sys.stderr)
+        place = error.filename or options.output or options.model_dir
+        print(f"{place}: {error.strerror}. Make room, or choose another folder.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="download-model.py", description=__doc__, allow_abbrev=False)
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="`starter`: a small model to begin with")
-    parser.add_argument("--as", dest="form", choices=["gguf", "transformers"], default="gguf", help="form of the starter model")
-    parser.add_argument("--model-dir", type=Path, default=ROOT / "models", help="where models are put (default: models/)")
-    parser.add_argument("--check", action="store_true", help="compare the SHA-256 of what is there")
+    parser = argparse.ArgumentParser(
+        prog="download-model.py",
+        description="Put a model into models/, or an adapter into loras/.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", nargs="?", help="`starter`, or ORG/NAME[:BRANCH] on the Hugging Face Hub")
+    add("--branch", default="", help="branch, tag or commit (default: main)")
+    add("--quant", default="", metavar="NAME", help="the quantisation to take of a GGUF repository, such as Q4_K_M")
+    add("--specific-file", default="", metavar="FILE", help="fetch one file; * stands for anything")
+    add("--exclude-pattern", default="", metavar="REGEX", help="leave out files whose path matches")
+    add("--text-only", action="store_true", help="everything but the weights")
+    add("--output", type=Path, metavar="FOLDER", help="put the model's folder there instead of into models/ or loras/")
+    add("--model-dir", type=Path, default=ROOT / "models", metavar="FOLDER", help="where models are put (default: models/)")
+    add("--lora-dir", type=Path, default=ROOT / "loras", metavar="FOLDER", help="where adapters are put (default: loras/)")
+    add("--threads", type=int, default=4, metavar="N", help="how many files are fetched at the same time (default: 4)")
+    add("--max-retries", type=int, default=7, metavar="N", help="how often to try again when a line breaks (default: 7)")
+    add("--clean", action="store_true", help="begin anew, instead of going on with what is there")
+    add("--check", action="store_true", help="compare the SHA-256 of what is there, and fetch nothing")
+    add("--as", dest="form", choices=["gguf", "transformers"], default="gguf", help="the form of the starter model")
+    add("--from-meta", type=Path, metavar="FOLDER", help="convert Meta's own checkpoint of Llama 1 or 2 into models/")
+    add("--meta-url", default="", metavar="URL", help="the signed address from Meta's e-mail: fetch Llama 2 with it")
+    add("--sizes", default="7B-chat", metavar="LIST", help="with --meta-url: 7B,13B,70B,7B-chat,13B-chat,70B-chat")
+    add("--name", default="", help="with --from-meta: the name of the new folder")
     return parser
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace) -> int:
+    if options.from_meta:
+        convert_meta(options.from_meta, options.model_dir / safe_name(options.name or default_name(options.from_meta)))
+        return 0
+    if options.meta_url:
+        return _from_meta(options)
     if options.model == "starter":
         if options.form == "transformers":
             starter_as_transformers(options.model_dir)
         else:
             fetch_starter(options.model_dir, check=options.check)
+        return 0
+    name = parse_name(options.model, options.branch)
+    if options.check:
+        return _check(name, [folder for folder in (options.output, options.model_dir, options.lora_dir) if folder])
+    return _download(name, options)
+
+
+def _from_meta(options: argparse.Namespace) -> int:
+    """Fetch, and convert what was fetched."""
+    for folder in fetch_from_meta(options.meta_url, parse_sizes(options.sizes), options.model_dir, retries=options.max_retries):
+        target = options.model_dir / default_name(folder)
+        if not target.exists():
+            convert_meta(folder, target)
+        print(f"{folder} is not needed any more, unless you want to keep Meta's own files.")
+    return 0
+
+
+# --- download
+
+
+def _download(name: RepositoryName, options: argparse.Namespace) -> int:
+    wanted = Wanted(options.text_only, options.specific_file, options.exclude_pattern, options.quant)
+    if not (wanted.quant or wanted.specific_file or wanted.text_only) and sys.stdin.isatty():
+        wanted = Wanted(exclude_pattern=wanted.exclude_pattern, quant=_ask_quantization(read_repository(name), wanted))
+    plan = plan_download(
+        name, wanted, models=options.model_dir, loras=options.lora_dir, output=options.output, clean=options.clean
+    )
+    if not plan.missing:
+        print(f"{plan.target.name} is there already, with all its {len(plan.files)} files. --check compares their SHA-256.")
+        return 0
+    _announce(plan)
+    with closing(download(plan, threads=options.threads, retries=options.max_retries, clean=options.clean)) as events:
+        with _shown(plan) as show:
+            for progress in events:
+                show(progress)
+    print(f"{name.repository} lies in {plan.target}.")
+    return 0
+
+
+def _announce(plan: DownloadPlan) -> None:
+    kind = "an adapter" if plan.repository.is_adapter else "a model"
+    files = "1 file" if len(plan.missing) == 1 else f"{len(plan.missing)} files"
+    print(f"{plan.repository.name.repository} is {kind}: {files}, {size_text(total_size(plan.missing))}, into {plan.target}")
+
+
+def _ask_quantization(repository: Repository, wanted: Wanted) -> str:
+    """Ask which quantisation to take, where there are several and nothing but GGUF. Returns "" where there is no choice."""
+    sets = quantizations(repository.files)
+    chosen = choose_files(repository.files, wanted)
+    if len(sets) < 2 or not any(file.path.endswith(".gguf") for file in chosen):
+        return ""
+    default = default_quantization(sets)
+    print(f"{repository.name.repository} has {len(sets)} quantisations:")
+    for label, files in sorted(sets.items(), key=lambda entry: total_size(entry[1])):
+        print(f"  {label:12} {size_text(total_size(files)):>10}{'   (the usual choice)' if label == default else ''}")
+    return input(f"Which one? [{default}] ").strip() or default
+
+
+@contextmanager
+def _shown(plan: DownloadPlan) -> Iterator[Callable[[DownloadProgress], None]]:
+    """Bars for the whole and for each file under way; without a terminal, a line now and then."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout)
+    if console.is_terminal:
+        with _bars(plan, console) as show:
+            yield show
+    else:
+        yield _Lines()
+
+
+class _Lines:
+    """A line for each tenth of the download."""
+
+    def __init__(self) -> None:
+        self._shown = -1
+
+    def __call__(self, progress: DownloadProgress) -> None:
+        tenth = progress.done * 10 // max(progress.total, 1)
+        if tenth > self._shown:
+            self._shown = tenth
+            speed = f", {size_text(progress.speed)}/s" if progress.speed else ""
+            print(f"{tenth * 10:3} %  {size_text(progress.done)} of {size_text(progress.total)}{speed}", flush=True)
+
+
+@contextmanager
+def _bars(plan: DownloadPlan, console: Console) -> Iterator[Callable[[DownloadProgress], None]]:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        whole = bars.add_task(plan.target.name, total=total_size(plan.files))
+        tasks: dict[str, TaskID] = {}
+
+        def show(progress: DownloadProgress) -> None:
+            bars.update(whole, completed=progress.done)
+            active = {file.path: file for file in progress.active}
+            for path in [path for path in tasks if path not in active]:
+                bars.remove_task(tasks.pop(path))
+            for path, file in active.items():
+                if path not in tasks:
+                    tasks[path] = bars.add_task(f"  {path}", total=file.size)
+                label = f"  {path} (checking)" if file.checking else f"  {path}"
+                bars.update(tasks[path], completed=file.done, description=label)
+
+        yield show
+
+
+# --- check
+
+
+def _check(name: RepositoryName, folders: Sequence[Path]) -> int:
+    """Compare what is on disk with what the hub had, or has. Returns 1 where a file is wrong."""
+    folder = next((path for path in (parent / name.folder for parent in folders) if path.is_dir()), None)
+    if folder is None:
+        raise NotFound(f"{name.folder} is not there: nothing to check.")
+    if read_manifest(folder) is None:
+        repository = read_repository(name)
+        there = tuple(file for file in repository.files if (folder / file.path).is_file())
+        if not there:
+            raise NotFound(f"{folder} holds no file of {name.repository}.")
+        write_manifest(folder, manifest_of(repository, there))
+    wrong = 0
+    for file in check_folder(folder):
+        wrong += file.problem is not None
+        print(f"{file.path}: {file.problem or 'right'}")
+    if wrong:
+        print(
+            f"{wrong} of the files of {name.folder} must be fetched again: run the same command without --check.",
+            file=sys.stderr,
+        )
+    return 1 if wrong else 0

@@ -370,6 +370,8 @@ def test_check_says_which_file_is_wrong(hub: Hub, models: Path) -> None:
         "README.md": "has another content",
         "tokenizer.json": "is missing",
     }
+    assert (fetch(models) / "model.safetensors").read_bytes() == BIG
+    assert [file.problem for file in check_folder(folder)] == [None] * 4
     (folder / ".download.json").write_text("[")
     assert read_manifest(folder) is None
     with pytest.raises(NotFound):
