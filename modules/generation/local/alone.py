@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.generation.local.adapters import Adapters
 from modules.generation.local.store import Piece
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Alone:
         self.model = model
         self.why_alone: str | None = why
         self.device = model.get_input_embeddings().weight.device
-        self.whole_prompt = bool(model.config.is_encoder_decoder)
+        self.adapters = Adapters(model, hooks=True)
 
     def new_store(self, capacity: int) -> AloneStore:
         return AloneStore(self.model)
@@ -78,6 +79,7 @@ class Alone:
         self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None] = ()
     ) -> Tensor:
         (piece,) = pieces
+        self.adapters.plan(pieces)
         store: Any = piece.store
         ids = torch.tensor([tokens], device=self.device)
         if self.model.config.is_encoder_decoder:
@@ -85,6 +87,11 @@ class Alone:
         inputs: dict[str, Any] = {"input_ids": ids} if not embeds or embeds[0] is None else {"inputs_embeds": embeds[0][None]}
         output = self.model(**inputs, past_key_values=store.cache, use_cache=True)
         return output.logits[0, list(keep)]
+
+    def hidden(self, tokens: Sequence[int]) -> Tensor:
+        self.adapters.plan(())
+        output = self.model.base_model(input_ids=torch.tensor([tokens], device=self.device), use_cache=False)
+        return output.last_hidden_state[0]
 
     def _decoded(self, store: Any, ids: Tensor, start: int) -> Tensor:
         """The first piece is the whole prompt, for the encoder; later ones are for the decoder."""

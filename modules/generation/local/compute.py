@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modules.generation.local import attention
+from modules.generation.local.adapters import Adapters
 from modules.generation.local.attention import Pieces
 from modules.generation.local.llama import Decoder, NotLlama
 from modules.generation.local.store import LayerLayout, Layout, Piece, Store, positions
@@ -22,6 +23,7 @@ class Compute(Protocol):
 
     together: bool
     why_alone: str | None
+    adapters: Adapters
 
     def new_store(self, capacity: int) -> Any: ...
 
@@ -36,6 +38,10 @@ class Compute(Protocol):
         """
         ...
 
+    def hidden(self, tokens: Sequence[int]) -> Tensor:
+        """The last layer's states [tokens, hidden] of one sequence that is not kept."""
+        ...
+
 
 class Together:
     """Pieces of any number of sequences in one pass, by our own attention."""
@@ -47,6 +53,7 @@ class Together:
         self.model = model
         self.layout = layout
         self.decoder: Decoder | None = None
+        self.adapters: Adapters
         self.device = model.get_input_embeddings().weight.device
 
     def new_store(self, capacity: int) -> Store:
@@ -61,7 +68,8 @@ class Together:
         embedded = self._embedded(tokens, pieces, embeds)
         kept = torch.tensor(keep, dtype=torch.long, device=self.device) if len(keep) < len(tokens) else None
         if self.decoder is not None:
-            return self.decoder.logits(pieces, embedded, kept)
+            return self.decoder.logits(pieces, embedded, kept, self.adapters.plan(pieces))
+        self.adapters.plan(pieces)
         cache = Pieces(pieces)
         output = self.model(
             inputs_embeds=embedded[None],
@@ -72,6 +80,22 @@ class Together:
             pieces=cache,
         )
         return output.logits[0]
+
+    def hidden(self, tokens: Sequence[int]) -> Tensor:
+        pieces = [Piece(self.new_store(len(tokens)), 0, len(tokens))]
+        embedded = self._embedded(tokens, pieces, ())
+        if self.decoder is not None:
+            return self.decoder.hidden(pieces, embedded, None, None)
+        cache = Pieces(pieces)
+        self.adapters.plan(pieces)
+        output = self.model.get_decoder()(
+            inputs_embeds=embedded[None],
+            position_ids=torch.tensor([positions(pieces)], device=self.device),
+            past_key_values=cache,
+            use_cache=True,
+            pieces=cache,
+        )
+        return output.last_hidden_state[0]
 
     def _embedded(self, tokens: Sequence[int], pieces: Sequence[Piece], embeds: Sequence[Tensor | None]) -> Tensor:
         """[tokens, hidden]: of each token, or of the part of a picture that stands in its place."""
@@ -102,6 +126,7 @@ def together_or_why_not(model: Any, sub_config: str | None = None) -> Together |
     try:
         _set_attention(model, attention.NAME, sub_config)
         compute = Together(model, _layout(outputs[0].past_key_values))
+        compute.adapters = Adapters(model, hooks=True)
         _compare(compute, prompts, expected)
     except Exception as error:  # noqa: BLE001 - any failure only means that this model runs alone
         _set_attention(model, own, sub_config)
@@ -118,6 +143,7 @@ def _quicken(compute: Together, prompts: list[list[int]], expected: list[Tensor]
         compute.decoder = Decoder(compute.model, pack=False)
         _compare(compute, prompts, expected)
         compute.decoder = Decoder(compute.model)
+        compute.adapters = Adapters(compute.model, hooks=False)
     except (NotLlama, AttributeError, RuntimeError, ValueError) as error:
         compute.decoder = None
         log.info("computed by transformers' own layers: %r", error)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from modules.generation.local.adapters import Plan
 from modules.generation.local.attention import Pieces, look
 from modules.generation.local.projection import Head, Projection, can_pack
 from modules.generation.local.store import Piece, positions
@@ -100,14 +101,12 @@ class Decoder:
         ]
         self.norm = Norm(decoder.norm)
         self.head = Head(model.get_output_embeddings())
-        self.adapters: Any = None
 
-    def logits(self, pieces: Sequence[Piece], embedded: Tensor, keep: Tensor | None) -> Tensor:
+    def logits(self, pieces: Sequence[Piece], embedded: Tensor, keep: Tensor | None, adapt: Plan | None) -> Tensor:
         """embedded [tokens, hidden] to scores [len(keep) or tokens, vocabulary]."""
-        hidden = self.hidden(pieces, embedded, keep)
-        return self.head(hidden)
+        return self.head(self.hidden(pieces, embedded, keep, adapt))
 
-    def hidden(self, pieces: Sequence[Piece], embedded: Tensor, keep: Tensor | None) -> Tensor:
+    def hidden(self, pieces: Sequence[Piece], embedded: Tensor, keep: Tensor | None, adapt: Plan | None) -> Tensor:
         x = embedded
         places = torch.tensor([positions(pieces)], device=x.device)
         cos, sin = self.rotary(x[None], position_ids=places)
@@ -116,12 +115,11 @@ class Decoder:
         # x · cos + rotate_half(x) · sin, with the sign that rotate_half puts before its first half moved into sin.
         sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
         cache = Pieces(pieces)
-        adapt = self.adapters.plan(pieces) if self.adapters is not None else None
         for layer in self.layers:
             x = self._layer(layer, x, cos, sin, cache, adapt)
         return self.norm(x if keep is None else x[keep])
 
-    def _layer(self, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, cache: Pieces, adapt: Any) -> Tensor:
+    def _layer(self, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, cache: Pieces, adapt: Plan | None) -> Tensor:
         count = x.shape[0]
         read = layer.before_attention(x)
         mixed = layer.qkv(read)

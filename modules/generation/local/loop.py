@@ -83,6 +83,10 @@ class Loop:
         """For work that `call` runs."""
         return self._slots
 
+    def users_of(self, adapter: str) -> int:
+        """How many running and waiting replies have that adapter."""
+        return sum(row.request.adapter == adapter for row in [*self._rows, *self._waiting])
+
     def status(self) -> ModelStatus:
         slots = self._slots
         return ModelStatus(len(self._rows), len(self._waiting), slots.bytes, slots.limit, slots.tokens)

@@ -6,18 +6,20 @@ import gc
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from modules.errors import NotFound, UserError
+from modules.errors import Conflict, NotFound, UserError
 from modules.generation.local.alone import Alone
 from modules.generation.local.compute import Together, together_or_why_not
 from modules.generation.local.loop import Loop
 from modules.generation.local.prompt import Prompt, Prompter, chat_template_of
 from modules.generation.local.reply_text import ReplyText
 from modules.generation.local.row import Lane, Naming, Row
+from modules.generation.overflow import fit_tokens
 from modules.generation.samplers.rows import RowSampler
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import SamplingParams
@@ -66,6 +68,7 @@ class LocalModel:
             report(sentence)
             found = Alone(model, found)
         self._compute: Together | Alone = found
+        self._embeddings = not model.config.is_encoder_decoder
         self._context_length = limits.context_length or _context_of(model.config)
         self._prompter = Prompter(tokenizer, chat_template or chat_template_of(tokenizer), self._context_length)
         text_config = model.config.get_text_config(decoder=True)
@@ -101,18 +104,18 @@ class LocalModel:
     def capabilities(self) -> Capabilities:
         return Capabilities(
             samplers=frozenset(SamplingParams.model_fields),
-            adapters=False,
+            adapters=True,
             logprobs=True,
             prompt_logprobs=self._compute.together,
             grammar=True,
             images=False,
-            embeddings=False,
+            embeddings=self._embeddings,
             max_parallel=self._parallel,
         )
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        return ()
+        return self._compute.adapters.names
 
     def status(self) -> ModelStatus:
         return self._loop.status()
@@ -173,13 +176,32 @@ class LocalModel:
     # --- the rest of LoadedModel
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        raise UserError(f"{self._name} makes no embeddings.")
+        if not self._embeddings:
+            raise UserError(f"{self._name} makes no embeddings: {self._compute.why_alone}.")
+        return [self._loop.call(partial(self._embedding, self._embeddable(text))) for text in texts]
+
+    def _embeddable(self, text: str) -> list[int]:
+        tokens = self._prompter.tokenize(text, begin=True)
+        if not tokens:
+            raise UserError("An empty text has no embedding.", param="input")
+        return fit_tokens(tokens, self._context_length, 1, "refuse")
+
+    def _embedding(self, tokens: list[int]) -> list[float]:
+        """The mean of the last layer's states, of unit length."""
+        return torch.nn.functional.normalize(self._compute.hidden(tokens).float().mean(0), dim=0).tolist()
 
     def load_adapter(self, name: str, path: str) -> None:
-        raise UserError(f"{self._name} takes no adapters.")
+        self._loop.call(lambda: self._compute.adapters.load(name, Path(path)))
 
     def unload_adapter(self, name: str) -> None:
-        raise NotFound(f"There is no adapter {name} loaded.")
+        self._loop.call(partial(self._unload_adapter, name))
+
+    def _unload_adapter(self, name: str) -> None:
+        users = self._loop.users_of(name)
+        if users:
+            raise Conflict(f"The adapter {name} is in use by {users} replies. Stop them, or wait for their end.", param="adapter")
+        self._compute.adapters.unload(name)
+        self._loop.slots.forget_idle(name)
 
     def close(self) -> None:
         self._loop.close()
