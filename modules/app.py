@@ -10,6 +10,7 @@ from pathlib import Path
 
 from modules.chats.replies import Replies
 from modules.chats.store import ChatStore
+from modules.library.download_jobs import DownloadJobs
 from modules.library.loras import LoraLibrary
 from modules.library.models import ModelLibrary
 from modules.library.presets import PresetLibrary
@@ -50,6 +51,7 @@ class App:
         self.access = make_access(self.options, self.data)
         self.models = ModelLibrary(models)
         self.loras = LoraLibrary(root / self.options.lora_dir)
+        self.downloads = DownloadJobs(models, root / self.options.lora_dir)
         self.presets = PresetLibrary(root / "presets")
         self.prompts = PromptLibrary(root / "prompts")
         self.templates = TemplateLibrary(root / "prompts" / "templates")
@@ -86,6 +88,7 @@ class App:
     def close(self) -> None:
         """Stop what runs and give everything back."""
         self._closing.set()
+        self.downloads.close()
         self.replies.close()
         self.engine.close()
         self.store.close()

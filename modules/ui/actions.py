@@ -11,7 +11,9 @@ from modules.chats.conversation import ChatSettings, request_for
 from modules.chats.records import Chat, Figures, StoredMessage
 from modules.errors import UserError
 from modules.generation.types import GenerationRequest
+from modules.library.download_jobs import DownloadJob
 from modules.library.templates import stop_texts
+from modules.library.wanted import Wanted
 from modules.loaders.options import LoadOptions
 from modules.ui.preferences import sampling_of
 
@@ -194,3 +196,9 @@ def unload_model(app: App, owner: str) -> None:
     """Give the model's memory back; replies being written end."""
     app.access.require_admin(owner)
     app.engine.unload(stop_running=True)
+
+
+def start_download(app: App, owner: str, name: str, quant: str = "") -> DownloadJob:
+    """Begin to fetch ORG/NAME. quant: which of several quantisations. Raises UserError, NotAllowed."""
+    app.access.require_admin(owner)
+    return app.downloads.start(name, Wanted(quant=quant.strip()))

@@ -9,8 +9,8 @@ import gradio as gr
 from gradio.themes import Base
 
 from modules.app import App
-from modules.ui.tabs import chat
-from modules.ui.words import tables
+from modules.ui.tabs import chat, models, parameters, session
+from modules.ui.words import say, script_words, tables
 
 _FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Noto Sans CJK SC", "sans-serif"]
 _MONO = ["ui-monospace", "SF Mono", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
@@ -43,16 +43,21 @@ def words() -> gr.I18n:
 
 def build(app: App) -> gr.Blocks:
     """All tabs. Nothing is computed here: what a tab shows is asked for when it is opened."""
-    say = words()
     with gr.Blocks(title="Textloom", fill_width=True, analytics_enabled=False) as page:
         with gr.Tabs(elem_id="tl-tabs"):
             with gr.Tab(say("tab.chat"), id="chat", elem_id="tab-chat"):
                 chat.build()
+            with gr.Tab(say("tab.parameters"), id="parameters", elem_id="tab-parameters") as tab:
+                parameters.build(app, tab)
+            with gr.Tab(say("tab.models"), id="models", elem_id="tab-models") as tab:
+                models.build(app, tab)
+            with gr.Tab(say("tab.session"), id="session", elem_id="tab-session"):
+                session.build()
     return page
 
 
 def mount_options() -> dict[str, Any]:
     """What gr.mount_gradio_app is told about the look."""
     theme = Base(primary_hue="indigo", neutral_hue="zinc", font=_FONTS, font_mono=_MONO)
-    script = json.dumps({"words": tables()}, ensure_ascii=False).replace("</", "<\\/")
+    script = json.dumps({"words": script_words()}, ensure_ascii=False).replace("</", "<\\/")
     return {"theme": theme, "head": _HEAD % script, "i18n": words()}

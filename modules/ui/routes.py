@@ -52,6 +52,13 @@ class Name(BaseModel):
     name: str
 
 
+class Download(BaseModel):
+    """quant: which of a repository's quantisations; empty chooses one."""
+
+    name: str
+    quant: str = ""
+
+
 def _owner(request: Request) -> str:
     return request.state.owner
 
@@ -92,6 +99,23 @@ def router(app: App) -> APIRouter:
     @routes.delete("/model")
     def unload_model(owner: Owner) -> None:
         actions.unload_model(app, owner)
+
+    @routes.get("/models")
+    def models(owner: Owner) -> dict[str, Any]:
+        return views.models_view(app, owner)
+
+    @routes.get("/server")
+    def server(owner: Owner) -> dict[str, Any]:
+        return views.server_view(app, owner)
+
+    @routes.post("/downloads")
+    def start_download(owner: Owner, body: Download) -> dict[str, Any]:
+        return views.download_view(actions.start_download(app, owner, body.name, body.quant))
+
+    @routes.delete("/downloads/{job_id}")
+    def cancel_download(owner: Owner, job_id: int) -> None:
+        app.access.require_admin(owner)
+        app.downloads.cancel(job_id)
 
     @routes.post("/preset")
     def choose_preset(owner: Owner, body: Name) -> None:

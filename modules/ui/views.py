@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import platform
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib import metadata
 from typing import Any
 
 from modules.app import App
 from modules.chats.records import ListedChat, PathMessage, StoredMessage
 from modules.generation.engine import EngineStatus
+from modules.library.disk import size_text
+from modules.library.download_jobs import DownloadJob
+from modules.library.machine import this_machine
 from modules.library.spec import ModelSpec
+from modules.loaders import choose
 from modules.ui.actions import settings_of
 from modules.ui.markdown import Block, render
 from modules.ui.preferences import sampling_of
 
 PAGE_OF_MESSAGES = 60
+TEXTLOOM = "0.1.0"
+LIBRARIES = ("torch", "transformers", "bitsandbytes", "gptqmodel", "peft", "xllamacpp", "gradio")
 
 
 @lru_cache(maxsize=4096)
@@ -127,3 +136,63 @@ def model_view(spec: ModelSpec) -> dict[str, Any]:
         "context": spec.context_length,
         "problem": spec.problem,
     }
+
+
+def models_view(app: App, owner: str) -> dict[str, Any]:
+    """The Models tab's list: every model with the loader that "auto" takes, what is loaded, and downloads under way."""
+    models = []
+    for spec in app.models.all():
+        options = app.saved_options.for_model(spec.name, app.loading)
+        models.append(model_view(spec) | {"loader": choose.choose(spec, options), "architecture": spec.architecture})
+    return {
+        "models": models,
+        "engine": engine_view(app, app.engine.status),
+        "downloads": [download_view(job) for job in app.downloads.all()[:5]],
+        "admin": app.access.is_admin(owner),
+    }
+
+
+def download_view(job: DownloadJob) -> dict[str, Any]:
+    progress = job.progress
+    return {
+        "id": job.id,
+        "name": job.name.repository,
+        "state": job.state,
+        "error": job.error,
+        "folder": job.folder,
+        "done": progress.done if progress else 0,
+        "total": progress.total if progress else 0,
+        "speed": progress.speed if progress else 0,
+        "left": progress.seconds_left if progress else None,
+    }
+
+
+def server_view(app: App, owner: str) -> dict[str, Any]:
+    """What this server runs, for the Session tab and for reports of mistakes: no name, path or address of this machine."""
+    machine = this_machine()
+    gpus = [f"{gpu.name}, {size_text(gpu.total)}, {size_text(gpu.free)} free" for gpu in machine.gpus]
+    model = app.engine.loaded
+    status = model.status() if model else None
+    return {
+        "owner": owner if app.access.logins else None,
+        "admin": app.access.is_admin(owner),
+        "facts": {
+            "Textloom": _version("textloom") or TEXTLOOM,
+            "Python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": os.cpu_count(),
+            "memory": f"{size_text(machine.memory_total)}, {size_text(machine.memory_free)} free",
+            "gpu": "; ".join(gpus) or "none",
+            "model": model.name if model else "none",
+            "context": model.context_length if model else "",
+            "replies": f"{status.running} running, {status.waiting} waiting" if status else "",
+            **{name: version for name in LIBRARIES if (version := _version(name))},
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,16 +1,57 @@
-"""Every visible word of the page, by key and language: modules/ui/locales/LANGUAGE.json."""
+"""Every visible word of the page, by key and language: modules/ui/locales/LANGUAGE.json, and the help of the settings."""
 
 from __future__ import annotations
 
 import json
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modules.generation.sampling import SamplingParams
+from modules.loaders.options import LoadOptions
+from modules.settings.declare import Settings, hints_of
+
+if TYPE_CHECKING:
+    from gradio.i18n import I18nData
 
 LOCALES = Path(__file__).parent / "locales"
 LANGUAGES = {"en": "English", "zh": "中文"}
+SETTINGS: tuple[type[Settings], ...] = (SamplingParams, LoadOptions)
 
 
 @lru_cache(maxsize=1)
 def tables() -> dict[str, dict[str, str]]:
-    """Language → key → words."""
-    return {language: json.loads((LOCALES / f"{language}.json").read_text(encoding="utf-8")) for language in LANGUAGES}
+    """Language → key → words. English names and help of settings come from where they are declared."""
+    read = {language: json.loads((LOCALES / f"{language}.json").read_text(encoding="utf-8")) for language in LANGUAGES}
+    read["en"] = {**declared(), **read["en"]}
+    return read
+
+
+def declared() -> dict[str, str]:
+    """The words that the settings classes bring: setting.NAME, setting.NAME.help, group.NAME."""
+    words: dict[str, str] = {}
+    for cls in SETTINGS:
+        for name, info in cls.model_fields.items():
+            label = name.replace("_", " ")
+            words[f"setting.{name}"] = label[0].upper() + label[1:]
+            words[f"setting.{name}.help"] = info.description or ""
+            group = hints_of(info).group
+            words[f"group.{group}"] = group
+    return words
+
+
+def script_words() -> dict[str, dict[str, str]]:
+    """What the chat view's own script says: all but the settings."""
+    return {
+        language: {key: words for key, words in table.items() if not key.startswith("setting.")}
+        for language, table in tables().items()
+    }
+
+
+def say(key: str) -> I18nData:
+    """The words of `key` in the language of whoever looks; Gradio puts them in."""
+    from gradio.i18n import I18nData
+
+    if key not in tables()["en"]:
+        raise KeyError(key)
+    return I18nData(key)

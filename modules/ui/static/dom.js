@@ -158,7 +158,7 @@ function place(box, anchor, host) {
 }
 
 // A dialog with a form; run(values) gets what the fields hold.
-export function showDialog(host, title, fields, label, run) {
+export function showDialog(host, title, fields, label, run, content = null) {
   const controls = new Map();
   const rows = fields.map(({name, words, help, kind = "text", value, choices}) => {
     const control =
@@ -171,9 +171,9 @@ export function showDialog(host, title, fields, label, run) {
   });
   const dialog = h("dialog", {class: "tl-dialog", "aria-label": title});
   const form = h("form", {method: "dialog"},
-    h("h2", {}, title), rows,
+    h("h2", {}, title), content, rows,
     h("div", {class: "tl-dialog-foot"},
-      h("button", {type: "button", class: "tl-quiet", onclick: () => dialog.close()}, t("cancel")),
+      fields.length ? h("button", {type: "button", class: "tl-quiet", onclick: () => dialog.close()}, t("cancel")) : null,
       h("button", {type: "submit", class: "tl-strong"}, label)));
   form.addEventListener("submit", () => run(Object.fromEntries([...controls].map(([name, control]) => [name, control.value]))));
   dialog.append(form);

@@ -2,7 +2,8 @@
 
 import {address, attempt, get, patch, post, remove} from "./api.js";
 import {Composer} from "./composer.js";
-import {closeMenu, copyText, h, iconButton, toast} from "./dom.js";
+import {closeMenu, copyText, h, iconButton, showDialog, toast} from "./dom.js";
+import {keyList} from "./keys.js";
 import {MessageView} from "./message.js";
 import {Sidebar} from "./sidebar.js";
 import {TopBar} from "./topbar.js";
@@ -353,11 +354,24 @@ class Chat {
   }
 
   pressed(event) {
-    if (!this.host.offsetParent) return; // another tab of the page is in front
-    if (event.key === "Escape" && this.streams.size && !document.querySelector("dialog[open]")) {
-      event.preventDefault();
-      this.stop();
-    }
+    if (!this.host.offsetParent || document.querySelector("dialog[open]")) return; // another tab or a dialog is in front
+    const writing = /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement?.tagName ?? "");
+    const run = {
+      Escape: this.streams.size ? () => this.stop() : null,
+      "?": writing ? null : () => showDialog(this.host, t("keys.title"), [], t("close"), () => {}, keyList()),
+      "C-S-O": () => this.fresh(),
+      "C-S-F": () => { this.sidebar.show(true); this.sidebar.search.focus(); },
+      "C-S-S": () => this.sidebar.show(!this.sidebar.visible),
+      "C-S-R": () => this.lastReply && this.actions.regenerate(this.lastReply),
+      "C-S-C": () => this.lastReply && this.copy(this.lastReply),
+    }[(event.ctrlKey || event.metaKey) && event.shiftKey ? `C-S-${event.key.toUpperCase()}` : event.key];
+    if (!run) return;
+    event.preventDefault();
+    run();
+  }
+
+  get lastReply() {
+    return [...this.views.values()].reverse().find((view) => view.view.role === "assistant")?.view.id;
   }
 
   openTab(name) {

@@ -13,7 +13,7 @@ export class MessageView {
     this.figures = h("div", {class: "tl-figures"});
     this.note = h("div", {class: "tl-note"});
     this.element = h("article", {class: "tl-message", tabindex: "-1"},
-      this.body, this.status, this.note, h("footer", {class: "tl-foot"}, this.tools, this.figures));
+      this.body, this.status, this.note, h("div", {class: "tl-foot"}, this.tools, this.figures));
     this.blocks = new Blocks(this.body);
     this.update(view);
   }

@@ -1,0 +1,43 @@
+"""How the page's events behave: private, quick, and what users can act on becomes a message that passes."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import gradio as gr
+
+from modules.access import ANYONE
+from modules.errors import UserError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+log = logging.getLogger(__name__)
+
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+"""For every event: /v1 is the one API of this server."""
+
+
+def owner_of(request: gr.Request) -> str:
+    """Who did this: the login name, or everyone's where no login is asked for."""
+    return request.username or ANYONE
+
+
+def told(function: Callable[P, R]) -> Callable[P, R]:
+    """A handler whose UserErrors are shown as messages; anything else keeps its traceback in the log and says so."""
+
+    @functools.wraps(function)
+    def handler(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except UserError as error:
+            raise gr.Error(error.message, duration=9, title="", print_exception=False) from None
+        except gr.Error:
+            raise
+        except Exception as error:
+            log.exception("an event of the page failed")
+            raise gr.Error(f"Something broke: {error}. The server's log says more.", print_exception=False) from error
+
+    return handler

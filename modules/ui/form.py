@@ -1,0 +1,169 @@
+"""Controls from a settings class: each field becomes the control that fits its type and bounds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from types import UnionType
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
+
+import gradio as gr
+from gradio.blocks import BlockContext
+from gradio.components import Component
+from pydantic.fields import FieldInfo
+
+from modules.errors import UserError
+from modules.settings.declare import Settings, bounds_of, hints_of
+from modules.ui.words import say
+
+FARTHEST_SLIDER = 1_000_000
+S = TypeVar("S", bound=Settings)
+
+
+class Form(Generic[S]):
+    """One control for each field of `cls` (or those in `names`); place them with `place` or one by one with `render`."""
+
+    def __init__(self, cls: type[S], names: Iterable[str] | None = None, values: S | None = None) -> None:
+        self.cls = cls
+        self.fields = {name: cls.model_fields[name] for name in names or cls.model_fields}
+        shown = values or cls()
+        self.controls: dict[str, Component | BlockContext] = {
+            name: _control(name, info, to_control(info, getattr(shown, name))) for name, info in self.fields.items()
+        }
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Group → names of its fields, in the order of the class."""
+        groups: dict[str, list[str]] = {}
+        for name, info in self.fields.items():
+            groups.setdefault(hints_of(info).group, []).append(name)
+        return groups
+
+    def place(self, names: Iterable[str]) -> None:
+        """Put these controls where the page is being built now."""
+        for name in names:
+            self.controls[name].render()
+
+    def read(self, values: Mapping[str, Any]) -> S:
+        """The settings that the controls show. Raises UserError that names the first field at fault."""
+        read = {name: from_control(name, self.fields[name], value) for name, value in values.items() if name in self.fields}
+        return self.cls.read(read)
+
+    def show(self, settings: S, **changes: Mapping[str, Any]) -> dict[Any, Any]:
+        """Updates that make the controls show `settings`; `changes` adds more to single controls (interactive, info, …)."""
+        updates: dict[Any, Any] = {}
+        for name, info in self.fields.items():
+            value = to_control(info, getattr(settings, name))
+            update = {"value": value, **changes.get(name, {})}
+            control = self.controls[name]
+            if isinstance(control, gr.Slider) and value > _slider_end(info):
+                update["maximum"] = value
+            updates[control] = gr.update(**update)
+        return updates
+
+
+def setting_label(name: str) -> str:
+    """The English name of a setting: its field's, with spaces.
+
+    >>> setting_label("top_p")
+    'Top p'
+    """
+    words = name.replace("_", " ")
+    return words[0].upper() + words[1:]
+
+
+# --- one field
+
+
+def _plain(info: FieldInfo) -> Any:
+    """The type of a field without its None."""
+    kind = info.annotation
+    if get_origin(kind) in (Union, UnionType):
+        return next(part for part in get_args(kind) if part is not type(None))
+    return kind
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _slider_end(info: FieldInfo) -> float:
+    _, high = bounds_of(info)
+    return hints_of(info).slider_max or (high if high is not None else 0)
+
+
+def _control(name: str, info: FieldInfo, value: Any) -> Component:
+    hints, kind = hints_of(info), _plain(info)
+    common: dict[str, Any] = {
+        "label": say(f"setting.{name}"),
+        "info": say(f"setting.{name}.help"),
+        "value": value,
+        "render": False,
+        "elem_id": f"setting-{name}",
+    }
+    if kind is bool:
+        return gr.Checkbox(**common)
+    if choices := _choices(kind):
+        return gr.Dropdown(choices=list(choices), filterable=False, **common)
+    if get_origin(kind) is tuple and (choices := _choices(get_args(kind)[0])):
+        return gr.Dropdown(choices=list(choices), multiselect=True, **common)
+    if kind in (int, float):
+        low, _ = bounds_of(info)
+        end = _slider_end(info)
+        if low is not None and 0 < end <= FARTHEST_SLIDER:
+            step = hints.step or (1 if kind is int else 0.01)
+            return gr.Slider(low, max(end, value), step=step, **common)
+        return gr.Number(precision=0 if kind is int else None, **common)
+    if hints.secret:
+        return gr.Textbox(type="password", **common)
+    return gr.Textbox(lines=hints.lines, **common)
+
+
+def to_control(info: FieldInfo, value: Any) -> Any:
+    """A setting's value as its control shows it: lists as "one", "two", mappings as JSON."""
+    kind = _plain(info)
+    if value is None:
+        return None if kind in (int, float) else ""
+    if get_origin(kind) is dict:
+        return json.dumps(value, ensure_ascii=False) if value else ""
+    if get_origin(kind) is tuple and not _choices(get_args(kind)[0]):
+        return ", ".join(json.dumps(item, ensure_ascii=False) for item in value)
+    if get_origin(kind) is tuple:
+        return list(value)
+    return value
+
+
+def from_control(name: str, info: FieldInfo, value: Any) -> Any:
+    """What a control holds as the setting's value. Raises UserError for a list or mapping that cannot be read."""
+    kind = _plain(info)
+    if get_origin(kind) is dict:
+        try:
+            return json.loads(value) if value and value.strip() else {}
+        except ValueError:
+            raise UserError(f'{setting_label(name)}: write it as JSON, like {{"1234": -100}}.', param=name) from None
+    if get_origin(kind) is tuple and isinstance(value, str):
+        items = read_list(name, value)
+        return list(map(str, items)) if get_args(kind)[0] is str else items
+    if value is None:
+        return None if get_origin(info.annotation) in (Union, UnionType) else info.get_default(call_default_factory=True)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def read_list(name: str, text: str) -> list[Any]:
+    r"""Items in quotes with commas between them, as in 2023 ("\n", "###"); or one item on each line, without quotes.
+
+    >>> read_list("stop", '"\\nYou:", "###"'), read_list("stop", "###\nEND")
+    (['\nYou:', '###'], ['###', 'END'])
+    """
+    text = text.strip()
+    if not text:
+        return []
+    if text.startswith(('"', "[")) or text.replace(",", "").replace(" ", "").isdigit():
+        try:
+            items = json.loads(text if text.startswith("[") else f"[{text}]")
+        except ValueError:
+            raise UserError(f'{setting_label(name)}: write the items as "one", "two".', param=name) from None
+        return items if isinstance(items, list) else [items]
+    return text.splitlines()

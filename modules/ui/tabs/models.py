@@ -1,0 +1,166 @@
+"""The Models tab: what is on disk, how the chosen model is loaded, and downloads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from modules.app import App
+from modules.errors import UserError
+from modules.library import memory
+from modules.library.machine import this_machine
+from modules.library.spec import ModelSpec
+from modules.loaders import choose
+from modules.loaders.options import LoaderName, LoadOptions
+from modules.settings.declare import hints_of
+from modules.ui import actions
+from modules.ui.events import PRIVATE, owner_of, told
+from modules.ui.form import Form
+from modules.ui.words import say
+
+_START = """
+import(new URL("chats/static/models.js", document.baseURI).href)
+  .then((models) => models.start(element, (name) => trigger("pick", {name})));
+"""
+_CACHE_BYTES = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 1.0625,
+    "q5_1": 0.75,
+    "q5_0": 0.6875,
+    "q4_1": 0.625,
+    "q4_0": 0.5625,
+}
+
+
+def build(app: App, tab: gr.Tab) -> None:
+    form = Form(LoadOptions, values=app.loading)
+    chosen = gr.State("")
+    with gr.Row():
+        with gr.Column(scale=5, min_width=320):
+            panel = gr.HTML(
+                html_template='<div class="tl tl-plain tl-models"></div>',
+                js_on_load=_START,
+                apply_default_css=False,
+                padding=False,
+            )
+        with gr.Column(scale=6, min_width=320):
+            title = gr.HTML(elem_classes="tl-group")
+            estimate = gr.HTML(elem_classes="tl-estimate")
+            with gr.Row():
+                load = gr.Button(say("model.load"), variant="primary", min_width=100)
+                unload = gr.Button(say("model.unload.short"), min_width=100)
+                save = gr.Button(say("model.save"), min_width=100)
+            groups: dict[str, gr.Group] = {}
+            for group, names in form.groups.items():
+                with gr.Group(visible=group in ("Loader", "Device")) as box:
+                    gr.HTML(html_template="<h3>${value}</h3>", value=say(f"group.{group}"), elem_classes="tl-group")  # type: ignore[arg-type]
+                    form.place(names)
+                groups[group] = box
+
+    def fitted(spec: ModelSpec, options: LoadOptions) -> dict[Any, Any]:
+        """Only what the loader of these options uses is shown, and whether the model will fit."""
+        name = choose.choose(spec, options)
+        used = {field: _used(field, name) for field in form.fields}
+        updates: dict[Any, Any] = {form.controls[field]: gr.update(visible=visible) for field, visible in used.items()}
+        for group, box in groups.items():
+            updates[box] = gr.update(visible=any(used[field] for field in form.groups[group]))
+        updates[estimate] = _estimate(app, spec, options, name)
+        return updates
+
+    @told
+    def picked(event: gr.EventData) -> dict[Any, Any]:
+        spec = app.models.find(event.name)
+        options = app.saved_options.for_model(spec.name, app.loading)
+        updates = fitted(spec, options)
+        for control, update in form.show(options).items():
+            updates[control] = {**updates[control], **update}
+        return {**updates, chosen: spec.name, title: _heading(spec)}
+
+    @told
+    def changed(**values: Any) -> dict[Any, Any]:
+        name = values.pop("chosen")
+        if not name:
+            return {}
+        return fitted(app.models.find(name), form.read(values))
+
+    @told
+    def start(request: gr.Request, **values: Any) -> None:
+        spec, options = _read(app, form, values)
+        actions.load_model(app, owner_of(request), spec.name, options)
+
+    @told
+    def keep(request: gr.Request, **values: Any) -> None:
+        app.access.require_admin(owner_of(request))
+        spec, options = _read(app, form, values)
+        app.saved_options.save(spec.name, options)
+        gr.Info(f"{spec.name}: models/config-user.yaml", title="✓", duration=4)
+
+    @told
+    def stop(request: gr.Request) -> None:
+        actions.unload_model(app, owner_of(request))
+
+    everything: list[Any] = [chosen, title, estimate, *groups.values(), *form.controls.values()]
+    inputs = {"chosen": chosen, **form.controls}
+    panel.pick(picked, None, everything, **PRIVATE)
+    gr.on(
+        [control.input for control in form.controls.values()],  # type: ignore[attr-defined]
+        changed,
+        None,
+        [estimate, *groups.values(), *form.controls.values()],
+        inputs_kwargs=inputs,  # type: ignore[arg-type]
+        trigger_mode="always_last",
+        **PRIVATE,
+    )
+    load.click(start, None, None, inputs_kwargs=inputs, **PRIVATE)  # type: ignore[arg-type]
+    save.click(keep, None, None, inputs_kwargs=inputs, **PRIVATE)  # type: ignore[arg-type]
+    unload.click(stop, None, None, **PRIVATE)
+
+
+def _used(field: str, loader: LoaderName) -> bool:
+    users = hints_of(LoadOptions.model_fields[field]).loaders
+    return not users or loader in users or (field in ("load_in_8bit", "load_in_4bit") and loader == "transformers")
+
+
+def _read(app: App, form: Form[LoadOptions], values: dict[str, Any]) -> tuple[ModelSpec, LoadOptions]:
+    """The chosen model, and the options that its loader uses."""
+    name = values.pop("chosen")
+    if not name:
+        raise UserError("Choose a model in the list first.")
+    spec = app.models.find(name)
+    options = form.read(values)
+    loader = choose.choose(spec, options)
+    return spec, LoadOptions.read({field: value for field, value in options.given().items() if _used(field, loader)})
+
+
+def _heading(spec: ModelSpec) -> str:
+    import html
+
+    return f"<h2>{html.escape(spec.name)}</h2>"
+
+
+def _estimate(app: App, spec: ModelSpec, options: LoadOptions, loader: LoaderName) -> str:
+    import html
+
+    try:
+        reason = spec.problem or choose.loader(loader).why_not(spec, options)
+    except ImportError as error:
+        reason = f"The {loader} loader cannot be used: {error}"
+    if reason:
+        return f'<p class="tl-verdict" data-verdict="wrong">{html.escape(reason)}</p>'
+    plan = memory.plan(spec, wish_of(options), this_machine(), on_gpu=not options.cpu, freed=0)
+    return f'<p class="tl-verdict" data-verdict="{plan.verdict}">{html.escape(plan.sentence)}</p>'
+
+
+def wish_of(options: LoadOptions) -> memory.LoadWish:
+    """What these options mean for memory."""
+    if options.load_in_8bit or options.load_in_4bit:
+        weights: memory.Weights = "8-bit" if options.load_in_8bit else "4-bit"
+    elif options.bf16 or options.dtype in ("bfloat16", "float16"):
+        weights = "16-bit"
+    else:
+        weights = "float32" if options.dtype == "float32" else "stored"
+    context = options.ctx_size or memory.DEFAULT_CONTEXT
+    return memory.LoadWish(weights, context, slots=1, cache_bytes=_CACHE_BYTES[options.cache_type])
