@@ -1,53 +1,97 @@
-"""The real web application on a free port, in this process, for tests that decide what the model says."""
+"""A server of ours in its own process, for tests that need the real thing: on a free port, with its own data, ended with the test."""
 
 from __future__ import annotations
 
 import os
-import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
-from modules.app import App
-from modules.generation.types import LoadedModel
-from modules.settings.server import ServerOptions
+import httpx
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def make_app(root: Path, model: LoadedModel | None = None, **options: object) -> App:
-    """An App in an empty folder, with the shipped presets, prompts and templates, and `model` loaded."""
-    for folder in ("presets", "prompts"):
-        if not (root / folder).exists():
-            shutil.copytree(ROOT / folder, root / folder)
-    app = App(root, ServerOptions.read(options))
-    if model is not None:
-        app.engine.replace(model.name, lambda report: model)
-    return app
-
-
-@contextmanager
-def serving(app: App, port: int = 0) -> Iterator[str]:
-    """The address of the page and the API of `app`, until the block ends. The caller closes the app."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import uvicorn
-
-    from modules import web
-
+def free_port() -> int:
     with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
-        server = uvicorn.Server(uvicorn.Config(web.build(app), log_level="warning", ws="none", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Server:
+    """`with Server(["--model", …], data=tmp_path) as server:`; server.url answers then. `lines` is what it printed."""
+
+    def __init__(
+        self, arguments: Sequence[str] = (), *, data: Path, port: int | None = None, environment: dict[str, str] | None = None
+    ) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.lines: list[str] = []
+        self.seconds = 0.0
+        self._command = [
+            *(sys.executable, str(ROOT / "server.py"), "--listen-port", str(self.port), "--data-dir", str(data)),
+            *("--settings", os.devnull, *arguments),
+        ]
+        self._environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {})}
+        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self, timeout: float = 120) -> None:
+        """Start it and wait for the READY line. Fails with its output where it ends before."""
+        begun = time.monotonic()
+        self.lines.clear()
+        self.process = subprocess.Popen(
+            self._command, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        ready = threading.Event()
+        self._reader = threading.Thread(target=self._read, args=(self.process, ready), daemon=True)
+        self._reader.start()
+        while not ready.wait(0.02):
+            if self.process.poll() is not None or time.monotonic() - begun > timeout:
+                self.kill()
+                raise AssertionError("the server did not become ready:\n" + "".join(self.lines))
+        self.seconds = time.monotonic() - begun
+
+    def _read(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                self.lines.append(line)
+                if line.startswith("READY "):
+                    ready.set()
+
+    def stop(self) -> int:
+        """End it as Ctrl-C would; its exit status. Kills it where that takes more than 30 s."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            app.replies.close()
-            server.should_exit = True
-            thread.join(timeout=10)
+            status = self.process.wait(timeout=30)
+            self._reader.join(timeout=5)
+            return status
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError("the server did not end:\n" + "".join(self.lines)) from None
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(timeout=5)
+
+    def client(self, **options: object) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=60, **options)  # type: ignore[arg-type]

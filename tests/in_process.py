@@ -1,0 +1,53 @@
+"""The real web application on a free port, in this process, for tests that decide what the model says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from modules.app import App
+from modules.generation.types import LoadedModel
+from modules.settings.server import ServerOptions
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def make_app(root: Path, model: LoadedModel | None = None, **options: object) -> App:
+    """An App in an empty folder, with the shipped presets, prompts and templates, and `model` loaded."""
+    for folder in ("presets", "prompts"):
+        if not (root / folder).exists():
+            shutil.copytree(ROOT / folder, root / folder)
+    app = App(root, ServerOptions.read(options))
+    if model is not None:
+        app.engine.replace(model.name, lambda report: model)
+    return app
+
+
+@contextmanager
+def serving(app: App, port: int = 0) -> Iterator[str]:
+    """The address of the page and the API of `app`, until the block ends. The caller closes the app."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    import uvicorn
+
+    from modules import web
+
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
+        server = uvicorn.Server(uvicorn.Config(web.build(app), log_level="warning", ws="none", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            app.replies.close()
+            server.should_exit = True
+            thread.join(timeout=10)
