@@ -51,10 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error.message, file=sys.stderr)
         return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and error.filename is None:
             raise
         place = error.filename or options.output or options.model_dir
-        print(f"{place}: {error.strerror}. Make room, or choose another folder.", file=sys.stderr)
+        print(f"{place}: {error.strerror}. {'Make room, or choose' if full else 'Choose'} another folder.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
