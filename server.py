@@ -22,6 +22,7 @@ from modules.settings.retired import RETIRED
 from modules.settings.server import ServerOptions
 
 if TYPE_CHECKING:
+    from modules.api.legacy.serve import LegacyServer
     from modules.app import App
 
 ROOT = Path(__file__).resolve().parent
@@ -53,10 +54,13 @@ class Running:
         self.port = port
         self._server = server
         self._thread = thread
+        self.legacy: LegacyServer | None = None
 
     def stop(self) -> None:
         """End all replies, close the port and give the model's memory back. Idempotent."""
         self.app.replies.close()
+        if self.legacy is not None:
+            self.legacy.close()
         self._server.should_exit = True
         self._thread.join(timeout=20)
         self.app.close()
@@ -90,6 +94,10 @@ def start(options: ServerOptions, loading: LoadOptions, sampling: SamplingParams
             loader.start()
         running = _serve(app, listener)
         undo.callback(running.stop)
+        if options.api:
+            from modules.api.legacy.serve import LegacyServer
+
+            running.legacy = LegacyServer(app, listener.getsockname()[0])
         if options.share:
             running.share_url = _share(running)
         if options.model:

@@ -25,24 +25,24 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _check_text(value: Any) -> None:
-    """JSON can spell half a surrogate pair, which is no character: no tokenizer and no answer could hold it."""
+def check_text(value: Any) -> None:
+    """JSON can spell half a surrogate pair, which is no character: no tokenizer and no answer could hold it. Raises UserError."""
     match value:
         case str():
             if not value.isascii():
                 try:
                     value.encode()
                 except UnicodeEncodeError:
-                    raise ValueError(
-                        "a text has half of a surrogate pair (\\ud800 to \\udfff); write whole characters"
+                    raise UserError(
+                        "A text has half of a surrogate pair (\\ud800 to \\udfff); write whole characters."
                     ) from None
         case dict():
             for key, item in value.items():
-                _check_text(key)
-                _check_text(item)
+                check_text(key)
+                check_text(item)
         case list():
             for item in value:
-                _check_text(item)
+                check_text(item)
 
 
 Stops = Annotated[
@@ -75,7 +75,7 @@ class Body(Settings):
     @model_validator(mode="before")
     @classmethod
     def _null_is_left_out(cls, value: Any) -> Any:
-        _check_text(value)
+        check_text(value)
         return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 

@@ -92,6 +92,11 @@ def install(web: FastAPI) -> None:
         )
 
 
+def is_of_api(scope: Scope) -> bool:
+    """Whether a request is for the API, and not for the page or its files."""
+    return scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")).startswith(("/v1/", "/api/"))
+
+
 class BodyLimit:
     """ASGI middleware that stops reading a body of the API at MAX_BODY, whatever its headers promise."""
 
@@ -99,7 +104,7 @@ class BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(("/v1/", "/api/")):
+        if not is_of_api(scope):
             await self._app(scope, receive, send)
             return
         promised = Headers(scope=scope).get("content-length", "")

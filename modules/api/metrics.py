@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modules.api.auth import key_of_api
-from modules.api.errors import REFUSALS
+from modules.api.errors import REFUSALS, is_of_api
 from modules.generation.engine import Engine
 from modules.generation.stream import EventStream
 from modules.generation.types import Finished
@@ -95,7 +95,7 @@ class CountRequests:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(("/v1/", "/api/")):
+        if not is_of_api(scope):
             await self._app(scope, receive, send)
             return
         status = 500

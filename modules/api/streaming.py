@@ -89,17 +89,23 @@ async def merged(streams: Sequence[EventStream]) -> AsyncIterator[tuple[int, lis
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
     """The answer that `work` makes; it is cancelled when the client leaves."""
+    answer = await until_gone(request.receive, work)
+    return answer if answer is not None else Response(status_code=CLIENT_LEFT)
+
+
+async def until_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`; None where the client left before, which cancels it."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_until_gone(request.receive))
+    gone = asyncio.ensure_future(_until_gone(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else Response(status_code=CLIENT_LEFT)
+        return task.result() if task.done() else None
     finally:
         await _end({task, gone})
 
 
 async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
+    while (await receive())["type"] not in ("http.disconnect", "websocket.disconnect"):
         pass
 
 

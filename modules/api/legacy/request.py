@@ -1,0 +1,194 @@
+"""What a body of July 2023 asks for: its names, defaults and ways of writing a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from modules.api.chat import template_for
+from modules.api.common import check_text
+from modules.errors import UserError
+from modules.generation.sampling import SamplingParams
+from modules.generation.types import GenerationRequest, Message
+from modules.library.templates import stop_texts
+from modules.settings.declare import hints_of
+
+if TYPE_CHECKING:
+    from modules.app import App
+
+DEFAULTS: Mapping[str, Any] = {"max_tokens": 200, "temperature": 0.5, "repetition_penalty": 1.1}
+"""What that API took where a body says nothing; everything else was neutral."""
+OLDER: Mapping[str, str] = {
+    "max_length": "max_tokens",
+    "rep_pen": "repetition_penalty",
+    "rep_pen_range": "repetition_penalty_range",
+    "typical": "typical_p",
+    "stopping_strings": "stop",
+}
+NEUTRAL: Mapping[str, Any] = {"num_beams": 1, "penalty_alpha": 0}
+"""Ways of searching that this server does not have; scripts name them with these values."""
+
+
+def read_sampling(app: App, body: Mapping[str, Any]) -> SamplingParams:
+    """The sampling settings in `body`; fields that are none are left alone. Raises UserError."""
+    for name, neutral in NEUTRAL.items():
+        if body.get(name, neutral) not in (neutral, None):
+            raise UserError(f"{name} is not supported: leave it at {neutral}.", param=name)
+    values = {ours: body[theirs] for theirs, ours in _names().items() if body.get(theirs) is not None}
+    if isinstance(values.get("stop"), str):
+        values["stop"] = [values["stop"]]
+    preset = body.get("preset")
+    named = app.presets.read(preset).given() if isinstance(preset, str) and preset not in ("", "None") else {}
+    return SamplingParams.read({**DEFAULTS, **named, **values})
+
+
+def _names() -> dict[str, str]:
+    """Name in a body → our name. Later ones win, so that the usual names do."""
+    fields = SamplingParams.model_fields
+    aliases = {alias: name for name, info in fields.items() for alias in hints_of(info).aliases}
+    return {**OLDER, **{name: name for name in fields}, **aliases}
+
+
+def text_request(app: App, body: Mapping[str, Any]) -> GenerationRequest:
+    """What /generate asks for. Raises UserError."""
+    prompt = body.get("prompt")
+    check_text(body)
+    if not isinstance(prompt, str):
+        raise UserError("'prompt' is missing, or is no text.", param="prompt")
+    return GenerationRequest(prompt, read_sampling(app, body), overflow="drop_oldest")
+
+
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class LegacyChat:
+    """What /chat asks for: the pairs so far, the new question, and the beginning of the reply where it goes on."""
+
+    request: GenerationRequest
+    internal: tuple[Pair, ...]
+    visible: tuple[Pair, ...]
+    question: str
+    shown_question: str
+    beginning: str = ""
+    shown_beginning: str = ""
+
+    def history(self, reply: str) -> dict[str, Any]:
+        """The conversation with `reply` at its end, in the form of 2023."""
+        internal = [*self.internal, (self.question, self.beginning + reply)]
+        visible = [*self.visible, (self.shown_question, self.shown_beginning + reply)]
+        return {"internal": [list(pair) for pair in internal], "visible": [list(pair) for pair in visible]}
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Who speaks, and what is told before."""
+
+    user: str
+    bot: str
+    context: str
+
+
+def chat_request(app: App, body: Mapping[str, Any]) -> LegacyChat:
+    """What /chat asks for. Raises UserError."""
+    check_text(body)
+    question = body.get("user_input", "")
+    if not isinstance(question, str):
+        raise UserError("'user_input' must be a text.", param="user_input")
+    history = body.get("history") or {}
+    if not isinstance(history, dict):
+        raise UserError("'history' must be an object with the lists internal and visible.", param="history")
+    internal = _pairs(history.get("internal"), "internal")
+    visible = _pairs(history.get("visible"), "visible") or internal
+    chat = LegacyChat(GenerationRequest(""), internal, visible, question, question)
+    if body.get("regenerate") or body.get("_continue"):
+        chat = _of_last_pair(chat, go_on=bool(body.get("_continue")))
+    return replace(chat, request=_request_in_mode(app, body, chat))
+
+
+def _pairs(value: Any, name: str) -> tuple[Pair, ...]:
+    pairs = value or []
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs
+    ):
+        raise UserError(f"history.{name} must be a list of pairs of texts: [[question, reply], …].", param=f"history.{name}")
+    return tuple((pair[0], pair[1]) for pair in pairs)
+
+
+def _of_last_pair(chat: LegacyChat, *, go_on: bool) -> LegacyChat:
+    """The last question once more, with the reply so far where it is to go on."""
+    if not chat.internal or not chat.visible:
+        raise UserError("There is no reply in the history to regenerate or continue.", param="history")
+    question, beginning = chat.internal[-1]
+    shown_question, shown_beginning = chat.visible[-1]
+    kept = replace(
+        chat, internal=chat.internal[:-1], visible=chat.visible[:-1], question=question, shown_question=shown_question
+    )
+    return replace(kept, beginning=beginning, shown_beginning=shown_beginning) if go_on else kept
+
+
+def _request_in_mode(app: App, body: Mapping[str, Any], chat: LegacyChat) -> GenerationRequest:
+    sampling = read_sampling(app, body)
+    names = _Names(_text(body, "your_name", "name1") or "You", _text(body, "name2") or "Assistant", _text(body, "context"))
+    match body.get("mode", "chat"):
+        case "instruct":
+            return _instruct(app, body, sampling, _turns(chat, names.context), bool(chat.beginning))
+        case "chat-instruct":
+            command = _text(body, "chat-instruct_command", "chat_instruct_command") or _COMMAND
+            dialogue = _dialogue(chat, names)
+            text = command.replace("<|character|>", names.bot).replace("<|prompt|>", dialogue)
+            turns = [Message("user", text), Message("assistant", f"{names.bot}:")]
+            return _instruct(app, body, _with_stops(sampling, _speakers(names)), turns, True)
+        case "chat":
+            return GenerationRequest(_dialogue(chat, names), _with_stops(sampling, _speakers(names)), overflow="drop_oldest")
+        case other:
+            raise UserError(f"'mode' must be chat, chat-instruct or instruct, not {other!r}.", param="mode")
+
+
+_COMMAND = "Go on with the dialogue below. Write the next reply of <|character|>, and nothing else.\n\n<|prompt|>"
+
+
+def _text(body: Mapping[str, Any], *names: str) -> str:
+    return next((value for name in names if isinstance(value := body.get(name), str) and value), "")
+
+
+def _turns(chat: LegacyChat, context: str) -> list[Message]:
+    turns = [Message("system", context)] if context else []
+    for question, reply in (*chat.internal, (chat.question, chat.beginning)):
+        # A greeting is a reply to a mark that 2023 put in place of a question.
+        if question and not question.startswith("<|BEGIN"):
+            turns.append(Message("user", question))
+        if reply:
+            turns.append(Message("assistant", reply))
+    return turns
+
+
+def _instruct(
+    app: App, body: Mapping[str, Any], sampling: SamplingParams, turns: Sequence[Message], go_on: bool
+) -> GenerationRequest:
+    wanted = _text(body, "instruction_template")
+    template = template_for(app, app.engine.model, wanted if wanted not in ("", "None") else None)
+    if template and (stops := stop_texts(template)):
+        sampling = _with_stops(sampling, stops)
+    return GenerationRequest(tuple(turns), sampling, template=template, continue_reply=go_on, overflow="drop_oldest")
+
+
+def _dialogue(chat: LegacyChat, names: _Names) -> str:
+    """The conversation as lines of a play, up to where the bot's next line begins."""
+    context = names.context or f"A conversation between {names.user} and {names.bot}, who answers kindly and to the point."
+    lines = [context]
+    for question, reply in chat.internal:
+        if question and not question.startswith("<|BEGIN"):
+            lines.append(f"{names.user}: {question}")
+        lines.append(f"{names.bot}: {reply}")
+    beginning = f" {chat.beginning}" if chat.beginning else ""
+    return "\n".join([*lines, f"{names.user}: {chat.question}", f"{names.bot}:{beginning}"])
+
+
+def _speakers(names: _Names) -> tuple[str, ...]:
+    return (f"\n{names.user}:", f"\n{names.bot}:")
+
+
+def _with_stops(sampling: SamplingParams, stops: Sequence[str]) -> SamplingParams:
+    return sampling.changed({"stop": (*sampling.stop, *stops)})
