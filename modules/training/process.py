@@ -40,11 +40,12 @@ def alive(mark: Path) -> int | None:
         pid, started = int(values["pid"]), values["started"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if pid in _children and _children[pid].poll() is not None:
-        del _children[pid]
-        return None
     now = _started(pid)
-    return pid if now is not None and started is not None and abs(now - started) < 0.05 else None
+    if now is not None and started is not None and abs(now - started) < 0.05:
+        return pid
+    if now is None and (child := _children.pop(pid, None)):
+        child.wait()
+    return None
 
 
 def kill_group(pid: int) -> None:
