@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modules.errors import Conflict, Unavailable
-from modules.library.disk import need_space
+from modules.errors import Conflict, Unavailable, UserError
+from modules.library.disk import need_space, size_text
 from modules.library.hub import Repository, RepositoryFile, RepositoryName, file_address, read_repository, sentences
 from modules.library.manifest import Manifest, manifest_of, merged, problem_of, read_manifest, write_manifest
 from modules.library.transfer import file_size, receive
@@ -23,6 +23,7 @@ from modules.library.wanted import Wanted, choose_files, total_size
 
 _STALLED = 30  # seconds without a byte after which a connection is given up and made again
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
+_HTTP_LIMIT = 50_000_000_000
 _EVERY = 0.2  # seconds between two reports
 
 
@@ -80,8 +81,19 @@ def plan_download(
     """
     repository = read_repository(name)
     files = choose_files(repository.files, wanted)
+    _refuse_giants(repository, files)
     target = (output or (loras if repository.is_adapter else models)) / name.folder
     return DownloadPlan(repository, files, target, frozenset() if clean else _present(target, files))
+
+
+def _refuse_giants(repository: Repository, files: tuple[RepositoryFile, ...]) -> None:
+    """The hub itself gives single files over 50 GB by its own protocol only, not by HTTP."""
+    giant = next((file for file in files if file.size > _HTTP_LIMIT), None)
+    if giant and repository.address == "https://huggingface.co":
+        raise UserError(
+            f"{giant.path} has {size_text(giant.size)}, and the hub gives files over 50 GB by its own protocol only. "
+            f"Fetch it with `hf download {repository.name.repository} --local-dir models/{repository.name.folder}`."
+        )
 
 
 def _present(target: Path, files: tuple[RepositoryFile, ...]) -> frozenset[str]:

@@ -89,7 +89,8 @@ def test_no_network_is_a_sentence(index: Path, tmp_path: Path) -> None:
 def test_what_a_killed_fetch_left_is_removed_later(tmp_path: Path) -> None:
     for name, age in ((".starter-old", 7200), (".starter-running", 10)):
         (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (time.time() - age,) * 2)
+        then = time.time() - age
+        os.utime(tmp_path / name, (then, then))
     fetch(tmp_path)
     assert sorted(path.name for path in tmp_path.glob(".starter-*")) == [".starter-running"]
 
