@@ -18,6 +18,7 @@ from modules.generation.llamacpp.parameters import SUPPORTED, as_fields
 from modules.generation.llamacpp.process import Process
 from modules.generation.llamacpp.reading import ReplyReader
 from modules.generation.overflow import fit_messages, fit_tokens
+from modules.generation.samplers.lark import as_lark
 from modules.generation.stream import EventStream
 from modules.generation.template import render_chat
 from modules.generation.types import (
@@ -207,10 +208,8 @@ class LlamacppModel:
             "return_progress": True,
             "n_probs": 0 if request.logprobs is None else max(1, request.logprobs),
         }
-        if sampling.grammar or sampling.regex or sampling.json_schema:
-            from modules.generation.samplers.grammar import as_lark
-
-            fields["grammar"] = as_lark(sampling)
+        if form := as_lark(sampling):
+            fields["grammar"] = form
             if sampling.min_tokens:
                 raise UserError("With a grammar, the grammar decides when a reply may end.", param="min_tokens")
         if request.adapter is not None and request.adapter not in self._paths:

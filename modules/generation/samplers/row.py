@@ -12,8 +12,9 @@ from modules.errors import UserError
 from modules.generation.samplers.bans import BannedTexts
 from modules.generation.samplers.candidates import NEVER
 from modules.generation.samplers.dry import dry_penalties
-from modules.generation.samplers.grammar import Constraint, as_lark
+from modules.generation.samplers.grammar import Constraint
 from modules.generation.samplers.history import Breaks, History
+from modules.generation.samplers.lark import as_lark
 from modules.generation.samplers.noise import uniform
 from modules.generation.samplers.penalties import ends_of_repeated_ngrams, frequency_and_presence
 from modules.generation.samplers.steps import numbers, path

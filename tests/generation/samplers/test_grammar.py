@@ -11,7 +11,7 @@ import torch
 
 from modules.errors import UserError
 from modules.generation.samplers.candidates import NEVER
-from modules.generation.samplers.grammar import as_lark
+from modules.generation.samplers.lark import as_lark
 from modules.generation.samplers.rows import RowSampler, choose, remaining
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import SamplingParams
