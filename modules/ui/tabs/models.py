@@ -47,8 +47,8 @@ def build(app: App, tab: gr.Tab) -> None:
                 padding=False,
             )
         with gr.Column(scale=6, min_width=320):
-            title = gr.HTML(elem_classes="tl-group")
-            estimate = gr.HTML(elem_classes="tl-estimate")
+            title = gr.HTML(elem_classes="tl-group", apply_default_css=False)
+            estimate = gr.HTML(elem_classes="tl-estimate", apply_default_css=False)
             with gr.Row():
                 load = gr.Button(say("model.load"), variant="primary", min_width=100)
                 unload = gr.Button(say("model.unload.short"), min_width=100)
@@ -56,7 +56,12 @@ def build(app: App, tab: gr.Tab) -> None:
             groups: dict[str, gr.Group] = {}
             for group, names in form.groups.items():
                 with gr.Group(visible=group in ("Loader", "Device")) as box:
-                    gr.HTML(html_template="<h3>${value}</h3>", value=say(f"group.{group}"), elem_classes="tl-group")  # type: ignore[arg-type]
+                    gr.HTML(
+                        html_template="<h3>${value}</h3>",
+                        value=say(f"group.{group}"),
+                        elem_classes="tl-group",
+                        apply_default_css=False,
+                    )  # type: ignore[arg-type]
                     form.place(names)
                 groups[group] = box
 

@@ -20,17 +20,22 @@ _COLUMNS = (("Length", "Temperature", "Text"), ("Filters",), ("Repetition", "Gui
 
 def build(app: App, tab: gr.Tab) -> None:
     form = Form(SamplingParams)
-    with gr.Row(equal_height=True, elem_classes="tl-toolbar"):
+    with gr.Row(elem_classes="tl-toolbar"):
         preset = gr.Dropdown([], label=say("preset"), allow_custom_value=True, scale=2, info=say("parameters.preset.help"))
         save = gr.Button(say("save"), scale=0, min_width=90)
         delete = gr.Button(say("delete"), scale=0, min_width=90)
         neutral = gr.Button(say("parameters.neutral"), scale=0, min_width=120)
-    summary = gr.HTML(elem_classes="tl-summary")
+    summary = gr.HTML(elem_classes="tl-summary", apply_default_css=False)
     with gr.Row():
         for column in _COLUMNS:
             with gr.Column(min_width=280):
                 for group in column:
-                    gr.HTML(html_template="<h2>${value}</h2>", value=say(f"group.{group}"), elem_classes="tl-group")  # type: ignore[arg-type]
+                    gr.HTML(
+                        html_template="<h2>${value}</h2>",
+                        value=say(f"group.{group}"),
+                        elem_classes="tl-group",
+                        apply_default_css=False,
+                    )  # type: ignore[arg-type]
                     form.place(form.groups[group])
 
     everything: list[Any] = [preset, summary, *form.controls.values()]
