@@ -8,24 +8,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from modules.access import make_access
 from modules.chats.replies import Replies
 from modules.chats.store import ChatStore
+from modules.errors import UserError
+from modules.generation.engine import Engine
+from modules.generation.sampling import SamplingParams
+from modules.generation.types import LoadedModel
 from modules.library.download_jobs import DownloadJobs
 from modules.library.loras import LoraLibrary
 from modules.library.models import ModelLibrary
 from modules.library.presets import PresetLibrary
 from modules.library.prompts import PromptLibrary
 from modules.library.templates import TemplateLibrary
-
-from modules.access import make_access
-from modules.errors import UserError
-from modules.generation.engine import Engine
-from modules.generation.sampling import SamplingParams
-from modules.generation.types import LoadedModel
 from modules.loaders import choose
 from modules.loaders.options import LoadOptions
 from modules.loaders.saved import SavedOptions
 from modules.settings.server import ServerOptions
+from modules.training.jobs import TrainingJobs
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class App:
         self.engine = Engine()
         self.store = ChatStore(self.data / "textloom.sqlite3")
         self.replies = Replies(self.store, self.engine)
+        self.training = TrainingJobs(root, self.models, self.loras)
         self.started = time.time()
         self._closing = threading.Event()
         if self.options.idle_timeout:
@@ -88,6 +89,7 @@ class App:
     def close(self) -> None:
         """Stop what runs and give everything back."""
         self._closing.set()
+        self.training.close()
         self.downloads.close()
         self.replies.close()
         self.engine.close()

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from modules.errors import UserError
 from modules.settings.declare import Settings, bounds_of, hints_of
-from modules.ui.words import say
+from modules.ui.words import SETTINGS, say
 
 FARTHEST_SLIDER = 1_000_000
 S = TypeVar("S", bound=Settings)
@@ -28,7 +28,8 @@ class Form(Generic[S]):
         self.fields = {name: cls.model_fields[name] for name in names or cls.model_fields}
         shown = values or cls()
         self.controls: dict[str, Component | BlockContext] = {
-            name: _control(name, info, to_control(info, getattr(shown, name))) for name, info in self.fields.items()
+            name: _control(name, info, to_control(info, getattr(shown, name)), SETTINGS.get(cls, ""))
+            for name, info in self.fields.items()
         }
 
     @property
@@ -92,15 +93,20 @@ def _slider_end(info: FieldInfo) -> float:
     return hints_of(info).slider_max or (high if high is not None else 0)
 
 
-def _control(name: str, info: FieldInfo, value: Any) -> Component:
-    hints, kind = hints_of(info), _plain(info)
-    common: dict[str, Any] = {
-        "label": say(f"setting.{name}"),
-        "info": say(f"setting.{name}.help"),
+def common_look(name: str, value: Any, prefix: str = "") -> dict[str, Any]:
+    """What every control of a setting is made with: its words, its value, its place in the page's own names."""
+    return {
+        "label": say(f"{prefix}setting.{name}"),
+        "info": say(f"{prefix}setting.{name}.help"),
         "value": value,
         "render": False,
-        "elem_id": f"setting-{name}",
+        "elem_id": f"{prefix.replace('.', '-')}setting-{name}",
     }
+
+
+def _control(name: str, info: FieldInfo, value: Any, prefix: str) -> Component:
+    hints, kind = hints_of(info), _plain(info)
+    common = common_look(name, value, prefix)
     if kind is bool:
         return gr.Checkbox(**common)
     if choices := _choices(kind):

@@ -6,14 +6,11 @@ import json
 from typing import Any
 
 import gradio as gr
-from gradio.themes import Base
 
 from modules.app import App
-from modules.ui.tabs import chat, models, parameters, session
+from modules.ui.look import theme
+from modules.ui.tabs import chat, models, parameters, session, training
 from modules.ui.words import say, script_words, tables
-
-_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Noto Sans CJK SC", "sans-serif"]
-_MONO = ["ui-monospace", "SF Mono", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
 
 # Before Gradio's own script: the language and the theme that were chosen here count for its components too.
 _HEAD = """
@@ -51,6 +48,8 @@ def build(app: App) -> gr.Blocks:
                 parameters.build(app, tab)
             with gr.Tab(say("tab.models"), id="models", elem_id="tab-models") as tab:
                 models.build(app, tab)
+            with gr.Tab(say("tab.training"), id="training", elem_id="tab-training") as tab:
+                training.build(app, tab)
             with gr.Tab(say("tab.session"), id="session", elem_id="tab-session"):
                 session.build()
     return page
@@ -58,6 +57,5 @@ def build(app: App) -> gr.Blocks:
 
 def mount_options() -> dict[str, Any]:
     """What gr.mount_gradio_app is told about the look."""
-    theme = Base(primary_hue="indigo", neutral_hue="zinc", font=_FONTS, font_mono=_MONO)
     script = json.dumps({"words": script_words()}, ensure_ascii=False).replace("</", "<\\/")
-    return {"theme": theme, "head": _HEAD % script, "i18n": words()}
+    return {"theme": theme(), "head": _HEAD % script, "i18n": words()}

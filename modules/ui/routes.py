@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from modules.app import App
 from modules.chats.records import PathMessage
 from modules.errors import NotAllowed, NotFound
-from modules.ui import actions, preferences, views
+from modules.ui import actions, preferences, training_routes, views
 from modules.ui.live import Rendering, follow, frame
 
 STATIC = Path(__file__).parent / "static"
@@ -76,6 +76,7 @@ def router(app: App) -> APIRouter:
         request.state.owner = app.access.require_user(request)
 
     routes = APIRouter(prefix="/chats", include_in_schema=False, dependencies=[Depends(let_in)])
+    routes.include_router(training_routes.router(app))
     renderings: dict[int, Rendering] = {}
 
     # --- the list and the chats

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 from modules.generation.sampling import SamplingParams
 from modules.loaders.options import LoadOptions
 from modules.settings.declare import Settings, hints_of
+from modules.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     from gradio.i18n import I18nData
 
 LOCALES = Path(__file__).parent / "locales"
 LANGUAGES = {"en": "English", "zh": "中文"}
-SETTINGS: tuple[type[Settings], ...] = (SamplingParams, LoadOptions)
+SETTINGS: dict[type[Settings], str] = {SamplingParams: "", LoadOptions: "", TrainingConfig: "training."}
+"""Class → what stands before its keys, where another class has settings of the same names."""
 
 
 @lru_cache(maxsize=1)
@@ -28,13 +30,13 @@ def tables() -> dict[str, dict[str, str]]:
 
 
 def declared() -> dict[str, str]:
-    """The words that the settings classes bring: setting.NAME, setting.NAME.help, group.NAME."""
+    """The words that the settings classes bring: setting.NAME, setting.NAME.help, group.NAME (before them the class's prefix)."""
     words: dict[str, str] = {}
-    for cls in SETTINGS:
+    for cls, prefix in SETTINGS.items():
         for name, info in cls.model_fields.items():
             label = name.replace("_", " ")
-            words[f"setting.{name}"] = label[0].upper() + label[1:]
-            words[f"setting.{name}.help"] = info.description or ""
+            words[f"{prefix}setting.{name}"] = label[0].upper() + label[1:]
+            words[f"{prefix}setting.{name}.help"] = info.description or ""
             group = hints_of(info).group
             words[f"group.{group}"] = group
     return words
@@ -43,8 +45,7 @@ def declared() -> dict[str, str]:
 def script_words() -> dict[str, dict[str, str]]:
     """What the chat view's own script says: all but the settings."""
     return {
-        language: {key: words for key, words in table.items() if not key.startswith("setting.")}
-        for language, table in tables().items()
+        language: {key: words for key, words in table.items() if "setting." not in key} for language, table in tables().items()
     }
 
 

@@ -1,0 +1,237 @@
+// The Training tab: the list of runs, and the chosen one with its curves, replies and buttons. All of it is read anew from the
+// server, so that a reload loses nothing.
+
+import {address, attempt, get, post, remove} from "./api.js";
+import {copyText, h, showDialog, toast} from "./dom.js";
+import {count, t} from "./words.js";
+
+const KINDS = {loss: ["loss", "smoothed", "evaluated"], rate: ["rate"], norm: ["norm"], speed: ["speed"], memory: ["memory"]};
+const LINES = {loss: "--tl-line", smoothed: "--tl-accent", evaluated: "--tl-good"};
+
+class Training {
+  constructor(host, copied) {
+    this.host = host;
+    this.copied = copied;
+    this.chosen = null;
+    this.kind = "loss";
+    this.list = h("ul", {class: "tl-cards", "aria-label": t("training.runs")});
+    this.detail = h("section", {class: "tl-run", "aria-label": t("training.run"), hidden: true});
+    this.head = h("div");
+    this.buttons = h("div", {class: "tl-run-buttons"});
+    this.plot = h("canvas", {class: "tl-plot", role: "img"});
+    this.kinds = h("div", {class: "tl-kinds", role: "group"}, Object.keys(KINDS).map((kind) =>
+      h("button", {type: "button", class: "tl-quiet", "data-kind": kind, "aria-pressed": String(kind === this.kind), onclick: () => {
+        this.kind = kind;
+        for (const button of this.kinds.children) button.setAttribute("aria-pressed", String(button.dataset.kind === kind));
+        this.drawPlot();
+      }}, t(`training.curve.${kind}`))));
+    this.rest = h("div");
+    this.detail.append(this.head, this.buttons, this.kinds, this.plot, this.rest);
+    host.replaceChildren(h("h2", {}, t("training.runs")), this.list, this.detail);
+    new ResizeObserver(() => this.drawPlot()).observe(this.plot);
+    const beat = async () => {
+      if (!host.isConnected) return;
+      if (host.offsetParent && !document.hidden) await this.refresh();
+      setTimeout(beat, this.busy ? 1000 : 2500);
+    };
+    beat();
+  }
+
+  async refresh() {
+    let view;
+    try {
+      view = await get("/training");
+    } catch {
+      return; // the next beat tries again
+    }
+    this.admin = view.admin;
+    this.busy = view.jobs.some((job) => job.active || job.state === "queued");
+    const known = view.jobs.find((job) => job.id === this.chosen);
+    if (!known) this.chosen = (view.jobs.find((job) => job.active) ?? view.jobs[0])?.id ?? null;
+    if (this.newest !== undefined && view.jobs[0] && view.jobs[0].id !== this.newest) this.chosen = view.jobs[0].id;
+    this.newest = view.jobs[0]?.id ?? null;
+    const key = JSON.stringify([view.jobs, this.chosen]);
+    if (key !== this.listKey) this.drawList(view.jobs);
+    this.listKey = key;
+    this.detail.hidden = !this.chosen;
+    if (this.chosen) await this.refreshDetail();
+  }
+
+  async refreshDetail() {
+    let run;
+    try {
+      run = await get(`/training/${encodeURIComponent(this.chosen)}`);
+    } catch {
+      return;
+    }
+    const key = JSON.stringify(run);
+    if (key === this.detailKey) return;
+    this.detailKey = key;
+    this.run = run;
+    this.drawHead(run);
+    this.drawButtons(run);
+    this.drawPlot();
+    this.drawRest(run);
+  }
+
+  choose(id) {
+    this.chosen = id;
+    this.refresh();
+  }
+
+  drawList(jobs) {
+    const focused = document.activeElement?.closest?.(".tl-card")?.dataset.id;
+    this.list.replaceChildren(...jobs.map((job) => h("li", {},
+      h("button", {type: "button", class: "tl-card", "data-id": job.id, "aria-pressed": String(job.id === this.chosen),
+        onclick: () => this.choose(job.id)},
+        h("span", {class: "tl-card-name"}, job.name, h("span", {class: "tl-badge", "data-state": job.state}, t(`training.state.${job.state}`))),
+        h("span", {class: "tl-card-facts"}, [job.model, job.method, job.dataset, progress(job)].filter(Boolean).map((fact) => h("span", {}, fact))),
+        job.active && job.total ? h("progress", {max: job.total, value: job.step, "aria-label": job.name}) : null))));
+    if (!jobs.length) this.list.append(h("li", {class: "tl-nothing"}, t("training.none")));
+    if (focused) this.list.querySelector(`[data-id="${CSS.escape(focused)}"]`)?.focus();
+  }
+
+  drawHead(run) {
+    const facts = [
+      run.total ? t("training.step", {step: count(run.step), total: count(run.total)}) : null,
+      run.loss === null ? null : t("training.loss", {loss: run.loss.toFixed(4)}),
+      run.speed ? t("training.speed", {speed: count(Math.round(run.speed))}) : null,
+      run.remaining === null ? null : t("training.left", {time: time(run.remaining)}),
+    ].filter(Boolean);
+    this.head.replaceChildren(
+      h("h2", {}, run.name, h("span", {class: "tl-badge", "data-state": run.state, role: "status"}, t(`training.state.${run.state}`))),
+      h("p", {class: "tl-card-facts"}, facts.map((fact) => h("span", {}, fact))),
+      run.reason ? h("p", {class: ["failed", "interrupted"].includes(run.state) ? "tl-wrong-text" : "tl-quiet-text"}, run.reason) : null,
+      run.log ? h("pre", {class: "tl-log"}, run.log) : null);
+  }
+
+  drawButtons(run) {
+    const path = `/training/${encodeURIComponent(run.id)}`;
+    const button = (words, action, kind = "tl-quiet") => h("button", {type: "button", class: kind, onclick: async () => {
+      if (await attempt(action) !== undefined) this.refresh();
+    }}, words);
+    const buttons = [];
+    if (run.state === "done" && run.method !== "full") buttons.push(button(t("training.use"), () => this.use(path, ""), "tl-strong"));
+    if (run.resumable) buttons.push(button(t("training.resume"), () => post(`${path}/resume`, {queue: this.busy}), "tl-strong"));
+    if (run.active || run.state === "queued") buttons.push(button(t("training.stop"), () => post(`${path}/stop`)));
+    if (run.active) buttons.push(button(t("training.kill"), () => post(`${path}/kill`)));
+    buttons.push(h("button", {type: "button", class: "tl-quiet", onclick: () => this.copied(run.id)}, t("training.copy")));
+    if (!run.active) {
+      buttons.push(h("button", {type: "button", class: "tl-quiet", onclick: () =>
+        showDialog(this.host, t("training.delete.title", {name: run.name}), [], t("delete"), async () => {
+          if (await attempt(() => remove(path)) !== undefined) this.chosen = null;
+          this.refresh();
+        }, h("p", {}, t("training.delete.help")))}, t("delete")));
+    }
+    if (this.buttonKey === run.id + run.state + this.admin) return;
+    this.buttonKey = run.id + run.state + this.admin;
+    this.buttons.replaceChildren(...(this.admin ? buttons : []));
+  }
+
+  async use(path, checkpoint) {
+    toast(t("training.loading"));
+    const used = await post(`${path}/use`, {checkpoint});
+    const url = new URL(location.href);
+    url.searchParams.set("chat", used.chat);
+    history.pushState({}, "", url);
+    window.dispatchEvent(new PopStateEvent("popstate"));
+    document.querySelector("#tab-chat-button, [role=tab][aria-controls=tab-chat]")?.click();
+    toast(t("training.used", {name: used.adapter}));
+    return used;
+  }
+
+  drawPlot() {
+    if (!this.run || !this.plot.clientWidth) return;
+    const ratio = window.devicePixelRatio || 1;
+    const [width, height] = [this.plot.clientWidth, 220];
+    this.plot.width = width * ratio;
+    this.plot.height = height * ratio;
+    const names = KINDS[this.kind].filter((name) => this.run.curves[name]?.length);
+    const points = names.flatMap((name) => this.run.curves[name]);
+    const last = points.length ? points.at(-1)[1] : null;
+    this.plot.dataset.points = points.length;
+    this.plot.setAttribute("aria-label", `${t(`training.curve.${this.kind}`)}: ${last === null ? "–" : figure(last, this.kind)}`);
+    const pen = this.plot.getContext("2d");
+    pen.scale(ratio, ratio);
+    if (!points.length) return;
+    const style = getComputedStyle(this.host);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    const end = Math.max(this.run.total || 1, ...points.map(([step]) => step));
+    let [low, high] = [Math.min(...points.map((point) => point[1])), Math.max(...points.map((point) => point[1]))];
+    if (high === low) [low, high] = [low - Math.abs(low || 1) / 10, high + Math.abs(high || 1) / 10];
+    const [left, top, bottom] = [58, 10, 24];
+    const x = (step) => left + (width - left - 8) * (end > 1 ? (step - 1) / (end - 1) : 0.5);
+    const y = (value) => top + (height - top - bottom) * (1 - (value - low) / (high - low));
+    pen.font = "12px system-ui, sans-serif";
+    pen.fillStyle = colour("--tl-quiet");
+    pen.strokeStyle = colour("--tl-soft");
+    pen.textBaseline = "middle";
+    for (let line = 0; line <= 4; line += 1) {
+      const value = low + (high - low) * line / 4;
+      pen.beginPath();
+      pen.moveTo(left, y(value));
+      pen.lineTo(width - 8, y(value));
+      pen.stroke();
+      pen.textAlign = "right";
+      pen.fillText(figure(value, this.kind), left - 6, y(value));
+    }
+    pen.textAlign = "left";
+    pen.fillText("1", left, height - 10);
+    pen.textAlign = "right";
+    pen.fillText(count(end), width - 8, height - 10);
+    for (const name of names) {
+      pen.strokeStyle = pen.fillStyle = colour(LINES[name] ?? "--tl-accent");
+      pen.lineWidth = name === "loss" ? 1.5 : 2;
+      pen.beginPath();
+      for (const [step, value] of this.run.curves[name]) pen.lineTo(x(step), y(value));
+      pen.stroke();
+      if (name === "evaluated" || this.run.curves[name].length === 1) {
+        for (const [step, value] of this.run.curves[name]) {
+          pen.beginPath();
+          pen.arc(x(step), y(value), 3, 0, 7);
+          pen.fill();
+        }
+      }
+    }
+  }
+
+  drawRest(run) {
+    const path = `/training/${encodeURIComponent(run.id)}`;
+    const open = new Set([...this.rest.querySelectorAll("details[open]")].map((part) => part.dataset.part));
+    const part = (name, ...content) => h("details", {"data-part": name, open: open.has(name)}, h("summary", {}, t(`training.${name}`)), ...content);
+    const samples = run.samples.length ? h("table", {class: "tl-samples"},
+      h("thead", {}, h("tr", {}, ["training.sample.step", "training.sample.prompt", "training.sample.reply", "training.sample.base"].map((key) => h("th", {}, t(key))))),
+      h("tbody", {}, run.samples.toReversed().map((one) => h("tr", {}, h("td", {}, count(one.step)), h("td", {}, one.prompt), h("td", {}, one.reply), h("td", {}, one.base))))) : null;
+    this.rest.replaceChildren(...[
+      run.about || run.data ? h("p", {class: "tl-quiet-text"}, [run.about, run.data].filter(Boolean).join(" · ")) : null,
+      ...run.notes.map((note) => h("p", {class: "tl-quiet-text"}, note)),
+      samples,
+      run.checkpoints.length ? part("checkpoints", h("ul", {class: "tl-checkpoints"}, run.checkpoints.map((name) => h("li", {}, h("span", {}, name),
+        this.admin ? h("button", {type: "button", class: "tl-link", onclick: () => attempt(() => this.use(path, name))}, t("training.use")) : null)))) : null,
+      part("commands", h("pre", {class: "tl-log"}, run.commands + (run.accelerate ? `\n\n# accelerate.yaml\n${run.accelerate}` : "")),
+        h("button", {type: "button", class: "tl-link", onclick: () => copyText(run.commands)}, t("copy"))),
+    ].filter(Boolean));
+  }
+}
+
+function progress(job) {
+  if (!job.total) return null;
+  const words = t("training.step", {step: count(job.step), total: count(job.total)});
+  return job.remaining === null ? words : `${words}, ${t("training.left", {time: time(job.remaining)})}`;
+}
+
+function figure(value, kind) {
+  if (kind === "memory") return `${(value / 1e9).toFixed(2)} GB`;
+  if (kind === "speed") return count(Math.round(value));
+  return Math.abs(value) >= 0.01 || value === 0 ? value.toFixed(value >= 100 ? 0 : 3) : value.toExponential(1);
+}
+
+function time(seconds) {
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+export function start(element, copied) {
+  document.head.append(h("link", {rel: "stylesheet", href: address("/static/training.css")}));
+  new Training(element.querySelector(".tl-training"), copied);
+}
