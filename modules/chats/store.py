@@ -24,6 +24,11 @@ _BRANCH = """
         SELECT ? UNION ALL SELECT messages.id FROM messages JOIN branch ON messages.parent_id = branch.id
     )
 """
+_ABOVE = """
+    WITH RECURSIVE above (id) AS (
+        SELECT ? UNION ALL SELECT parent_id FROM messages JOIN above ON messages.id = above.id WHERE parent_id IS NOT NULL
+    )
+"""
 
 
 class ChatStore:
@@ -220,7 +225,7 @@ class ChatStore:
             return self._show(db, chat, self._newest_end(db, beside["id"]) if beside else message.parent_id)
 
     def restore_branch(self, owner: str, message_id: int) -> Chat:
-        """Undo `delete_branch`."""
+        """Undo `delete_branch`; what the message stands under comes back with it."""
         with self._transaction() as db:
             row = db.execute(
                 "SELECT messages.* FROM messages JOIN chats ON chats.id = chat_id WHERE messages.id = ? AND owner = ?",
@@ -231,6 +236,7 @@ class ChatStore:
             db.execute(
                 f"{_BRANCH} UPDATE messages SET deleted = NULL WHERE id IN branch AND deleted = ?", (message_id, row["deleted"])
             )
+            db.execute(f"{_ABOVE} UPDATE messages SET deleted = NULL WHERE id IN above", (message_id,))
             return self._show(db, self._chat(db, owner, row["chat_id"]), self._newest_end(db, message_id))
 
     def branch_off(self, owner: str, message_id: int) -> Chat:
