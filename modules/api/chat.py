@@ -27,7 +27,7 @@ from modules.api.replies import (
     chat_logprobs,
     usage_of,
 )
-from modules.api.streaming import DONE, EventSource, begun, close_all, data, merged, open_streams, unless_gone
+from modules.api.streaming import DONE, EVENTS, EventSource, begun, close_all, data, merged, open_streams, unless_gone
 from modules.api.tools import CallArguments, CallBegins, Piece, ToolReader
 from modules.errors import UserError
 from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Token
@@ -40,7 +40,7 @@ Arriving = AsyncIterator[tuple[int, list[GenerationEvent]]]
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The reply; with stream: true as server-sent events, closed by [DONE].",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": EVENTS,
     }
 }
 

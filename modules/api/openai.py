@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from modules.api import chat, completions, embeddings, internal, models, responses
+from modules.api import chat, completions, downloads, embeddings, internal, models, responses
 from modules.api.auth import key_of_api
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def router(app: App) -> APIRouter:
     """The API of `app`."""
 
     parts = [part.router(app) for part in (chat, completions, responses, models, embeddings, internal)]
-    parts.append(internal.administration(app))
+    parts += [internal.administration(app), downloads.router(app)]
     known = [route for part in parts for route in part.routes]
 
     def nothing_here(request: Request, path: str) -> None:

@@ -18,7 +18,7 @@ from modules.api.common import shown_name
 from modules.api.errors import REFUSALS, describe
 from modules.api.progress import Progress
 from modules.api.response_request import ResponseRequest
-from modules.api.streaming import EventSource, begun, close_all, data, merged, open_streams, unless_gone
+from modules.api.streaming import EVENTS, EventSource, begun, close_all, data, merged, open_streams, unless_gone
 from modules.api.tools import CallArguments, CallBegins, Piece, ToolReader
 from modules.errors import UserError
 from modules.generation.types import GenerationEvent
@@ -81,7 +81,7 @@ class ResponseReply(BaseModel):
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The response; with stream: true as server-sent events, each with a type of its own.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": EVENTS,
     }
 }
 

@@ -20,6 +20,10 @@ from modules.generation.types import GenerationEvent, GenerationRequest
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 10.0
 FIRST_EVENT_SECONDS = 5.0
+EVENTS = {
+    "text/event-stream": {"itemSchema": {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}}
+}
+"""How /openapi.json names a stream: a row of events with JSON in them."""
 CLIENT_LEFT = 499
 """A status that nobody sees."""
 DONE = b"data: [DONE]\n\n"

@@ -8,7 +8,9 @@ import httpx
 import pytest
 
 from modules.generation.types import Capabilities
+from tests.api.conftest import wait_until
 from tests.fakes import EVERYTHING, EchoModel
+from tests.library.hub_server import running_hub
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -75,6 +77,26 @@ def test_adapters_are_listed_loaded_and_unloaded(server):
     assert server.model.adapters == ()
 
 
+def test_models_are_downloaded_with_progress(serve, monkeypatch):
+    with running_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        hub.repositories["org/name"] = {"main": {"config.json": b"{}", "model.safetensors": b"x" * 5000}}
+        server = serve()
+        job = server.post("/v1/internal/download", {"model": "org/name"}).json()
+        assert (job["model"], job["branch"]) == ("org/name", "main")
+        url = f"{server.url}/v1/internal/downloads/{job['id']}"
+        assert wait_until(lambda: httpx.get(url).json()["state"] == "done", 20)
+        ended = httpx.get(url).json()
+        assert (ended["done"], ended["total"], ended["files_done"], ended["folder"]) == (5002, 5002, 2, "org_name")
+        assert httpx.get(f"{server.url}/v1/internal/downloads").json()["downloads"] == [ended]
+        failed = server.post("/v1/internal/download", {"model": "org/ghost"}).json()
+        url = f"{server.url}/v1/internal/downloads/{failed['id']}"
+        assert wait_until(lambda: httpx.get(url).json()["state"] == "failed", 20)
+        assert "org/ghost" in httpx.get(url).json()["error"]
+    assert server.post("/v1/internal/download", {"model": "../.."}).status_code == 400
+    assert httpx.get(f"{server.url}/v1/internal/downloads/99").status_code == 404
+
+
 def test_stop_ends_every_reply(serve):
     server = serve(EchoModel(lambda request: "abc" * 1000, pace=0.01))
     with httpx.stream("POST", server.url + "/v1/chat/completions", json={"messages": HI, "stream": True}) as reply:
@@ -109,6 +131,10 @@ ROUTES = {
     ("POST", "/v1/internal/model/unload"): "admin",
     ("POST", "/v1/internal/adapters/load"): "admin",
     ("POST", "/v1/internal/adapters/unload"): "admin",
+    ("POST", "/v1/internal/download"): "admin",
+    ("GET", "/v1/internal/downloads"): "admin",
+    ("GET", "/v1/internal/downloads/1"): "admin",
+    ("POST", "/v1/internal/downloads/1/cancel"): "admin",
 }
 BODIES = {
     "/v1/chat/completions": {"messages": HI},
@@ -121,6 +147,7 @@ BODIES = {
     "/v1/internal/logits": {"prompt": "x"},
     "/v1/internal/chat-prompt": {"messages": HI},
     "/v1/internal/model/load": {"model": "ghost"},
+    "/v1/internal/download": {"model": ""},
     "/v1/internal/adapters/load": {"name": "ghost"},
     "/v1/internal/adapters/unload": {"name": "ghost"},
 }
@@ -141,7 +168,8 @@ def test_who_may_do_what(serve):
 def test_every_route_is_in_the_table_above(serve):
     paths = httpx.get(serve().url + "/openapi.json").json()["paths"]
     told = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    assert told - {("GET", "/v1/models/{name}")} == set(ROUTES) - {("GET", "/v1/nothing")}
+    table = {(method, path.replace("/1", "/{number}")) for method, path in ROUTES} - {("GET", "/v1/nothing")}
+    assert told - {("GET", "/v1/models/{name}")} == table
 
 
 def test_embeddings_by_the_client(shared):
