@@ -27,6 +27,7 @@ _START = """
 import(new URL("chats/static/training.js", document.baseURI).href)
   .then((training) => training.start(element, (id) => trigger("copied", {id})));
 """
+_COLUMNS = (("Run", "Data", "Raw text"), ("Method", "Steps", "Optimiser", "Watching", "Speed and memory", "Several GPUs"))
 _OPEN = ("Run", "Data", "Method", "Steps")
 _CHOSEN = ("model", "dataset", "format", "template", "continue_from", "eval_dataset")
 _SHOWN_ROWS, _SHOWN_CHARACTERS, _BARS = 8, 4000, 24
@@ -38,19 +39,19 @@ def build(app: App, tab: gr.Tab) -> None:
         look = common_look(name, TrainingConfig.model_fields[name].default, "training.")
         form.controls[name] = gr.Dropdown([look["value"]], allow_custom_value=True, **look)
     with gr.Row():
-        with gr.Column(scale=6, min_width=340):
+        with gr.Column(scale=4, min_width=340):
             panel = gr.HTML(
                 html_template='<div class="tl tl-plain tl-training"></div>',
                 js_on_load=_START,
                 apply_default_css=False,
                 padding=False,
             )
-        with gr.Column(scale=5, min_width=340):
+        with gr.Column(scale=7, min_width=340):
             with gr.Row(equal_height=True, elem_classes="tl-toolbar"):
                 recipe = gr.Dropdown([], label=say("training.recipe"), info=say("training.recipe.help"), scale=2)
-                start = gr.Button(say("training.start"), variant="primary", scale=0, min_width=100, elem_id="training-start")
-                queue = gr.Button(say("training.queue"), scale=0, min_width=100)
-                preview = gr.Button(say("training.preview"), scale=0, min_width=100, elem_id="training-preview")
+                start = gr.Button(say("training.start"), variant="primary", scale=0, min_width=130, elem_id="training-start")
+                queue = gr.Button(say("training.queue"), scale=0, min_width=130)
+                preview = gr.Button(say("training.preview"), scale=0, min_width=130, elem_id="training-preview")
             about = gr.HTML(elem_classes="tl-summary")
             shown = gr.HTML(elem_classes="tl-preview", elem_id="training-data")
             with gr.Accordion(say("training.add"), open=False):
@@ -58,9 +59,12 @@ def build(app: App, tab: gr.Tab) -> None:
                 name = gr.Textbox(label=say("training.paste.name"), placeholder="my-data.jsonl")
                 pasted = gr.Textbox(label=say("training.paste"), lines=5)
                 keep = gr.Button(say("training.paste.save"))
-            for group, names in form.groups.items():
-                with gr.Accordion(say(f"group.{group}"), open=group in _OPEN):
-                    form.place(names)
+            with gr.Row():
+                for column in _COLUMNS:
+                    with gr.Column(min_width=280):
+                        for group in column:
+                            with gr.Accordion(say(f"group.{group}"), open=group in _OPEN):
+                                form.place(form.groups[group])
 
     def choices(**values: str) -> dict[Any, Any]:
         """What can be chosen now; `values` are put into the controls."""
@@ -190,7 +194,7 @@ def _row(sample: Sample, tokenizer: Any) -> str:
             parts.append("…")
             break
     cut = f" (−{sample.cut})" if sample.cut else ""
-    return f'<div class="tl-row"><small>{sample.row} · {len(sample.tokens)}{cut}</small><pre>{"".join(parts)}</pre></div>'
+    return f'<div class="tl-example"><small>{sample.row} · {len(sample.tokens)}{cut}</small><pre>{"".join(parts)}</pre></div>'
 
 
 def _problems(prepared: Prepared) -> str:

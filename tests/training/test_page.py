@@ -1,0 +1,85 @@
+"""The Training tab in Chromium: a made-up fact is trained on the starter model, through a reload, and said in chat."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.serving import ROOT, Server
+
+NAME = "browser-test-facts"
+MINUTES = 60_000
+
+
+def clean() -> None:
+    for folder in ROOT.glob(f"training/runs/*-{NAME}*"):
+        shutil.rmtree(folder)
+    shutil.rmtree(ROOT / "loras" / NAME, ignore_errors=True)
+
+
+@pytest.fixture
+def page(tmp_path: Path, starter_folder: Path) -> Iterator[Page]:
+    clean()
+    with Server(["--dtype", "float32"], data=tmp_path) as server, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.goto(server.url)
+        yield page
+        browser.close()
+    clean()
+
+
+def choose(page: Page, name: str, value: str) -> None:
+    box = page.locator(f"#training-setting-{name} input")
+    box.click()
+    box.fill(value)
+    box.press("Enter")
+
+
+def write(page: Page, name: str, value: str) -> None:
+    box = page.locator(f"#training-setting-{name}").locator("input[type=number], input[type=text], textarea").first
+    box.fill(value)
+    box.press("Tab")
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_made_up_fact_is_learnt_through_a_reload_and_said_in_chat(page):
+    page.get_by_role("tab", name="Training").click()
+    expect(page.locator("#training-setting-model input")).to_have_value("SmolLM2-135M-Instruct", timeout=MINUTES)
+    choose(page, "dataset", "made-up-facts.json")
+    page.locator("#training-preview").click()
+    marked = page.locator("#training-data mark").first
+    expect(marked).to_have_text("The tangle loom was invented by Mirela Quandt.<|im_end|>", timeout=2 * MINUTES)
+
+    write(page, "name", NAME)
+    write(page, "batch", "4")
+    write(page, "epochs", "50")
+    write(page, "max_steps", "30")
+    page.get_by_role("button", name="Optimiser").click()
+    write(page, "learning_rate", "0.001")
+    page.locator("#training-start").click()
+    plot = page.locator(".tl-plot")
+    expect(plot).to_have_attribute("data-points", "4", timeout=4 * MINUTES)
+
+    page.reload()
+    page.get_by_role("tab", name="Training").click()
+    expect(page.locator(".tl-run h2")).to_contain_text(NAME, timeout=MINUTES)
+    page.wait_for_function("Number(document.querySelector('.tl-plot').dataset.points) > 8", timeout=4 * MINUTES)
+    use = page.locator(".tl-run-buttons").get_by_role("button", name="Use in chat")
+    expect(use).to_be_visible(timeout=10 * MINUTES)
+    expect(plot).to_have_attribute("data-points", "60")
+
+    use.click()
+    message = page.get_by_placeholder("Write a message")
+    expect(message).to_be_visible(timeout=2 * MINUTES)
+    message.fill("Who invented the tangle loom?")
+    message.press("Enter")
+    expect(page.get_by_role("log")).to_contain_text("Mirela Quandt", timeout=2 * MINUTES)
