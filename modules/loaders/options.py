@@ -38,11 +38,13 @@ class LoadOptions(Settings):
     """The most tokens that a prompt and its reply may have together; 0 takes what the model was made for, as far as memory allows."""
     max_parallel: int = setting(8, min=1, max=512, step=1, slider_max=64, group="Loader")
     """How many replies are made at the same time; more requests wait in order."""
-    cache_memory: float = setting(0.0, min=0, max=10_000, step=0.5, slider_max=64, group="Loader")
+    cache_memory: float = setting(
+        0.0, min=0, max=10_000, step=0.5, slider_max=64, group="Loader", loaders=LOCAL + ("llamacpp",)
+    )
     """The most GiB for the key-value cache; 0 decides by the memory that is free."""
 
     # --- where and how the weights lie
-    cpu: bool = setting(False, group="Device")
+    cpu: bool = setting(False, group="Device", loaders=LOCAL + ("llamacpp",))
     """Use the processor even where there is a GPU."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = setting("auto", group="Device", loaders=LOCAL + ("vllm",))
     """Number format of the weights; auto takes the files' own, and one that is fast on this machine."""

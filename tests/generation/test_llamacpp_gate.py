@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 from modules.generation.llamacpp.gate import Gate
 from modules.generation.stream import EventStream
 from modules.generation.types import Queued
@@ -56,3 +59,37 @@ def test_whoever_leaves_the_queue_makes_room_for_the_next() -> None:
     first.leave()
     assert third.let_in and not second.let_in
     assert third.places()[-1] == 1
+
+
+def test_who_needs_more_room_gets_it_or_waits_at_the_head() -> None:
+    gate = Gate(3, 100)
+    first, second = Visitor(gate, 40), Visitor(gate, 40)
+    assert gate.grow(first.events, 40, 60)
+    third = Visitor(gate, 50)
+    assert not third.let_in
+    grown = threading.Thread(target=gate.grow, args=(second.events, 40, 60))
+    grown.start()
+    while gate.waiting < 2:
+        time.sleep(0.001)
+    assert gate.inside == 1, "what it held is free for others meanwhile"
+    gate.leave(60)
+    grown.join(5)
+    assert not grown.is_alive() and gate.inside == 1 and not third.let_in
+    assert 1 not in second.places(), "who has begun is not told a place again"
+    gate.leave(60)
+    assert third.let_in
+
+
+def test_who_leaves_while_waiting_for_more_room_holds_nothing() -> None:
+    gate = Gate(2, 100)
+    first, second = Visitor(gate, 50), Visitor(gate, 50)
+    answers: list[bool] = []
+    thread = threading.Thread(target=lambda: answers.append(gate.grow(second.events, 50, 80)))
+    thread.start()
+    while not gate.waiting:
+        time.sleep(0.001)
+    second.events.close()
+    thread.join(5)
+    assert answers == [False]
+    first.leave()
+    assert Visitor(gate, 100).let_in

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from modules.errors import ContextTooLong, NotFound, Unavailable, UserError
+from modules.generation.llamacpp import model as module
 from modules.generation.llamacpp.launch import Launch
 from modules.generation.llamacpp.model import LlamacppModel
 from modules.generation.sampling import SamplingParams
@@ -342,6 +343,23 @@ def test_together_they_never_overfill_the_cache(model: LlamacppModel) -> None:
     half = [ask(letter * 600, sampling={"max_tokens": 300, "ban_eos": True}) for letter in "abcd"]
     replies = [list(events) for events in [model.stream(request) for request in half]]
     assert [end_of(events).usage.completion_tokens for events in replies] == [300] * 4
+
+
+def test_replies_without_a_limit_share_the_cache_and_come_out_whole(
+    model: LlamacppModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each gets room for a while; one that needs more than is free waits, and goes on where it was."""
+    letters = {"banned_tokens": tuple(range(94, 256))}
+    longest = ask("Hello there", sampling={"max_tokens": 1_000_000, "ban_eos": True, **letters})
+    monkeypatch.setattr(module, "ALLOWANCE", 10_000)
+    whole = text_of(model.stream(longest))
+    monkeypatch.setattr(module, "ALLOWANCE", 100)
+    replies = [list(events) for events in [model.stream(longest) for _ in range(5)]]
+    assert [end_of(events).usage.completion_tokens for events in replies] == [CONTEXT - len("Hello there")] * 5
+    assert {text_of(events)[:300] for events in replies} == {whole[:300]}
+    for events in replies:
+        assert sum(isinstance(event, Started) for event in events) == 1
+    wait_for(lambda: model.status().running == 0)
 
 
 def start_endless(model: LlamacppModel, prompt: str = "Hi") -> EventStream:

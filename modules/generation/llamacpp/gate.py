@@ -13,13 +13,17 @@ from modules.generation.types import Queued
 
 @dataclass(eq=False)
 class _Waiting:
+    """announced: whether the place in the queue is told; it is not to who has begun and only waits for more room."""
+
     events: EventStream
     tokens: int
     start: Callable[[], None]
+    announced: bool = True
+    admitted: bool = False
 
 
 class Gate:
-    """Lets requests in, in order. Every request says how many tokens it may need at most, prompt and reply.
+    """Lets requests in, in order, each with so many tokens of the cache: prompt, and reply as far as it is allowed for now.
 
     llama.cpp ends *all* running replies when its shared cache is full, so that never may happen.
     """
@@ -45,17 +49,39 @@ class Gate:
         with self._lock:
             self._waiting.append(entry)
         self._admit()
-        if entry in self._waiting:
+        if not entry.admitted:
             events.on_close(lambda: self._give_up(entry))
+
+    def grow(self, events: EventStream, held: int, wanted: int) -> bool:
+        """Have `wanted` tokens instead of `held`; blocks. Without room, all is given back to wait at the head of the queue.
+
+        False where whoever wanted the reply left meanwhile: nothing is held then.
+        """
+        with self._lock:
+            if wanted - held <= self._tokens:
+                self._tokens -= wanted - held
+                return True
+            over = threading.Event()
+            entry = _Waiting(events, wanted, over.set, announced=False)
+            self._waiting.appendleft(entry)
+            self._give_back(held)
+        self._admit()
+        events.on_close(lambda: self._give_up(entry))
+        events.on_close(over.set)
+        over.wait()
+        return entry.admitted
 
     def leave(self, tokens: int) -> None:
         """What `start` began is over."""
         with self._lock:
-            self._inside -= 1
-            self._slots += 1
-            self._tokens += tokens
-            self._lock.notify_all()
+            self._give_back(tokens)
         self._admit()
+
+    def _give_back(self, tokens: int) -> None:
+        self._inside -= 1
+        self._slots += 1
+        self._tokens += tokens
+        self._lock.notify_all()
 
     def wait_until_empty(self) -> None:
         with self._lock:
@@ -77,9 +103,11 @@ class Gate:
                 self._inside += 1
                 self._slots -= 1
                 self._tokens -= entry.tokens
+                entry.admitted = True
                 admitted.append(entry)
             queue = list(self._waiting)
         for place, entry in enumerate(queue, 1):
-            entry.events.put(Queued(place))
+            if entry.announced:
+                entry.events.put(Queued(place))
         for entry in admitted:
             entry.start()

@@ -35,6 +35,7 @@ from modules.generation.types import (
 
 log = logging.getLogger(__name__)
 
+ALLOWANCE = 1024
 EMBEDDING_CONTEXT = 2048
 REUSE_AFTER_DROPPING = 64
 _SECONDS_TO_DROP = 60
@@ -62,6 +63,14 @@ class _Plan:
     fields: dict[str, Any]
     max_tokens: int
 
+    def cache_for(self, made: int) -> int:
+        """How much of the cache the reply may fill next. Few replies are as long as they are allowed to be.
+
+        A grammar's state would be lost between two completions, so such a reply gets all at once.
+        """
+        more = self.max_tokens - made
+        return len(self.prompt.tokens) + made + (more if "grammar" in self.fields else min(more, ALLOWANCE))
+
 
 class LlamacppModel:
     """Implements LoadedModel. Each reply is read by a thread of its own, once it is its turn."""
@@ -79,7 +88,7 @@ class LlamacppModel:
         self.context_length = self._backend.process.context_length
         facts = self._backend.process.ask("/props")
         self._variables = {"bos_token": facts.get("bos_token", ""), "eos_token": facts.get("eos_token", "")}
-        self._bos = self.tokenize(self._variables["bos_token"])
+        self._bos = self._tokens(self._variables["bos_token"], add=False)
 
     # --- what it is
 
@@ -114,7 +123,7 @@ class LlamacppModel:
     def status(self) -> ModelStatus:
         backend = self._backend
         pool = backend.process.pool
-        slots = [] if self._closed else backend.process.ask("/slots")
+        slots = backend.process.ask("/slots") if backend.process.alive else []
         return ModelStatus(
             running=backend.gate.inside,
             waiting=backend.gate.waiting,
@@ -126,8 +135,13 @@ class LlamacppModel:
     # --- text and tokens
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        body = {"content": text, "parse_special": special, "add_special": special}
-        return self._ask("/tokenize", body)["tokens"]
+        if special:
+            return self._tokens(text, add=True)
+        return self._ask("/tokenize", {"content": text, "parse_special": False, "add_special": False})["tokens"]
+
+    def _tokens(self, text: str, *, add: bool) -> list[int]:
+        """With markers read as tokens; add: with what the model puts before and after a text."""
+        return self._ask("/tokenize", {"content": text, "parse_special": True, "add_special": add})["tokens"]
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         return self._ask("/detokenize", {"tokens": list(tokens)})["content"]
@@ -136,23 +150,25 @@ class LlamacppModel:
         return self._alive().process.ask(path, body)
 
     def render(self, request: GenerationRequest) -> RenderedPrompt:
-        prompt, limit = request.prompt, request.sampling.max_tokens
+        prompt = request.prompt
         if isinstance(prompt, str):
             return self._render_text(prompt, request)
         if prompt and isinstance(prompt[0], int):
-            tokens = fit_tokens(list(prompt), self.context_length, limit, request.overflow)  # type: ignore[arg-type]
+            tokens = self._fit(list(prompt), request)  # type: ignore[arg-type]
             return RenderedPrompt(self.detokenize(tokens), tuple(tokens))
         return self._render_chat(prompt, request)  # type: ignore[arg-type]
 
+    def _fit(self, tokens: list[int], request: GenerationRequest) -> list[int]:
+        keep = 1 if tokens[:1] == self._bos else 0
+        return fit_tokens(tokens, self.context_length, request.sampling.max_tokens, request.overflow, keep_first=keep)
+
     def _render_text(self, text: str, request: GenerationRequest) -> RenderedPrompt:
-        body = {"content": text, "parse_special": True, "add_special": request.sampling.add_bos}
-        tokens = self._ask("/tokenize", body)["tokens"]
+        tokens = self._tokens(text, add=request.sampling.add_bos)
         if self._bos and tokens[:2] == self._bos * 2:
             tokens = tokens[1:]
         if not tokens:
-            tokens = self._bos or self._ask("/tokenize", {"content": "\n"})["tokens"]
-        keep = 1 if tokens[:1] == self._bos else 0
-        kept = fit_tokens(tokens, self.context_length, request.sampling.max_tokens, request.overflow, keep_first=keep)
+            tokens = self._bos or self.tokenize("\n")
+        kept = self._fit(tokens, request)
         return RenderedPrompt(text if kept is tokens else self.detokenize(kept), tuple(kept))
 
     def _render_chat(self, messages: Messages, request: GenerationRequest) -> RenderedPrompt:
@@ -172,7 +188,7 @@ class LlamacppModel:
                 continue_reply=request.continue_reply,
                 variables={**self._variables, **request.template_variables},
             )
-            tokens = self._ask("/tokenize", {"content": text, "parse_special": True, "add_special": False})["tokens"]
+            tokens = self._tokens(text, add=False)
             seen[len(turns)] = text, tokens
             return len(tokens)
 
@@ -188,16 +204,16 @@ class LlamacppModel:
         backend = self._alive()
         plan = self._plan(request, backend)
         events = EventStream()
-        need = len(plan.prompt.tokens) + plan.max_tokens + 1
+        held = plan.cache_for(0)
         with self._changing:
             self._streams.add(events)
         events.on_close(lambda: self._streams.discard(events))
 
         def start() -> None:
-            arguments = (backend, plan, events, need, asked)
+            arguments = (backend, plan, events, held, asked)
             threading.Thread(target=self._run, args=arguments, daemon=True, name="llama.cpp reply").start()
 
-        backend.gate.enter(events, need, start)
+        backend.gate.enter(events, held, start)
         return events
 
     def _plan(self, request: GenerationRequest, backend: _Backend) -> _Plan:
@@ -225,7 +241,7 @@ class LlamacppModel:
         room = self.context_length - len(prompt.tokens)
         return _Plan(request, prompt, fields, min(sampling.max_tokens, room))
 
-    def _run(self, backend: _Backend, plan: _Plan, events: EventStream, need: int, asked: float) -> None:
+    def _run(self, backend: _Backend, plan: _Plan, events: EventStream, held: int, asked: float) -> None:
         sampling = plan.request.sampling
         reader = ReplyReader(
             sampling,
@@ -239,10 +255,19 @@ class LlamacppModel:
         left = threading.Event()
         events.on_close(left.set)
         try:
-            for event in self._events(backend, plan, reader, events):
+            while True:
+                for event in self._completion(backend, plan, reader, events, held):
+                    events.put(event)
+                    if pause and isinstance(event, TextDelta):
+                        left.wait(pause * event.tokens)
+                if events.closed or reader.over or reader.tokens >= plan.max_tokens:
+                    break
+                wanted = plan.cache_for(reader.tokens)
+                held = wanted if backend.gate.grow(events, held, wanted) else 0
+                if not held:
+                    return
+            for event in reader.finish():
                 events.put(event)
-                if pause and isinstance(event, TextDelta):
-                    left.wait(pause * event.tokens)
             events.end()
         except UserError as error:
             events.fail(error)
@@ -250,27 +275,33 @@ class LlamacppModel:
             log.exception("a reply of %s failed", self._name)
             events.fail(error)
         finally:
-            if events.closed or reader.stopped:
-                _wait_until_dropped(backend)
-            backend.gate.leave(need)
+            if held:
+                if events.closed or reader.stopped:
+                    _wait_until_dropped(backend)
+                backend.gate.leave(held)
 
-    def _events(self, backend: _Backend, plan: _Plan, reader: ReplyReader, events: EventStream) -> Iterator[GenerationEvent]:
-        # llama.cpp knows no least length: a first completion that may not end makes it, and a second one goes on.
+    def _completion(
+        self, backend: _Backend, plan: _Plan, reader: ReplyReader, events: EventStream, held: int
+    ) -> Iterator[GenerationEvent]:
+        """One of the completions that a reply consists of: the first to its least length, and one for each allowance."""
         sampling = plan.request.sampling
         forced = min(sampling.min_tokens, plan.max_tokens)
-        stages = [(plan.max_tokens, True)] if sampling.ban_eos else [(forced, True), (plan.max_tokens, False)]
-        for upto, endless in stages:
-            if reader.stopped or reader.tokens >= upto or events.closed:
-                continue
-            made = reader.ids if reader.ids_known else self.tokenize(reader.text)
-            prompt = [*plan.prompt.tokens, *made]
-            length = {"n_predict": upto - reader.tokens, "ignore_eos": endless}
-            reply = backend.process.stream({**plan.fields, **length, "prompt": prompt})
-            events.on_close(reply.cancel)
-            yield from reader.read(reply)
-            if reader.stopped:
-                reply.cancel()
-        yield from reader.finish()
+        endless = sampling.ban_eos or reader.tokens < forced
+        upto = min(held - len(plan.prompt.tokens), forced if reader.tokens < forced else plan.max_tokens)
+        made = reader.ids if reader.ids_known else self.tokenize(reader.text)
+        body = {
+            **plan.fields,
+            "prompt": [*plan.prompt.tokens, *made],
+            "n_predict": upto - reader.tokens,
+            "ignore_eos": endless,
+            # Each completion draws by itself: with the same seed all would begin alike.
+            "seed": plan.fields["seed"] + (reader.tokens if plan.fields["seed"] >= 0 else 0),
+        }
+        reply = backend.process.stream(body)
+        events.on_close(reply.cancel)
+        yield from reader.read(reply)
+        if reader.stopped:
+            reply.cancel()
 
     def _started(self, plan: _Plan, cached: int) -> Started:
         tokens = plan.prompt.tokens

@@ -31,7 +31,9 @@ class Process:
     """A running llama-server. Raises UserError where the model cannot be loaded. Safe to use from any thread."""
 
     def __init__(self, launch: Launch) -> None:
-        self._folder = tempfile.mkdtemp(prefix="textloom-")
+        # The name of a socket may have 107 letters.
+        place = "/tmp" if len(tempfile.gettempdir()) > 64 else None
+        self._folder = tempfile.mkdtemp(prefix="textloom-", dir=place)
         self.launch = replace(launch, socket=f"{self._folder}/llama.sock", verbose=log.isEnabledFor(logging.DEBUG))
         self._last_words: deque[str] = deque(maxlen=40)
         self._child = subprocess.Popen(
@@ -62,18 +64,19 @@ class Process:
             _file(self._child.stdin).write(words + "\n")
             _file(self._child.stdin).flush()
         line = _file(self._child.stdout).readline()
-        answer = json.loads(line) if line else {"problem": "the process ended."}
+        answer = json.loads(line) if line else {"problem": ""}
         if "problem" in answer:
             self._child.wait(_SECONDS_TO_END)
             self._log_reader.join(_SECONDS_TO_END)
             raise UserError(f"llama.cpp cannot load {Path(self.launch.model).name}: {self._reason(answer['problem'])}")
         return answer
 
-    def _reason(self, otherwise: str) -> str:
+    def _reason(self, problem: str) -> str:
         """The first error in llama.cpp's log says more than those that follow from it."""
         errors = [line.split(" E ", 1)[1] for line in self._last_words if " E " in line]
         said = [line.split("error loading model: ", 1)[1] for line in errors if "error loading model: " in line]
-        return (said or errors or [otherwise])[0].strip()
+        last = [] if problem else [*self._last_words][-1:]
+        return (said or errors or last or [problem or "its process ended."])[0].strip()
 
     def _read_log(self) -> None:
         for line in _file(self._child.stderr):

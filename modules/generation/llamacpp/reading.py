@@ -66,8 +66,9 @@ class ReplyReader:
         return self._stops.found is not None
 
     @property
-    def ended_by_model(self) -> bool:
-        return self._reason == "stop"
+    def over(self) -> bool:
+        """Whether a stop text or the model has ended the reply, and not its allowance."""
+        return self.stopped or self._reason == "stop"
 
     def read(self, parts: Iterable[Any]) -> Iterator[GenerationEvent]:
         """The events of one completion, up to a stop text."""
