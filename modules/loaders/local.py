@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.errors import Unavailable, UserError
 from modules.library.spec import ModelSpec
+from modules.loaders.noise import import_torchao
 from modules.loaders.options import LoadOptions
 
 if TYPE_CHECKING:
@@ -33,15 +34,24 @@ def folder_problem(spec: ModelSpec, options: LoadOptions) -> str | None:
     return None
 
 
-def load_folder(spec: ModelSpec, options: LoadOptions, report: Report, **more: Any) -> LocalModel:
+def load_folder(
+    spec: ModelSpec,
+    options: LoadOptions,
+    report: Report,
+    *,
+    prepare: Callable[[Any], None] = lambda model: None,
+    **more: Any,
+) -> LocalModel:
     """Load the weights with transformers and start the engine on them.
 
+    prepare: what is done to the model before its first use.
     more: what else `from_pretrained` gets (quantization_config, …); `dtype` there replaces the choice made here.
     Raises UserError for what the options or files cause, Unavailable where memory is short.
     """
     from modules.generation.local.model import LocalModel
 
     report(f"Loading {spec.name}")
+    import_torchao()
     with _explained(spec), _quiet(), _reported(spec, report):
         config = _config(spec, options)
         arguments = {
@@ -54,6 +64,7 @@ def load_folder(spec: ModelSpec, options: LoadOptions, report: Report, **more: A
         if options.attn_implementation != "auto":
             arguments["attn_implementation"] = options.attn_implementation
         model = _model_class(config).from_pretrained(str(spec.path), **arguments)
+        prepare(model)
         tokenizer = _tokenizer(spec, options)
         return LocalModel(
             spec.name,
@@ -205,14 +216,18 @@ def _explained(spec: ModelSpec) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
         text = str(error)
         if is_out_of_memory(error):
-            raise Unavailable(f"The memory is too small for {spec.name}. Load it with fewer bits, or a smaller model.") from error
+            raise Unavailable(
+                f"The memory is too small for {spec.name}. Load it with fewer bits, or a smaller model."
+            ) from error
         if "trust_remote_code" in text:
             raise UserError(
                 f"{spec.name} brings Python code of its own. Read it, and load the model with --trust-remote-code if you trust it.",
                 param="trust_remote_code",
             ) from error
         if "offload" in text and "disk" in text:
-            raise UserError(f"{spec.name} does not fit the memory it may use. Allow more, or add --disk.", param="disk") from error
+            raise UserError(
+                f"{spec.name} does not fit the memory it may use. Allow more, or add --disk.", param="disk"
+            ) from error
         log.info("loading %s failed", spec.name, exc_info=error)
         raise UserError(f"{spec.name} cannot be loaded: {text.splitlines()[0] if text else type(error).__name__}") from error
 

@@ -1,0 +1,102 @@
+"""Folders whose weights GPTQ or AWQ quantised, through GPTQModel's kernels."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from modules.errors import UserError
+from modules.library.folder import INDEXES, read_json, weight_files
+from modules.library.spec import ModelSpec, Quantization
+from modules.loaders.local import folder_problem, load_folder
+from modules.loaders.noise import import_gptqmodel
+from modules.loaders.options import LoadOptions
+
+if TYPE_CHECKING:
+    from modules.generation.local.model import LocalModel
+    from modules.loaders.choose import Report
+
+METHODS = ("gptq", "awq")
+SETTINGS = ("quantize_config.json", "quant_config.json")
+
+
+def why_not(spec: ModelSpec, options: LoadOptions) -> str | None:
+    if problem := folder_problem(spec, options):
+        return problem
+    if spec.quantization is None or spec.quantization.method not in METHODS:
+        return f"The weights of {spec.name} are not quantised by GPTQ or AWQ. Choose the loader transformers, or auto."
+    return None
+
+
+def load(spec: ModelSpec, options: LoadOptions, report: Report) -> LocalModel:
+    try:
+        import_gptqmodel()
+    except ImportError as error:
+        raise UserError(f"{spec.name} needs the package gptqmodel, and importing it fails: {error}", param="loader") from error
+    with in_todays_form(spec) as folder, warnings.catch_warnings():
+        # optimum asks a model for a name that transformers 5 calls old.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return load_folder(replace(spec, path=folder), options, report, prepare=_prepare)
+
+
+def _prepare(model: Any) -> None:
+    from modules.loaders.int4_linear import speed_up
+
+    speed_up(model)
+
+
+@contextmanager
+def in_todays_form(spec: ModelSpec) -> Iterator[Path]:
+    """A folder that transformers understands: the model's own, or for older ones a passing one that points into it.
+
+    Older folders have the settings of the quantisation in a file of their own, or nowhere, and one weights file of any name.
+    """
+    files = {file.name: file for file in spec.path.iterdir() if file.is_file()}
+    config = read_json(files["config.json"])
+    weights = weight_files(spec.name, files)
+    weights_name = None if any(index in files for index in INDEXES) else _usual_name(weights)
+    if config.get("quantization_config") and weights_name in (None, weights[0].name):
+        yield spec.path
+        return
+    config.setdefault("quantization_config", None)
+    config["quantization_config"] = config["quantization_config"] or settings(spec.quantization, files)
+    with TemporaryDirectory(prefix="textloom-") as name:
+        folder = Path(name)
+        for file in files.values():
+            if file.name not in ("config.json", *SETTINGS) and file not in weights:
+                (folder / file.name).symlink_to(file.resolve())
+        for file in weights:
+            (folder / (weights_name or file.name)).symlink_to(file.resolve())
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        yield folder
+
+
+def _usual_name(weights: list[Path]) -> str:
+    if len(weights) > 1:
+        names = ", ".join(file.name for file in weights)
+        raise UserError(f"{weights[0].parent.name} has several files with weights: {names}. Keep the one that you want.")
+    return "model.safetensors" if weights[0].suffix == ".safetensors" else "pytorch_model.bin"
+
+
+def settings(quantization: Quantization | None, files: dict[str, Path]) -> dict[str, Any]:
+    """What config.json of a folder of today says of the quantisation, from the older file or from the weights themselves."""
+    assert quantization is not None
+    found: dict[str, Any] = {}
+    for name in SETTINGS:
+        if name in files:
+            found = read_json(files[name])
+            break
+    return {
+        **found,
+        "quant_method": quantization.method,
+        "bits": int(quantization.bits or 4),
+        "group_size": quantization.group_size or -1,
+        "desc_act": quantization.desc_act,
+        "sym": found.get("sym", True),
+    }

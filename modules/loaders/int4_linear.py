@@ -1,0 +1,42 @@
+"""4-bit GPTQ layers on a processor: GPTQModel's kernel, without what it does around it for every token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gptqmodel.nn_modules.qlinear.torch_aten_kernel import TorchAtenLinear
+from torch import Tensor
+
+
+class Int4Linear(TorchAtenLinear):
+    """The same numbers as its parent, once the weights are packed.
+
+    order: the place of each input in the packed weights, where they were reordered (act-order), else None.
+    """
+
+    order: Tensor | None
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1]).bfloat16()
+        if self.order is not None:
+            rows = rows[:, self.order]
+        out = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.qweight, self.group_size, self.scales_and_zeros)
+        out = out.to(x.dtype).reshape(*x.shape[:-1], -1)
+        if self.bias is not None:
+            out += self.bias
+        return out
+
+
+def speed_up(model: Any) -> None:
+    """Pack the 4-bit layers of `model` now instead of at their first use, and let them compute as Int4Linear."""
+    for module in model.modules():
+        if type(module) is TorchAtenLinear and module.qweight.device.type == "cpu" and module.adapter is None:
+            module.transform("cpu")
+            order = module.ret_idx.long()
+            in_order = torch.equal(order, torch.arange(len(order)))
+            module.order = None if in_order else order
+            module.linear_mode = "inference"
+            # Only scales_and_zeros is read from now on.
+            module.scales = module.qzeros = module.g_idx = module.ret_idx = None
+            module.__class__ = Int4Linear

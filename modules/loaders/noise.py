@@ -1,0 +1,54 @@
+"""Libraries that talk while they are imported: torchao of GPU libraries it does not need here, gptqmodel with a banner."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def only_errors(*names: str) -> Iterator[None]:
+    """The loggers `names` say nothing less than errors meanwhile."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def root_logger_kept() -> Iterator[None]:
+    """Undo what an import does to everyone's logging."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def import_torchao() -> None:
+    """transformers imports torchao with the first weights, whatever they are; do it before, quietly."""
+    with only_errors("torchao", "torch.utils._pytree"):
+        try:
+            import torchao  # noqa: F401
+        except ImportError:
+            return
+
+
+def import_gptqmodel() -> None:
+    """gptqmodel with as many threads as there are cores, and without its banner and notes. Raises ImportError."""
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(os.cpu_count() or 1))
+    with root_logger_kept(), only_errors("torchao", "torch.utils._pytree"):
+        from logbar import LogBar
+
+        LogBar.shared().setLevel(logging.ERROR)
+        import gptqmodel  # noqa: F401
+    logging.getLogger("tokenicer").setLevel(logging.ERROR)
