@@ -10,7 +10,7 @@ function chosen() {
 
 export const language = chosen();
 
-// t("chat.found", {count: 3}) puts values where the words say {count}.
+// Values take the places that the words leave for them: {n}.
 export function t(key, values = {}) {
   const words = tables[language]?.[key] ?? tables.en[key] ?? key;
   return words.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
