@@ -72,6 +72,7 @@ def load_folder(
             tokenizer,
             limits(options),
             chat_template=spec.chat_template,
+            draft=_draft(spec, options, tokenizer),
             report=report,
         )
 
@@ -198,6 +199,20 @@ def _model_class(config: Any) -> Any:
     if config.is_encoder_decoder:
         return transformers.AutoModelForSeq2SeqLM
     return transformers.AutoModelForCausalLM
+
+
+def _draft(spec: ModelSpec, options: LoadOptions, tokenizer: Any) -> Any:
+    """The small model that guesses ahead, from the folder beside `spec`; None where none is chosen."""
+    if not options.draft_model:
+        return None
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = spec.path.parent / options.draft_model
+    if not (path / "config.json").exists():
+        raise UserError(f"There is no draft model {options.draft_model} beside {spec.name}.", param="draft_model")
+    if AutoTokenizer.from_pretrained(str(path)).get_vocab() != tokenizer.get_vocab():
+        raise UserError(f"{options.draft_model} cannot guess for {spec.name}: their vocabularies differ.", param="draft_model")
+    return AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype_for(spec, options), **placement(options))
 
 
 def _tokenizer(spec: ModelSpec, options: LoadOptions) -> Any:

@@ -158,7 +158,9 @@ def _read(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(f"{name} is a DoRA, which cannot run beside others. Merge it into its base model first.")
     if config.get("modules_to_save"):
         kept = ", ".join(config["modules_to_save"])
-        raise UserError(f"{name} replaces whole layers ({kept}), so it cannot run beside others. Merge it into its base model first.")
+        raise UserError(
+            f"{name} replaces whole layers ({kept}), so it cannot run beside others. Merge it into its base model first."
+        )
     tensors = _weights(name, path)
     odd = next((key for key in tensors if ".lora_A.weight" not in key and ".lora_B.weight" not in key), None)
     if odd is not None:

@@ -100,9 +100,7 @@ class Alone:
             config = self.model.generation_config
             first = config.decoder_start_token_id
             ids = torch.tensor([[first if first is not None else config.bos_token_id or 0]], device=self.device)
-        output = self.model(
-            encoder_outputs=store.encoded, decoder_input_ids=ids, past_key_values=store.cache, use_cache=True
-        )
+        output = self.model(encoder_outputs=store.encoded, decoder_input_ids=ids, past_key_values=store.cache, use_cache=True)
         return output.logits[0, -1:]
 
 

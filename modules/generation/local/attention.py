@@ -27,7 +27,9 @@ class Pieces(Cache):
         self.pieces = pieces
         self._masks: dict[tuple[int, int, int | None], Tensor] = {}
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """key_states [1, heads, tokens, key_dim] and value_states of this pass; returned as they are, for `attend`."""
         at = 0
         for piece in self.pieces:
@@ -116,7 +118,13 @@ def look(
 
 
 def _plainly(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None, sinks: Tensor | None
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     """Attention step by step, for the models whose scores are bounded or have a sink."""
     scores = query @ keys.transpose(-1, -2) * (scaling if scaling is not None else query.shape[-1] ** -0.5)

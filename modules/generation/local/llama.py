@@ -33,12 +33,12 @@ class Norm:
     def __init__(self, module: Any) -> None:
         if set(dict(module.named_parameters())) != {"weight"} or not hasattr(module, "variance_epsilon"):
             raise NotLlama(type(module).__name__)
-        self._weight = module.weight
+        self.weight = module.weight
         self._shape = tuple(module.weight.shape)
-        self._least = module.variance_epsilon
+        self.least = module.variance_epsilon
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.rms_norm(x, self._shape, self._weight, self._least)
+        return functional.rms_norm(x, self._shape, self.weight, self.least)
 
 
 class Layer:
@@ -92,13 +92,11 @@ class Decoder:
             raise NotLlama(type(decoder).__name__)
         if any(module._forward_pre_hooks or hasattr(module, "_hf_hook") for module in decoder.modules()):
             raise NotLlama("its layers are moved about")
-        weight = decoder.layers[0].self_attn.q_proj.weight
-        packed = can_pack(weight) if pack is None else pack
+        weight = getattr(decoder.layers[0].self_attn.q_proj, "weight", None)  # quantised layers may have none
+        packed = (isinstance(weight, Tensor) and can_pack(weight)) if pack is None else pack
         self.embed = decoder.embed_tokens
         self.rotary = decoder.rotary_emb
-        self.layers = [
-            Layer(layer, f"{name}.layers.{index}", index, pack=packed) for index, layer in enumerate(decoder.layers)
-        ]
+        self.layers = [Layer(layer, f"{name}.layers.{index}", index, pack=packed) for index, layer in enumerate(decoder.layers)]
         self.norm = Norm(decoder.norm)
         self.head = Head(model.get_output_embeddings())
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from modules.errors import Unavailable, UserError
 from modules.generation.local.compute import Compute
+from modules.generation.local.guess import Guesser
 from modules.generation.local.pace import Pace
 from modules.generation.local.row import Lane, Row
 from modules.generation.local.slots import WORTH_COPYING, NoRoom, Slots, common
@@ -42,13 +43,22 @@ class Loop:
     """Started at once; `close` ends it. `submit`, `call` and `status` are for any thread."""
 
     def __init__(
-        self, compute: Compute, *, parallel: int, cache_limit: int, chunk: int, first_chunk: int, threads: int = 0
+        self,
+        compute: Compute,
+        *,
+        parallel: int,
+        cache_limit: int,
+        chunk: int,
+        first_chunk: int,
+        threads: int = 0,
+        guesser: Guesser | None = None,
     ) -> None:
         self._compute = compute
         self._parallel = parallel
         self._slots = Slots(compute, cache_limit, most=max(64, 2 * parallel) if compute.together else 4)
         self._pace = Pace(chunk, first_chunk)
         self._threads = threads
+        self._guesser = guesser
         self._changed = threading.Condition()
         self._waiting: deque[Row] = deque()
         self._tasks: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
@@ -250,6 +260,9 @@ class Loop:
         shares, prompt_tokens = self._plan()
         if not shares:
             return False
+        if guesses := self._guesses(shares):
+            self._check(shares[0], guesses)
+            return True
         decoding = any(share.row.started for share in shares)
         began = time.monotonic()
         self._step(shares)
@@ -265,12 +278,10 @@ class Loop:
             if row.started:
                 if row.due <= now:
                     shares += [Share(row, lane, lane.pending) for lane in row.lanes]
-            elif all([self._follow(row, lane) for lane in row.lanes]):
-                reading.append(row)
-        if not self._compute.together:
-            budget = 1 << 30
-        else:
-            budget = self._pace.budget(decoding=bool(shares))
+            else:
+                followed = [self._follow(row, lane) for lane in row.lanes]
+                reading += [row] if all(followed) else []
+        budget = self._pace.budget(decoding=bool(shares)) if self._compute.together else 1 << 30
         prompt_tokens = 0
         # The shortest first, each at most its fair part: a short question need not wait for a long one.
         reading.sort(key=lambda row: sum(lane.pending for lane in row.lanes))
@@ -295,6 +306,37 @@ class Loop:
             return
         self._choose(last, scores)
 
+    def _guesses(self, shares: Sequence[Share]) -> list[int]:
+        """What may come next, where a single reply is running and guessing is on."""
+        if self._guesser is None or len(shares) != 1 or self._waiting:
+            return []
+        row, lane = shares[0].row, shares[0].lane
+        if not row.started or len(row.lanes) > 1 or row.request.sampling.max_tokens_per_second:
+            return []
+        return self._guesser.next(lane.tokens)[: row.left - 1]
+
+    def _check(self, share: Share, guesses: list[int]) -> None:
+        """Compute the pending token and all guesses in one pass; keep those that the row's own sampler would have chosen."""
+        row, lane = share.row, share.lane
+        if not self._with_room([Share(row, lane, 1 + len(guesses))]):
+            return
+        slot = lane.slot
+        assert slot is not None
+        start = len(slot.tokens)
+        tokens = [lane.tokens[-1], *guesses]
+        piece = Piece(slot.store, start, len(tokens), *lane.key)
+        try:
+            scores = self._compute.logits([piece], tokens, range(len(tokens)), [None])
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the thread
+            self._recover([share], error)
+            return
+        slot.tokens.append(lane.identity[start])
+        for place, guess in enumerate([*guesses, None]):
+            self._choose([row], scores[place : place + 1])
+            if row not in self._rows or lane.tokens[-1] != guess:
+                return
+            slot.tokens.append(lane.tokens[-1])
+
     def _with_room(self, shares: Sequence[Share]) -> list[Share]:
         """Grow the slots; where memory is short, the newest rows give theirs up."""
         for share in shares:
@@ -305,7 +347,9 @@ class Loop:
                         self._slots.grow(share.lane.slot, max(needed, needed * 5 // 4))
                     break
                 except NoRoom:
-                    self._fail(self._rows[-1], Unavailable("The cache memory is full. Try again when fewer replies are running."))
+                    self._fail(
+                        self._rows[-1], Unavailable("The cache memory is full. Try again when fewer replies are running.")
+                    )
         return [share for share in shares if share.row in self._rows]
 
     def _forward(self, shares: Sequence[Share]) -> tuple[list[Row], Tensor]:
@@ -317,7 +361,9 @@ class Loop:
             assert slot is not None
             start = len(slot.tokens)
             pieces.append(Piece(slot.store, start, share.count, *lane.key))
-            embeds.append(lane.embeds[start : start + share.count] if lane.embeds is not None and not share.row.started else None)
+            embeds.append(
+                lane.embeds[start : start + share.count] if lane.embeds is not None and not share.row.started else None
+            )
             if _echoed(share):
                 keep += range(len(tokens), len(tokens) + share.count)
             elif share.count == lane.pending:
@@ -431,7 +477,9 @@ def _guided(rows: Sequence[Row], scores: Tensor) -> Tensor:
         own.append(at)
         at += len(row.lanes)
         other.append(at - 1)
-    scale = torch.tensor([row.request.sampling.guidance_scale if len(row.lanes) > 1 else 1.0 for row in rows], device=scores.device)
+    scale = torch.tensor(
+        [row.request.sampling.guidance_scale if len(row.lanes) > 1 else 1.0 for row in rows], device=scores.device
+    )
     return guide(scores[own], scores[other], scale)
 
 

@@ -15,6 +15,7 @@ import torch
 from modules.errors import Conflict, NotFound, UserError
 from modules.generation.local.alone import Alone
 from modules.generation.local.compute import Together, together_or_why_not
+from modules.generation.local.guess import Draft, Guesser, Lookup
 from modules.generation.local.loop import Loop
 from modules.generation.local.prompt import Prompt, Prompter, chat_template_of
 from modules.generation.local.reply_text import ReplyText
@@ -29,6 +30,8 @@ from modules.generation.types import Capabilities, GenerationRequest, ModelStatu
 log = logging.getLogger(__name__)
 DEFAULT_CONTEXT = 4096
 """For models whose configuration does not say."""
+GUESSES = 4
+"""How far a draft model guesses ahead."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,13 @@ class LocalModel:
         limits: Limits | None = None,
         *,
         chat_template: str | None = None,
+        draft: Any = None,
         report: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        """model: a causal language model of transformers, on its devices; it belongs to this object from now on."""
+        """model: a causal language model of transformers, on its devices; it belongs to this object from now on.
+
+        draft: a small model of the same vocabulary that guesses ahead while one reply runs alone.
+        """
         limits = limits or Limits()
         self._name = name
         self._tokenizer = tokenizer
@@ -84,7 +91,18 @@ class LocalModel:
             chunk=limits.prefill_chunk,
             first_chunk=64 if self._device.type == "cpu" else limits.prefill_chunk,
             threads=limits.threads,
+            guesser=self._guesser(limits, draft),
         )
+
+    def _guesser(self, limits: Limits, draft: Any) -> Guesser | None:
+        if not self._compute.together:
+            return None
+        if draft is not None:
+            found = together_or_why_not(draft.eval())
+            if isinstance(found, str):
+                raise UserError(f"The draft model cannot guess ahead: {found}.", param="draft_model")
+            return Draft(found, limits.prompt_lookup or GUESSES)
+        return Lookup(limits.prompt_lookup) if limits.prompt_lookup else None
 
     # --- what it is
 
@@ -199,7 +217,9 @@ class LocalModel:
     def _unload_adapter(self, name: str) -> None:
         users = self._loop.users_of(name)
         if users:
-            raise Conflict(f"The adapter {name} is in use by {users} replies. Stop them, or wait for their end.", param="adapter")
+            raise Conflict(
+                f"The adapter {name} is in use by {users} replies. Stop them, or wait for their end.", param="adapter"
+            )
         self._compute.adapters.unload(name)
         self._loop.slots.forget_idle(name)
 
@@ -251,5 +271,3 @@ def _free_memory(device: torch.device) -> int:
     import psutil
 
     return psutil.virtual_memory().available // 2
-
-

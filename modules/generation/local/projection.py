@@ -21,12 +21,12 @@ class Projection:
 
     def __init__(self, modules: Sequence[nn.Module], names: Sequence[str], *, pack: bool) -> None:
         """pack: give the modules' own weights up for a form that oneDNN reads faster (float32 on the CPU)."""
-        self._modules = list(modules)
-        sizes = [module.out_features for module in modules]
+        self._modules: list[Any] = list(modules)
+        sizes: list[int] = [module.out_features for module in self._modules]
         ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
         self.parts = tuple(zip(names, [0, *ends[:-1]], ends, strict=True))
-        self._weight: Tensor | None = None
-        self._bias: Tensor | None = None
+        self.weight: Tensor | None = None
+        self.bias: Tensor | None = None
         self._packed: Tensor | None = None
         if all(type(module) is nn.Linear for module in modules):
             self._join(pack)
@@ -34,23 +34,25 @@ class Projection:
     def _join(self, pack: bool) -> None:
         modules: list[Any] = self._modules
         if any(module.bias is not None for module in modules):
-            biases = [module.bias if module.bias is not None else module.weight.new_zeros(module.out_features) for module in modules]
-            self._bias = torch.cat([bias.detach() for bias in biases])
+            biases = [
+                module.bias if module.bias is not None else module.weight.new_zeros(module.out_features) for module in modules
+            ]
+            self.bias = torch.cat([bias.detach() for bias in biases])
         weight = torch.cat([module.weight.detach() for module in modules]) if len(modules) > 1 else modules[0].weight.detach()
         if pack:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
             for module in modules:
                 module.weight = None
             return
-        self._weight = weight
+        self.weight = weight
         for module, (_, first, last) in zip(modules, self.parts, strict=True):
             module.weight.data = weight[first:last]
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._packed is not None:
-            return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self._bias, "none", [], "")
-        if self._weight is not None:
-            return functional.linear(x, self._weight, self._bias)
+            return torch.ops.mkldnn._linear_pointwise.default(x, self._packed, self.bias, "none", [], "")
+        if self.weight is not None:
+            return functional.linear(x, self.weight, self.bias)
         if len(self._modules) == 1:
             return self._modules[0](x)
         return torch.cat([module(x) for module in self._modules], -1)
@@ -69,9 +71,11 @@ class Head:
 
     def __init__(self, module: Any) -> None:
         self._module = module
+        self.weight: Tensor | None = module.weight if type(module) is nn.Linear else None
+        self.bias: Tensor | None = getattr(module, "bias", None)
         self._direct = type(module) is nn.Linear and can_pack(module.weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._direct and x.shape[0]:
-            return torch.ops.mkldnn._linear_pointwise.default(x, self._module.weight, self._module.bias, "none", [], "")
+            return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "none", [], "")
         return self._module(x)

@@ -55,7 +55,9 @@ class Prompter:
             tokens = [begins]
         size = len(self.tokenizer)
         if any(not 0 <= token < size for token in tokens):
-            raise UserError(f"The prompt has token ids that the model does not know; they go from 0 to {size - 1}.", param="prompt")
+            raise UserError(
+                f"The prompt has token ids that the model does not know; they go from 0 to {size - 1}.", param="prompt"
+            )
         kept = fit_tokens(
             tokens,
             self.context_length,
@@ -64,7 +66,7 @@ class Prompter:
             keep_first=int(tokens[0] == begins),
         )
         if text is None or len(kept) < len(tokens):
-            text = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            text = str(self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
         return Prompt(kept, text, starts_reply=False)
 
     def _conversation(self, request: GenerationRequest, messages: Messages) -> Prompt:

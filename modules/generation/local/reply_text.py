@@ -52,6 +52,4 @@ def _decoder(tokenizer: Any, skip_special: bool) -> Any:
     quick = getattr(tokenizer, "backend_tokenizer", None)
     if quick is not None:
         return lambda tokens: quick.decode(tokens, skip_special_tokens=skip_special)
-    return lambda tokens: tokenizer.decode(
-        tokens, skip_special_tokens=skip_special, clean_up_tokenization_spaces=False
-    )
+    return lambda tokens: tokenizer.decode(tokens, skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)

@@ -124,6 +124,11 @@ class Row:
     def wants_prompt_details(self) -> bool:
         return self.request.echo and self.request.logprobs is not None
 
+    @property
+    def left(self) -> int:
+        """How many tokens it may still make."""
+        return self._most - self.made
+
     def queued(self, place: int) -> None:
         if place != self._place:
             self._place = place

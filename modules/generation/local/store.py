@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 STEP = 256
 """Tokens are allocated in multiples of this."""
+_serial = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,10 @@ def rounded(tokens: int) -> int:
 
 
 class Store:
-    """Keys and values of up to `capacity` tokens. How many are valid is the owner's to know."""
+    """Keys and values of up to `capacity` tokens. How many are valid is the owner's to know.
+
+    place: a number that changes whenever the tensors are others.
+    """
 
     def __init__(self, layout: Layout, capacity: int) -> None:
         self.layout = layout
@@ -74,6 +79,7 @@ class Store:
             self.keys.append(keys)
             self.values.append(values)
         self.capacity = capacity
+        self.place = next(_serial)
 
     def cut(self, tokens: int, keep: int) -> int:
         """Forget all but the first `keep` of `tokens`; returns how many are still there."""

@@ -50,7 +50,9 @@ def make_local(tiny_model: Any, tiny_tokenizer: Any) -> Iterator[Callable[..., L
     made: list[LocalModel] = []
 
     def make(**limits: Any) -> LocalModel:
-        made.append(LocalModel("tiny", tiny_model(), tiny_tokenizer, Limits(**{"max_parallel": 4, "cache_bytes": 1 << 28, **limits})))
+        made.append(
+            LocalModel("tiny", tiny_model(), tiny_tokenizer, Limits(**{"max_parallel": 4, "cache_bytes": 1 << 28, **limits}))
+        )
         return made[-1]
 
     yield make

@@ -15,7 +15,6 @@ from modules.generation.types import GenerationRequest, TextDelta
 from tests.generation.local.conftest import greedy, tokens_of
 from tests.generation.local.test_rows import reply_of, some_prompt
 
-
 # PEFT asks transformers by a name that is on its way out.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
@@ -48,7 +47,7 @@ def test_rows_with_different_adapters_share_a_batch(make_local, tiny_model, gene
     model = make_local(prefill_chunk=16)
     assert (model._compute.decoder is not None) == ours
     prompt = some_prompt(60)
-    truths = {None: generate(prompt, 25)}
+    truths: dict[str | None, list[int]] = {None: generate(prompt, 25)}
     for seed, more in ((1, {}), (2, {"use_rslora": True, "alpha_pattern": {"down_proj": 3}})):
         folder, reference = make_lora(tiny_model, tmp_path / str(seed), seed, **more)
         model.load_adapter(f"lora{seed}", str(folder))

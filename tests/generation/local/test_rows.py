@@ -135,7 +135,7 @@ def test_events_come_in_their_order_and_count_every_token(make_local) -> None:
     end = finished(events)
     made = sum(event.tokens for event in events if isinstance(event, TextDelta))
     assert made == end.usage.completion_tokens == 12 and end.reason == "length"
-    assert 0 < end.timings.first_token and 0 < end.timings.decode
+    assert end.timings.first_token > 0 and end.timings.decode > 0
 
 
 def test_a_stop_text_ends_the_reply_and_is_not_shown(make_local) -> None:
@@ -187,7 +187,9 @@ def test_prompt_and_reply_report_log_probabilities(make_local, tiny_model) -> No
     import torch
 
     prompt = some_prompt(40)
-    events = list(make_local(prefill_chunk=16).stream(GenerationRequest(tuple(prompt), greedy(prompt, 6).sampling, logprobs=3, echo=True)))
+    events = list(
+        make_local(prefill_chunk=16).stream(GenerationRequest(tuple(prompt), greedy(prompt, 6).sampling, logprobs=3, echo=True))
+    )
     started = next(event for event in events if isinstance(event, Started))
     reply = [token for event in events if isinstance(event, TextDelta) for token in event.details]
     whole = [*prompt, *(token.id for token in reply)]
