@@ -16,7 +16,7 @@ Verdict = Literal["fits", "tight", "too big", "unknown"]
 
 _BITS = {"float32": 32.0, "16-bit": 16.0, "8-bit": 8.0, "4-bit": 4.5}  # nf4 keeps one float32 scale for 64 weights
 _STORED = {"float64": 64, "float32": 32, "float8": 8}
-_BASE = 400 << 20  # libraries, and the work space of a step, whatever the model
+_BASE = {"gguf": 150 << 20, "folder": 400 << 20}  # llama.cpp's and torch's own libraries and work space
 _READ_AT_ONCE = 512  # prompt tokens whose activations and scores are there at the same time
 _TIGHT = 0.9
 DEFAULT_CONTEXT = 4096
@@ -70,7 +70,7 @@ def memory_need(spec: ModelSpec, wish: LoadWish) -> MemoryNeed:
         token = 2 * shape.layers * shape.kv_heads * shape.head_dim * wish.cache_bytes
         cache = int(token * context * wish.slots)
         other = _READ_AT_ONCE * 4 * (shape.vocabulary + 8 * shape.hidden_size)
-    return MemoryNeed(_weights(spec, wish.weights), cache, _BASE + other)
+    return MemoryNeed(_weights(spec, wish.weights), cache, _BASE[spec.format] + other)
 
 
 def _weights(spec: ModelSpec, form: Weights) -> int:

@@ -51,8 +51,11 @@ class Hub:
         return {"id": repository, "modelId": repository, "sha": self.commit(repository, branch), "siblings": siblings}
 
     def commit(self, repository: str, branch: str) -> str:
-        files = self.repositories[repository][branch]
-        return hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+        digest = hashlib.sha1()
+        for path, content in sorted(self.repositories[repository][branch].items()):
+            digest.update(path.encode())
+            digest.update(content)
+        return digest.hexdigest()
 
 
 @contextmanager
