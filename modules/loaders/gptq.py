@@ -40,8 +40,9 @@ def load(spec: ModelSpec, options: LoadOptions, report: Report) -> LocalModel:
     except ImportError as error:
         raise UserError(f"{spec.name} needs the package gptqmodel, and importing it fails: {error}", param="loader") from error
     with in_todays_form(spec) as folder, warnings.catch_warnings():
-        # optimum asks a model for a name that transformers 5 calls old.
+        # optimum asks a model for a name that transformers 5 calls old; GPTQModel drops passing folders.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "Implicitly cleaning up", ResourceWarning)
         return load_folder(replace(spec, path=folder), options, report, prepare=_prepare)
 
 
@@ -49,6 +50,11 @@ def _prepare(model: Any) -> None:
     from modules.loaders.int4_linear import speed_up
 
     speed_up(model)
+    # GPTQModel's settings make a folder for quantising, which nobody needs here.
+    settings = getattr(getattr(model.hf_quantizer, "optimum_quantizer", None), "quantizeConfig", None)
+    folder = getattr(settings, "_offload_temp_dir", None)
+    if folder is not None:
+        folder.cleanup()
 
 
 @contextmanager
