@@ -30,9 +30,14 @@ def test_lookup_guesses_what_followed_before() -> None:
 def guessing(request: pytest.FixtureRequest, tiny_model: Any, tiny_tokenizer: Any) -> Any:
     draft = tiny_model() if request.param != "lookup" else None
     model = LocalModel("tiny", tiny_model(), tiny_tokenizer, Limits(cache_bytes=1 << 28, prompt_lookup=4), draft=draft)
-    passes = []
+    passes: list[int] = []
     real = model._compute.logits
-    model._compute.logits = lambda pieces, tokens, *rest: (passes.append(len(tokens)), real(pieces, tokens, *rest))[1]
+
+    def counted(pieces: Any, tokens: Any, keep: Any, embeds: Any = ()) -> Any:
+        passes.append(len(tokens))
+        return real(pieces, tokens, keep, embeds)
+
+    model._compute.logits = counted
     yield model, passes
     model.close()
 
