@@ -97,7 +97,7 @@ def _mapping(text: str, name: str) -> dict[str, Any]:
 def from_turn_template(values: dict[str, Any]) -> str:
     """Jinja for {user, bot, turn_template, context}, with <|user-message|> and <|bot-message|> in the turn template.
 
-    A system message follows the context, or stands where the context says <|system-message|>.
+    A system message follows the context, or stands where the context says <|system-message|>; a later one counts as the user's.
     The begin-of-text token comes first, where the model has one of its own and the text does not begin with it.
     """
     user, bot, context = (str(values.get(key) or "") for key in ("user", "bot", "context"))
@@ -123,7 +123,7 @@ def from_turn_template(values: dict[str, Any]) -> str:
         "{{- text -}}\n"
         "{%- set count = namespace(round=0) -%}\n"
         "{%- for message in messages -%}\n"
-        "    {%- if message['role'] == 'user' -%}\n"
+        "    {%- if message['role'] == 'user' or (message['role'] == 'system' and not loop.first) -%}\n"
         f"        {{{{- {_in_turn(before)} + message['content'] -}}}}\n"
         "    {%- elif message['role'] == 'assistant' -%}\n"
         f"        {{{{- {_in_turn(between)} + message['content'] + {_in_turn(after)} -}}}}\n"

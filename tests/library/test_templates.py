@@ -73,6 +73,12 @@ def test_a_reply_that_was_begun_can_be_continued(name: str) -> None:
     assert render_chat(LIBRARY.read(name), messages, continue_reply=True, variables=TOKENS).endswith("The answer is")
 
 
+@pytest.mark.parametrize("name", [name for name in LIBRARY.names() if name != "Llama-2"])
+def test_a_system_text_within_the_conversation_is_not_lost(name: str) -> None:
+    messages = [QUESTION, ANSWER, Message("system", "Answer in French."), NEXT]
+    assert "Answer in French." in render_chat(LIBRARY.read(name), messages, variables=TOKENS)
+
+
 @pytest.mark.parametrize(
     ("model", "template"),
     [
