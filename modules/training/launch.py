@@ -21,7 +21,7 @@ CODE = Path(__file__).resolve().parent.parent.parent
 def command(config: TrainingConfig, folder: Path, *, accelerate_file: Path, machine: int = 0, python: str = "") -> list[str]:
     """The words that start the run on one machine (numbered from 0)."""
     python = python or sys.executable
-    if config.sharding != "none":
+    if config.sharding.startswith("deepspeed"):
         return [
             python, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_file),
             "--machine_rank", str(machine), "-m", WORKER, str(folder),

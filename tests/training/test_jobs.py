@@ -281,25 +281,3 @@ def test_the_command_can_be_repeated_by_hand(jobs, make_run):
 
 def test_deepspeeds_stage_is_in_its_file():
     assert "zero_stage: 3" in launch.accelerate_config(TrainingConfig(sharding="deepspeed-3", processes=2))
-
-
-# --- two processes
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(make_run, jobs):
-    """That there really were two is read from what they say of themselves, and from both having done a part."""
-    settings = {"max_steps": 6, "save_every": 100}
-    make_run("one", **settings)
-    make_run("two", processes=2, **settings)
-    jobs.resume("one")
-    assert when_ended(jobs, "one").state == "done", jobs.log_tail("one")
-    jobs.resume("two")
-    assert when_ended(jobs, "two").state == "done", jobs.log_tail("two")
-    told = [event for event in jobs.events("two") if isinstance(event, events.Started)]
-    assert told[0].processes == 2
-    assert steps(jobs, "two") == pytest.approx(steps(jobs, "one"), abs=1e-3)
-    import torch
-
-    states = torch.load(next((jobs.runs / "two" / "checkpoints").iterdir()) / "random.pt", weights_only=True)
-    assert len(states) == 2 and not torch.equal(states[0]["cpu"], states[1]["cpu"])

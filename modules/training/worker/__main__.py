@@ -37,8 +37,9 @@ def train(folder: RunFolder) -> None:
     """Run to the end in this process. Raises UserError, and whatever else happens."""
     from modules.training.worker.group import Group
     from modules.training.worker.run import Run
+    from modules.training.worker.sharded import ShardedGroup
 
-    group = Group()
+    group = ShardedGroup() if folder.read_config().sharding == "fsdp" else Group()
     try:
         Run(folder, group)()
     finally:

@@ -23,11 +23,13 @@ class Forward:
     flattens: rows can stand in one line without seeing each other. own_head: the output layer can be called by itself.
     """
 
-    def __init__(self, trainee: Trainee) -> None:
+    def __init__(self, trainee: Trainee, *, alone: bool = True) -> None:
+        """alone: this process holds all weights, so that parts of the model can be called by themselves."""
         self.trainee = trainee
         inner = trainee.model.get_base_model() if trainee.has_adapter else trainee.model
         self._body: Any = inner.get_decoder() if hasattr(inner, "get_decoder") else None
         self._head: Any = inner.get_output_embeddings()
+        self._alone = alone
         self.flattens, self.own_head = self._try()
 
     def loss_sum(self, samples: Sequence[Sample]) -> Tensor:
@@ -85,7 +87,7 @@ class Forward:
             places = torch.cat([torch.arange(len(row)) for row in rows])[None].to(device)
             together = model(input_ids=flat, position_ids=places, use_cache=False).logits[0]
             own_head = False
-            if self._body is not None and self._head is not None and hasattr(self._head, "weight"):
+            if self._alone and self._body is not None and self._head is not None and hasattr(self._head, "weight"):
                 hidden = self._body(input_ids=flat[:, : len(rows[0])], use_cache=False).last_hidden_state[0]
                 own_head = hidden.shape[-1] == self._head.weight.shape[-1] and same(self._head(hidden), plain[0])
         model.train(was_training)

@@ -13,7 +13,12 @@ _BUCKET = 16 << 20  # numbers that are sent at once
 
 
 class Group:
-    """This process among its fellows. With one process every method is the plain thing."""
+    """This process among its fellows. With one process every method is the plain thing.
+
+    in_step: every process must compute as many parts of a step as the others.
+    """
+
+    in_step = False
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
@@ -32,6 +37,10 @@ class Group:
     def is_first(self) -> bool:
         """The one that writes."""
         return self.rank == 0
+
+    def prepare(self, model: Any) -> Any:
+        """The model as this group computes it; before the optimiser is made."""
+        return model
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         """Add the gradients of a part of the step; last: it is the step's last part."""
@@ -65,6 +74,18 @@ class Group:
     def clip(self, parameters: Sequence[nn.Parameter], limit: float) -> float:
         """The length of the gradient, after which it is at most `limit` (0: any)."""
         return float(nn.utils.clip_grad_norm_(parameters, limit or float("inf")))
+
+    def weights(self, model: Any) -> dict[str, torch.Tensor] | None:
+        """All weights together, for writing; None where the model has them itself."""
+        return None
+
+    def optimizer_state(self, model: Any, optimizer: torch.optim.Optimizer) -> Any:
+        """What the optimiser remembers of the whole model."""
+        return optimizer.state_dict()
+
+    def set_optimizer_state(self, model: Any, optimizer: torch.optim.Optimizer, state: Any) -> None:
+        """Give the optimiser back what `optimizer_state` said."""
+        optimizer.load_state_dict(state)
 
     def totals(self, values: Sequence[float]) -> list[float]:
         """Sums over all processes."""

@@ -160,9 +160,12 @@ def linear_layers(model: nn.Module) -> list[str]:
     ]
 
 
-def save_weights(trainee: Trainee, folder: Path) -> None:
-    """The adapter (or the whole model) in its usual files, and the tokenizer beside a whole model."""
-    trainee.model.save_pretrained(str(folder))
+def save_weights(trainee: Trainee, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """The adapter (or the whole model) in its usual files, and the tokenizer beside a whole model.
+
+    weights: those of the whole model by name, where it is divided between processes.
+    """
+    trainee.model.save_pretrained(str(folder), **({} if weights is None else {"state_dict": weights}))
     if not trainee.has_adapter:
         trainee.tokenizer.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)
@@ -177,10 +180,12 @@ def keep_beginning(trainee: Trainee, config: TrainingConfig, folder: Path) -> No
         lora.init_lora_weights = init
 
 
-def save_result(trainee: Trainee, config: TrainingConfig, folder: Path, beginning: Path) -> None:
+def save_result(
+    trainee: Trainee, config: TrainingConfig, folder: Path, beginning: Path, weights: dict[str, torch.Tensor] | None = None
+) -> None:
     """What people use: an adapter for the plain base, or a whole model."""
     if config.init in _CHANGES_THE_BASE and beginning.exists():
         trainee.model.save_pretrained(str(folder), path_initial_model_for_weight_conversion=str(beginning))
         (folder / "README.md").unlink(missing_ok=True)
     else:
-        save_weights(trainee, folder)
+        save_weights(trainee, folder, weights)

@@ -27,7 +27,7 @@ from modules.training.worker.group import Group
 from modules.training.worker.model import keep_beginning, load_trainee, save_result
 from modules.training.worker.optimizers import make_optimizer, peak_memory
 from modules.training.worker.replies import Replies
-from modules.training.worker.saving import Progress, restore, save_checkpoint
+from modules.training.worker.saving import NOT_WEIGHTS, Progress, restore, save_checkpoint
 
 _TOKENS_ON_CPU = 512  # a longer line is not faster there, and takes more memory
 
@@ -50,11 +50,12 @@ class Run:
         self.trainee = load_trainee(self.config, Path(self.plan.model), adapter, group.device, newest.path if newest else None)
         if group.is_first:
             keep_beginning(self.trainee, self.config, folder.beginning)
+        group.prepare(self.trainee.model)
         torch.manual_seed(self.config.seed + group.rank)
         named = [(name, one) for name, one in self.trainee.model.named_parameters() if one.requires_grad]
         self.optimizer = make_optimizer(self.config, named)
         self.progress = restore(newest, self.trainee, self.optimizer, group) if newest else Progress()
-        self.forward = Forward(self.trainee)
+        self.forward = Forward(self.trainee, alone=not group.in_step)
         self.tokens_at_once = None if group.device.type == "cuda" else _TOKENS_ON_CPU
         self.rows_at_once = self.config.micro_rows
         self.replies = self._make_replies()
@@ -89,8 +90,7 @@ class Run:
         rate = learning_rate(self.config, self.progress.step, len(self.steps))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        mine = share_out(step.sequences, self.lengths, self.group.size)[self.group.rank]
-        own_loss = self._gradients(mine, labels)
+        own_loss = self._gradients(share_out(step.sequences, self.lengths, self.group.size), labels)
         parameters = self.trainee.trainable
         self.group.add_gradients(parameters)
         norm = self.group.clip(parameters, self.config.clip)
@@ -117,19 +117,23 @@ class Run:
             self.board.step(event)
         return loss
 
-    def _gradients(self, mine: Sequence[tuple[int, ...]], labels: int) -> float:
-        """Add up the gradients of this process's share; returns its part of the step's loss.
+    def _gradients(self, shares: Sequence[Sequence[tuple[int, ...]]], labels: int) -> float:
+        """Add up the gradients of this process's share of a step; returns its part of the step's loss.
 
         Where the GPU's memory does not suffice, half as much is computed at once from then on, and the step begins anew.
         """
         random = torch.get_rng_state()
         while True:
             total = 0.0
-            groups = micro_batches(mine, self.lengths, rows=self.rows_at_once, tokens=self.tokens_at_once)
+            parts = [micro_batches(one, self.lengths, rows=self.rows_at_once, tokens=self.tokens_at_once) for one in shares]
+            groups = parts[self.group.rank]
+            # Who has less to do than others, where all must keep in step, computes a row that counts for nothing.
+            idle = max(map(len, parts)) - len(groups) if self.group.in_step else 0
+            work = [(indices, 1) for indices in groups] + [([0], 0)] * idle
             try:
-                for number, indices in enumerate(groups, 1):
-                    loss = self.forward.loss_sum([self.train[index] for index in indices]) / labels
-                    self.group.backward(loss, last=number == len(groups))
+                for number, (indices, weight) in enumerate(work, 1):
+                    loss = self.forward.loss_sum([self.train[index] for index in indices]) * (weight / labels)
+                    self.group.backward(loss, last=number == len(work))
                     total += float(loss.detach())
                 return total
             except torch.cuda.OutOfMemoryError:
@@ -188,10 +192,15 @@ class Run:
     @torch.no_grad()
     def _held_out_loss(self) -> float:
         lengths = [len(sample.tokens) for sample in self.held_out]
-        mine = share_out([(index,) for index in range(len(lengths))], lengths, self.group.size)[self.group.rank]
-        groups = micro_batches(mine, lengths, rows=self.rows_at_once, tokens=self.tokens_at_once or 4096)
+        shares = share_out([(index,) for index in range(len(lengths))], lengths, self.group.size)
+        mine = shares[self.group.rank]
+        parts = [micro_batches(one, lengths, rows=self.rows_at_once, tokens=self.tokens_at_once or 4096) for one in shares]
+        groups = parts[self.group.rank]
+        idle = max(map(len, parts)) - len(groups) if self.group.in_step else 0
         self.trainee.model.eval()
         total = sum(float(self.forward.loss_sum([self.held_out[index] for index in indices])) for indices in groups)
+        for _ in range(idle):
+            self.forward.loss_sum([self.held_out[0]])
         self.trainee.model.train()
         labels = sum(self.held_out[index].labels for (index,) in mine)
         loss, count = self.group.totals([total, float(labels)])
@@ -215,17 +224,20 @@ class Run:
 
     def _finish(self, reason: str) -> None:
         """Hand over the result: everything or nothing of it, under its final name."""
+        weights = self.group.weights(self.trainee.model)
         if self.group.is_first:
             output = Path(self.plan.output)
             best = self._best()
             if best is not None and best != self.progress.step:
-                self._load_best(best)
                 reason += f"; the best was step {best}"
             draft = output.with_name(f".{output.name}.part")
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             try:
-                save_result(self.trainee, self.config, draft, self.folder.beginning)
+                if best is not None and best != self.progress.step:
+                    self._copy_best(best, draft)
+                else:
+                    save_result(self.trainee, self.config, draft, self.folder.beginning, weights)
                 shutil.copy(self.folder.config_file, draft / "training.yaml")
                 if output.exists():
                     old = output.with_name(f".{output.name}.old")
@@ -240,19 +252,19 @@ class Run:
             self._tell(events.Done(self.progress.step, str(output), reason))
         self.group.wait()
 
-    def _load_best(self, step: int) -> None:
-        from safetensors.torch import load_file
-
+    def _copy_best(self, step: int, draft: Path) -> None:
+        """The weights as they were then, told for the plain base where the adapter began by changing it."""
         path = self.folder.checkpoints / f"step-{step:06d}"
-        weights: dict[str, Any] = {}
-        for file in path.glob("*.safetensors"):
-            weights.update(load_file(file))
-        if self.trainee.has_adapter:
+        if self.folder.beginning.exists():
             from peft import set_peft_model_state_dict
+            from safetensors.torch import load_file
 
-            set_peft_model_state_dict(self.trainee.model, weights)
-        else:
-            self.trainee.model.load_state_dict(weights, strict=False)
+            set_peft_model_state_dict(self.trainee.model, load_file(path / "adapter_model.safetensors"))
+            save_result(self.trainee, self.config, draft, self.folder.beginning)
+            return
+        for file in path.iterdir():
+            if file.name not in NOT_WEIGHTS:
+                shutil.copy(file, draft)
 
     # --- the beginning
 

@@ -11,9 +11,12 @@ import torch
 
 from modules.errors import Unavailable
 from modules.library.disk import need_space
-from modules.training.checkpoints import Checkpoint, new_checkpoint
+from modules.training.checkpoints import COMPLETE, Checkpoint, new_checkpoint
 from modules.training.worker.group import Group, random_state, set_random_state
 from modules.training.worker.model import Trainee, save_weights
+
+NOT_WEIGHTS = ("optimizer.pt", "random.pt", "progress.json", COMPLETE)
+"""Files of a checkpoint that are not for those who use its weights."""
 
 
 @dataclass
@@ -39,12 +42,14 @@ def save_checkpoint(
 ) -> Path | None:
     """Write a checkpoint, by the first process alone; every process must call it. Raises Unavailable where the disk is full."""
     states = group.gather(random_state(trainee.device))
+    weights = group.weights(trainee.model)
+    remembered = group.optimizer_state(trainee.model, optimizer)
     if not group.is_first:
         return None
     need_space_for(folder, trainee)
     with new_checkpoint(folder, progress.step) as draft:
-        save_weights(trainee, draft)
-        torch.save(optimizer.state_dict(), draft / "optimizer.pt")
+        save_weights(trainee, draft, weights)
+        torch.save(remembered, draft / "optimizer.pt")
         torch.save(states, draft / "random.pt")
         (draft / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
     return folder / f"step-{progress.step:06d}"
@@ -63,7 +68,7 @@ def restore(checkpoint: Checkpoint, trainee: Trainee, optimizer: torch.optim.Opt
     """Put optimiser and random numbers back; the weights were loaded with the model."""
     path = checkpoint.path
     state: Any = torch.load(path / "optimizer.pt", map_location=trainee.device, weights_only=True)
-    optimizer.load_state_dict(state)
+    group.set_optimizer_state(trainee.model, optimizer, state)
     states = torch.load(path / "random.pt", map_location="cpu", weights_only=True)
     if group.rank < len(states):
         set_random_state(states[group.rank], trainee.device)
