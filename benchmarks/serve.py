@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import statistics
 import tempfile
 import threading
@@ -46,10 +47,11 @@ class Stopwatch:
         return (tokens - 1) / (self._times[-1] - self._times[0])
 
 
-def bare_xllamacpp(path: Path, stack: ExitStack) -> Contestant:
+def bare_xllamacpp(path: Path, threads: int) -> Contestant:
     xllamacpp: Any = import_module("xllamacpp")
     parameters = xllamacpp.CommonParams()
     parameters.model.path, parameters.n_ctx, parameters.verbosity, parameters.ui = str(path), CONTEXT, 0, False
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(parameters)
 
     def run(tokens: int) -> float:
@@ -66,8 +68,8 @@ def bare_xllamacpp(path: Path, stack: ExitStack) -> Contestant:
     return run
 
 
-def our_model(path: Path, stack: ExitStack) -> Contestant:
-    model: LoadedModel = load(describe(path), LoadOptions(ctx_size=CONTEXT), lambda progress: None)
+def our_model(path: Path, threads: int, stack: ExitStack) -> Contestant:
+    model: LoadedModel = load(describe(path), LoadOptions(ctx_size=CONTEXT, threads=threads), lambda progress: None)
     stack.callback(model.close)
 
     def run(tokens: int) -> float:
@@ -81,9 +83,9 @@ def our_model(path: Path, stack: ExitStack) -> Contestant:
     return run
 
 
-def our_api(name: str, stack: ExitStack) -> Contestant:
+def our_api(name: str, threads: int, stack: ExitStack) -> Contestant:
     data = stack.enter_context(tempfile.TemporaryDirectory())
-    arguments = ["--model", name, "--ctx-size", str(CONTEXT), "--nowebui"]
+    arguments = ["--model", name, "--ctx-size", str(CONTEXT), "--threads", str(threads), "--nowebui"]
     server = stack.enter_context(Server(arguments, data=Path(data)))
 
     def run(tokens: int) -> float:
@@ -100,10 +102,11 @@ def our_api(name: str, stack: ExitStack) -> Contestant:
     return run
 
 
-def bare_transformers(path: Path, stack: ExitStack) -> Contestant:
+def bare_transformers(path: Path, threads: int) -> Contestant:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer
 
+    torch.set_num_threads(threads)
     tokenizer = AutoTokenizer.from_pretrained(path)
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     prompt = tokenizer(PROMPT, return_tensors="pt")
@@ -147,6 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="all cores unless told otherwise")
     parser.add_argument("--only", choices=["llamacpp", "transformers"])
     asked = parser.parse_args()
     models = ROOT / "models"
@@ -154,18 +158,18 @@ def main() -> None:
         with ExitStack() as stack:
             path = models / f"{GGUF}.gguf"
             contestants = {
-                "bare xllamacpp": bare_xllamacpp(path, stack),
-                "our model": our_model(path, stack),
-                "/v1 streaming": our_api(GGUF, stack),
+                "bare xllamacpp": bare_xllamacpp(path, asked.threads),
+                "our model": our_model(path, asked.threads, stack),
+                "/v1 streaming": our_api(GGUF, asked.threads, stack),
             }
             show("GGUF", race(contestants, asked.rounds, asked.tokens), {"our model": 0.97, "/v1 streaming": 0.95})
     if asked.only != "llamacpp":
         with ExitStack() as stack:
             path = models / FOLDER
             contestants = {
-                "bare transformers": bare_transformers(path, stack),
-                "our model": our_model(path, stack),
-                "/v1 streaming": our_api(FOLDER, stack),
+                "bare transformers": bare_transformers(path, asked.threads),
+                "our model": our_model(path, asked.threads, stack),
+                "/v1 streaming": our_api(FOLDER, asked.threads, stack),
             }
             show("transformers", race(contestants, asked.rounds, asked.tokens), {"our model": 1.0})
 
