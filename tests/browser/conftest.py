@@ -1,0 +1,108 @@
+"""A browser for the tests that drive the page, and the page with a model whose words the test decides."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from modules.app import App
+from tests.fakes import EchoModel
+from tests.in_process import make_app, serving
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-dev-shm-usage",
+]
+PATIENCE = 30_000
+"""Milliseconds: machines that run tests are busy."""
+
+
+def chromium() -> str | None:
+    """Where the browser is; None lets Playwright use its own."""
+    return (
+        os.environ.get("CHROMIUM")
+        or shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE)
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        yield launched
+        launched.close()
+
+
+class Site:
+    """One server with a scripted model, and pages on it. `model.reply` may be changed at any time."""
+
+    def __init__(self, app: App, model: EchoModel, url: str, browser: Browser) -> None:
+        self.app, self.model, self.url = app, model, url
+        self._browser = browser
+        self.errors: list[str] = []
+        self.elsewhere: list[str] = []
+
+    def open(self, path: str = "", *, width: int = 1280, height: int = 800, locale: str = "en-US", **context: object) -> Page:
+        """A new visitor's page, when the chat view is ready. Errors of the page and requests elsewhere are noted."""
+        visitor = self._browser.new_context(viewport={"width": width, "height": height}, locale=locale, **context)  # type: ignore[arg-type]
+        page = visitor.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self._noted(request.url))
+        page.goto(self.url + path)
+        page.wait_for_selector(".tl-composer textarea")
+        page.wait_for_function("document.querySelector('.tl-model').dataset.state")
+        return page
+
+    def _noted(self, url: str) -> None:
+        if not url.startswith((self.url, "data:", "blob:")):
+            self.elsewhere.append(url)
+
+
+@pytest.fixture(scope="module")
+def _served(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Site]:
+    model = EchoModel(name="echo")
+    app = make_app(tmp_path_factory.mktemp("site"), model)
+    with serving(app) as url:
+        yield Site(app, model, url, browser)
+    app.close()
+
+
+@pytest.fixture
+def site(_served: Site) -> Iterator[Site]:
+    """The page; the test fails where the page had an error or asked another host for anything."""
+    _served.model.reply, _served.model.pace = (lambda request: "An answer."), 0.0
+    yield _served
+    for context in list(_served._browser.contexts):
+        context.close()
+    errors, elsewhere = _served.errors[:], _served.elsewhere[:]
+    _served.errors.clear()
+    _served.elsewhere.clear()
+    assert errors == [] and elsewhere == []
+
+
+def say(page: Page, text: str) -> None:
+    """Type a message and send it."""
+    page.fill(".tl-composer textarea", text)
+    page.press(".tl-composer textarea", "Enter")
+
+
+def reply(page: Page, number: int = -1) -> str:
+    """The text of the last (or another) reply, once it is finished."""
+    replies = page.locator(".tl-message[data-role=assistant]")
+    page.wait_for_function("[...document.querySelectorAll('.tl-message')].every(m => m.dataset.state !== 'streaming')")
+    return (
+        replies.nth(number).locator(".tl-body").inner_text() if number >= 0 else replies.last.locator(".tl-body").inner_text()
+    )
