@@ -73,6 +73,7 @@ def load_folder(
             limits(options),
             chat_template=spec.chat_template,
             draft=_draft(spec, options, tokenizer),
+            processor=_processor(spec, options, config, report),
             report=report,
         )
 
@@ -198,7 +199,23 @@ def _model_class(config: Any) -> Any:
 
     if config.is_encoder_decoder:
         return transformers.AutoModelForSeq2SeqLM
+    if getattr(config, "vision_config", None) is not None:
+        return transformers.AutoModelForImageTextToText
     return transformers.AutoModelForCausalLM
+
+
+def _processor(spec: ModelSpec, options: LoadOptions, config: Any, report: Report) -> Any:
+    """What reads pictures for a model that sees; None where it only reads text."""
+    from transformers import AutoProcessor
+
+    from modules.generation.local.pictures import KINDS
+
+    if getattr(config, "vision_config", None) is None:
+        return None
+    if config.model_type not in KINDS:
+        report(f"{spec.name} can see, but its kind ({config.model_type}) is used for text only here.")
+        return None
+    return AutoProcessor.from_pretrained(str(spec.path), trust_remote_code=options.trust_remote_code)
 
 
 def _draft(spec: ModelSpec, options: LoadOptions, tokenizer: Any) -> Any:

@@ -361,9 +361,7 @@ class Loop:
             assert slot is not None
             start = len(slot.tokens)
             pieces.append(Piece(slot.store, start, share.count, *lane.key))
-            embeds.append(
-                lane.embeds[start : start + share.count] if lane.embeds is not None and not share.row.started else None
-            )
+            embeds.append(lane.embedded(start, share.count))
             if _echoed(share):
                 keep += range(len(tokens), len(tokens) + share.count)
             elif share.count == lane.pending:

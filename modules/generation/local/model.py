@@ -17,9 +17,11 @@ from modules.generation.local.alone import Alone
 from modules.generation.local.compute import Together, together_or_why_not
 from modules.generation.local.guess import Draft, Guesser, Lookup
 from modules.generation.local.loop import Loop
+from modules.generation.local.pictures import Eyes
 from modules.generation.local.prompt import Prompt, Prompter, chat_template_of
 from modules.generation.local.reply_text import ReplyText
 from modules.generation.local.row import Lane, Naming, Row
+from modules.generation.local.slots import Key
 from modules.generation.overflow import fit_tokens
 from modules.generation.samplers.rows import RowSampler
 from modules.generation.samplers.vocabulary import Vocabulary
@@ -58,17 +60,20 @@ class LocalModel:
         *,
         chat_template: str | None = None,
         draft: Any = None,
+        processor: Any = None,
         report: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         """model: a causal language model of transformers, on its devices; it belongs to this object from now on.
 
+        processor: what reads the pictures for a model that sees.
         draft: a small model of the same vocabulary that guesses ahead while one reply runs alone.
         """
         limits = limits or Limits()
         self._name = name
         self._tokenizer = tokenizer
         model.eval()
-        found = together_or_why_not(model)
+        self._eyes = Eyes(model, processor) if processor is not None else None
+        found = together_or_why_not(model, "text_config" if processor is not None else None)
         if isinstance(found, str):
             sentence = f"{name} answers one request at a time: {found}."
             log.info(sentence)
@@ -77,7 +82,7 @@ class LocalModel:
         self._compute: Together | Alone = found
         self._embeddings = not model.config.is_encoder_decoder
         self._context_length = limits.context_length or _context_of(model.config)
-        self._prompter = Prompter(tokenizer, chat_template or chat_template_of(tokenizer), self._context_length)
+        self._prompter = Prompter(tokenizer, chat_template or chat_template_of(tokenizer), self._context_length, self._eyes)
         text_config = model.config.get_text_config(decoder=True)
         self._vocabulary = Vocabulary(tokenizer, size=_width(model, text_config), eos=_eos(model))
         self._eos = frozenset(self._vocabulary.eos)
@@ -126,7 +131,7 @@ class LocalModel:
             logprobs=True,
             prompt_logprobs=self._compute.together,
             grammar=True,
-            images=False,
+            images=self._eyes is not None and self._compute.together,
             embeddings=self._embeddings,
             max_parallel=self._parallel,
         )
@@ -146,6 +151,8 @@ class LocalModel:
         return self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
     def detokenize(self, tokens: Sequence[int]) -> str:
+        if tokens and max(tokens) >= self._vocabulary.size:
+            raise UserError(f"{self._name} has no token {max(tokens)}.", param="tokens")
         return self._tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def render(self, request: GenerationRequest) -> RenderedPrompt:
@@ -169,13 +176,19 @@ class LocalModel:
         sampling = request.sampling
         sampler = RowSampler(sampling, prompt=prompt.tokens, vocabulary=self._vocabulary, device=self._device)
         key = (request.adapter, request.adapter_strength if request.adapter else 1.0)
-        lanes = [Lane(list(prompt.tokens), key)]
+        lanes = [self._lane(prompt, key)]
         if sampling.guidance_scale != 1:
             lanes.append(Lane(self._negative(sampling, prompt), key))
         before = () if prompt.starts_reply else prompt.tokens
         text = ReplyText(self._tokenizer, before, skip_special=sampling.skip_special_tokens)
         most = min(sampling.max_tokens, self._context_length - max(len(lane.tokens) for lane in lanes))
         return Row(request, prompt, sampler, lanes, text, self._eos, most, self._naming)
+
+    def _lane(self, prompt: Prompt, key: Key) -> Lane:
+        if prompt.seen is None or self._eyes is None:
+            return Lane(list(prompt.tokens), key)
+        see = partial(self._eyes.embedded, list(prompt.tokens), dict(prompt.seen))
+        return Lane(list(prompt.tokens), key, list(prompt.identity or ()), see)
 
     def _negative(self, sampling: SamplingParams, prompt: Prompt) -> list[int]:
         """The sequence that guidance pushes away from: the negative prompt, or nothing but the prompt's last token."""

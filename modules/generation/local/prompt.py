@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from modules.errors import UserError
+from modules.generation.local.pictures import Eyes
 from modules.generation.overflow import fit_messages, fit_tokens
 from modules.generation.template import render_chat
-from modules.generation.types import GenerationRequest, Image, Message, Messages
+from modules.generation.types import GenerationRequest, Message, Messages
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """text is what `tokens` were made of. starts_reply: the reply is a text of its own, not the continuation of one."""
+    """text is what `tokens` were made of. starts_reply: the reply is a text of its own, not the continuation of one.
+
+    identity: the tokens with pictures told apart; seen: what the vision part of the model gets.
+    """
 
     tokens: list[int]
     text: str
     dropped: int = 0
     starts_reply: bool = True
-    images: tuple[Image, ...] = ()
+    identity: list[int] | None = None
+    seen: Mapping[str, Any] | None = None
 
 
 class Prompter:
     """Makes prompts for one model. Thread-safe: it only reads the tokenizer."""
 
-    def __init__(self, tokenizer: Any, chat_template: str | None, context_length: int) -> None:
+    def __init__(self, tokenizer: Any, chat_template: str | None, context_length: int, eyes: Eyes | None = None) -> None:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self.context_length = context_length
+        self._eyes = eyes
 
     def prompt(self, request: GenerationRequest) -> Prompt:
         """Raises UserError where there is no template, or the prompt does not fit."""
@@ -76,23 +82,32 @@ class Prompter:
                 "This model has no chat template of its own. Choose one, or send the text as it is to be continued.",
                 param="template",
             )
-        done: dict[int, tuple[str, list[int]]] = {}
+        if self._eyes is None and any(message.images for message in messages):
+            raise UserError("This model cannot see pictures. Leave them out, or load a model that can.", param="messages")
+        done: dict[int, Prompt] = {}
 
-        def read(part: Messages) -> tuple[str, list[int]]:
+        def read(part: Messages) -> Prompt:
             # What is left after dropping old turns is told apart by its length.
             if len(part) not in done:
-                text = self._rendered(request, part, template)
-                done[len(part)] = text, self.tokenize(text, begin=False)
+                done[len(part)] = self._read(request, part, template)
             return done[len(part)]
 
         kept, dropped = fit_messages(
-            messages, lambda part: len(read(part)[1]), self.context_length, request.sampling.max_tokens, request.overflow
+            messages, lambda part: len(read(part).tokens), self.context_length, request.sampling.max_tokens, request.overflow
         )
-        text, tokens = read(kept)
-        if not tokens:
+        prompt = read(kept)
+        if not prompt.tokens:
             raise UserError("The chat template made an empty prompt of this conversation.", param="template")
-        images = tuple(image for message in kept for image in message.images)
-        return Prompt(tokens, text, dropped, starts_reply=not request.continue_reply, images=images)
+        return replace(prompt, dropped=dropped)
+
+    def _read(self, request: GenerationRequest, messages: Messages, template: str) -> Prompt:
+        text = self._rendered(request, messages, template)
+        starts = not request.continue_reply
+        images = [image for message in messages for image in message.images]
+        if not images or self._eyes is None:
+            return Prompt(self.tokenize(text, begin=False), text, starts_reply=starts)
+        tokens, identity, seen = self._eyes.read(text, images)
+        return Prompt(tokens, text, starts_reply=starts, identity=identity, seen=seen)
 
     def _rendered(self, request: GenerationRequest, messages: tuple[Message, ...], template: str) -> str:
         return render_chat(

@@ -34,14 +34,16 @@ from modules.generation.types import (
 class Lane:
     """One sequence of a row: all tokens it should have, of which `slot.tokens` are computed.
 
-    identity is what the cache compares: the tokens, with pictures as numbers of their own.
+    identity is what the cache compares: the tokens, with pictures as negative numbers of their own.
+    see: makes the embeddings [tokens, hidden] of a prompt with pictures, when the first of them is read.
     """
 
-    def __init__(self, tokens: list[int], key: Key, identity: list[int] | None = None, embeds: Any = None) -> None:
+    def __init__(self, tokens: list[int], key: Key, identity: list[int] | None = None, see: Any = None) -> None:
         self.tokens = tokens
         self.identity = tokens if identity is None else identity
         self.key = key
-        self.embeds = embeds
+        self._see: Callable[[], Tensor] | None = see
+        self._embedded: Tensor | None = None
         self.slot: Slot | None = None
         self.leader: Lane | None = None
         self.shared = 0
@@ -53,6 +55,14 @@ class Lane:
     @property
     def pending(self) -> int:
         return len(self.tokens) - self.computed
+
+    def embedded(self, start: int, count: int) -> Tensor | None:
+        """The embeddings of a part of the prompt that has pictures in it; None where tokens say all."""
+        if self._see is None or not any(token < 0 for token in self.identity[start : start + count]):
+            return None
+        if self._embedded is None:
+            self._embedded = self._see()
+        return self._embedded[start : start + count]
 
     def append(self, token: int) -> None:
         self.tokens.append(token)
