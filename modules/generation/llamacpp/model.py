@@ -144,7 +144,13 @@ class LlamacppModel:
         return self._ask("/tokenize", {"content": text, "parse_special": True, "add_special": add})["tokens"]
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        return self._ask("/detokenize", {"tokens": list(tokens)})["content"]
+        try:
+            return self._ask("/detokenize", {"tokens": list(tokens)})["content"]
+        except Unavailable as error:
+            # llama.cpp looks the tokens up in its vocabulary, and tells only that one was beyond its end.
+            if "range_check" not in error.message:
+                raise
+            raise UserError(f"{self._name} has no token {max(tokens)}.", param="tokens") from None
 
     def _ask(self, path: str, body: Any) -> Any:
         return self._alive().process.ask(path, body)
@@ -218,6 +224,8 @@ class LlamacppModel:
 
     def _plan(self, request: GenerationRequest, backend: _Backend) -> _Plan:
         sampling = request.sampling
+        if named := [*sampling.banned_tokens, *map(int, sampling.logit_bias)]:
+            self.detokenize(named)
         fields = {
             **as_fields(sampling, self.context_length),
             "cache_prompt": True,
