@@ -30,6 +30,7 @@ def test_a_package_file_holds_a_docstring_only(path):
 
 def test_the_table_of_settings_is_up_to_date():
     assert settings_table.PAGE.read_text(encoding="utf-8") == settings_table.current(), "run: python -m tools.settings_table"
+    assert settings_table.TRAINING_PAGE.read_text(encoding="utf-8") == settings_table.training(), "run it too"
 
 
 def imported_by(statement: str) -> set[str]:

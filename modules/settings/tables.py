@@ -20,22 +20,25 @@ the Parameters tab; loading settings are controls of the Models tab. Flags win o
 """
 
 
-def settings_page(sections: Sequence[tuple[str, type[Settings]]]) -> str:
-    """The whole page: one heading for each (title, class), one table for each group of its fields."""
-    parts = [HEADER]
+def settings_page(sections: Sequence[tuple[str, type[Settings]]], header: str = HEADER, flags: bool = True) -> str:
+    """The whole page: one heading for each (title, class), one table for each group of its fields.
+
+    flags: name the fields as on the command line; otherwise as keys of a file.
+    """
+    parts = [header]
     for title, cls in sections:
         parts.append(f"## {title}\n")
         groups: dict[str, list[str]] = {}
         for name, info in cls.model_fields.items():
-            groups.setdefault(hints_of(info).group, []).append(_row(name, info))
+            groups.setdefault(hints_of(info).group, []).append(_row(name, info, flags))
         for group, rows in groups.items():
             parts.append(
-                f"### {group}\n\n| flag | values | default | what it does |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+                f"### {group}\n\n| {'flag' if flags else 'key'} | values | default | what it does |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
             )
     return "\n".join(parts)
 
 
-def _row(name: str, info: FieldInfo) -> str:
+def _row(name: str, info: FieldInfo, flags: bool) -> str:
     hints = hints_of(info)
     default = info.get_default(call_default_factory=True)
     shown = (
@@ -48,9 +51,9 @@ def _row(name: str, info: FieldInfo) -> str:
         else f"`{list(default)}`"
     )
     note = f" Used by: {', '.join(hints.loaders)}." if hints.loaders else ""
-    aliases = "".join(f", `--{alias.replace('_', '-')}`" for alias in hints.aliases)
+    names = [f"--{key.replace('_', '-')}" if flags else key for key in (name, *(hints.aliases if flags else ()))]
     text = (info.description or "").replace("|", "\\|")
-    return f"| `--{name.replace('_', '-')}`{aliases} | {_values(info)} | {shown} | {text}{note} |"
+    return f"| {', '.join(f'`{key}`' for key in names)} | {_values(info)} | {shown} | {text}{note} |"
 
 
 def _values(info: FieldInfo) -> str:

@@ -30,8 +30,6 @@ def check_settings(config: TrainingConfig) -> None:
         raise UserError("Sharding needs more than one process.", param="sharding")
     if config.sharding != "none" and config.method in _PACKAGES:
         raise UserError("Sharding works with lora and full training.", param="sharding")
-    if config.sharding.startswith("deepspeed") and importlib.util.find_spec("deepspeed") is None:
-        raise UserError("DeepSpeed is not installed: pip install deepspeed, or choose fsdp.", param="sharding")
     if config.machines > 1 and config.main_address in ("127.0.0.1", "localhost"):
         raise UserError("Several machines need the address of the first one.", param="main_address")
 

@@ -16,7 +16,7 @@ from modules.settings.declare import Settings, setting
 Method = Literal["lora", "qlora", "lora-8bit", "gptq-lora", "full"]
 Optimizer = Literal["adamw", "adamw-8bit", "paged-adamw-8bit", "paged-adamw", "adafactor", "sgd", "rmsprop", "adagrad"]
 Scheduler = Literal["linear", "cosine", "cosine-restarts", "polynomial", "constant", "constant-with-warmup", "inverse-sqrt"]
-Sharding = Literal["none", "fsdp", "deepspeed-2", "deepspeed-3"]
+Sharding = Literal["none", "fsdp", "fsdp-gradients"]
 
 
 class TrainingConfig(Settings):
@@ -35,11 +35,11 @@ class TrainingConfig(Settings):
     # --- method
     method: Method = setting("lora", group="Method")
     """LoRA trains small matrices beside the weights; qlora and lora-8bit hold the base in 4 or 8 bits; gptq-lora takes a GPTQ model; full trains every weight."""
-    rank: int = setting(16, min=1, max=4096, step=4, slider_max=256, group="Method", aliases=["lora_rank", "r"])
+    rank: int = setting(16, min=1, max=4096, step=4, slider_max=256, group="Method")
     """Size of the matrices: more learns more, and takes more memory."""
-    alpha: float = setting(32.0, min=0.01, max=8192, step=4, slider_max=512, group="Method", aliases=["lora_alpha"])
+    alpha: float = setting(32.0, min=0.01, max=8192, step=4, slider_max=512, group="Method")
     """Strength of the adapter; it is divided by the rank (by its square root with rsLoRA)."""
-    dropout: float = setting(0.0, min=0, max=0.99, step=0.01, slider_max=0.5, group="Method", aliases=["lora_dropout"])
+    dropout: float = setting(0.0, min=0, max=0.99, step=0.01, slider_max=0.5, group="Method")
     """Share of the adapter's inputs that is left out at random; helps small data sets a little, and costs speed."""
     target_modules: str = setting("all-linear", group="Method")
     """Where the adapter sits: "attention", "all-linear", or names of layers with commas (q_proj, v_proj)."""
@@ -61,9 +61,9 @@ class TrainingConfig(Settings):
     """The words around the turns: model (its own chat template), format (those of the format), a named template, or auto."""
     loss: Literal["answers", "all", "after"] = setting("answers", group="Data")
     """What is learnt: the answers of every turn, everything, or what comes after a marker."""
-    loss_after: str = setting("", group="Data", aliases=["train_only_after"])
+    loss_after: str = setting("", group="Data")
     """The marker for loss "after": text from its first occurrence on is learnt."""
-    cutoff: int = setting(2048, min=8, max=1_000_000, step=64, slider_max=8192, group="Data", aliases=["cutoff_len"])
+    cutoff: int = setting(2048, min=8, max=1_000_000, step=64, slider_max=8192, group="Data")
     """The most tokens of a row."""
     long_rows: Literal["cut", "skip"] = setting("cut", group="Data")
     """What happens to longer rows: they lose their end, or are left out. Both are counted."""
@@ -77,21 +77,19 @@ class TrainingConfig(Settings):
     """A file of its own for that, in the same format."""
 
     # --- raw text
-    overlap: int = setting(128, min=0, max=100_000, step=16, slider_max=512, group="Raw text", aliases=["overlap_len"])
+    overlap: int = setting(128, min=0, max=100_000, step=16, slider_max=512, group="Raw text")
     """Tokens that a piece of text shares with the one before."""
-    newline_favor: int = setting(
-        128, min=0, max=100_000, step=16, slider_max=512, group="Raw text", aliases=["newline_favor_len"]
-    )
+    newline_favor: int = setting(128, min=0, max=100_000, step=16, slider_max=512, group="Raw text")
     """End a piece at a line break where one is within so many characters of its end; 0 cuts anywhere."""
-    hard_cut: str = setting("\\n\\n\\n", group="Raw text", aliases=["hard_cut_string"])
+    hard_cut: str = setting("\\n\\n\\n", group="Raw text")
     """Text that separates documents: no piece reaches over it. \\n is a line break."""
     min_chars: int = setting(0, min=0, max=1_000_000, step=8, slider_max=1024, group="Raw text")
     """Leave out documents shorter than this many characters; they are counted."""
 
     # --- steps
-    batch: int = setting(16, min=1, max=65_536, step=1, slider_max=256, group="Steps", aliases=["batch_size"])
+    batch: int = setting(16, min=1, max=65_536, step=1, slider_max=256, group="Steps")
     """Rows of one step, over all processes."""
-    micro_batch: str = setting("auto", group="Steps", aliases=["micro_batch_size"])
+    micro_batch: str = setting("auto", group="Steps")
     """Rows computed at once: more is faster on a GPU and takes memory; auto takes what fits. The result is the same."""
     epochs: float = setting(3.0, min=0.01, max=10_000, step=0.5, slider_max=20, group="Steps")
     """How often the data is gone through."""
@@ -103,11 +101,11 @@ class TrainingConfig(Settings):
     """What turns gradients into changes; 8-bit and paged ones save GPU memory."""
     learning_rate: float = setting(2e-4, min=0, max=10, group="Optimiser")
     """Size of the changes: about 2e-4 for LoRA, 2e-5 for full training."""
-    scheduler: Scheduler = setting("cosine", group="Optimiser", aliases=["lr_scheduler_type"])
+    scheduler: Scheduler = setting("cosine", group="Optimiser")
     """How the learning rate falls."""
     min_learning_rate: float = setting(0.0, min=0, max=1, step=0.01, group="Optimiser")
     """Share of the learning rate that is left at the end."""
-    warmup: float = setting(0.03, min=0, max=1_000_000, step=0.01, slider_max=0.2, group="Optimiser", aliases=["warmup_steps"])
+    warmup: float = setting(0.03, min=0, max=1_000_000, step=0.01, slider_max=0.2, group="Optimiser")
     """Steps until the full learning rate is reached; below 1 it is a share of all steps."""
     weight_decay: float = setting(0.0, min=0, max=10, step=0.01, slider_max=0.5, group="Optimiser")
     """How fast unused weights shrink."""
@@ -117,7 +115,7 @@ class TrainingConfig(Settings):
     """How long the optimiser remembers the size."""
     epsilon: float = setting(1e-8, min=1e-16, max=1, group="Optimiser")
     """Keeps the optimiser from dividing by nothing."""
-    clip: float = setting(1.0, min=0, max=1_000_000, step=0.1, slider_max=10, group="Optimiser", aliases=["max_grad_norm"])
+    clip: float = setting(1.0, min=0, max=1_000_000, step=0.1, slider_max=10, group="Optimiser")
     """The largest length of the gradient; 0 sets no limit."""
 
     # --- speed and memory
@@ -131,13 +129,13 @@ class TrainingConfig(Settings):
     """Processor threads of each process; 0 shares the cores between them."""
 
     # --- watching
-    eval_every: int = setting(0, min=0, max=10**9, step=10, slider_max=1000, group="Watching", aliases=["eval_steps"])
+    eval_every: int = setting(0, min=0, max=10**9, step=10, slider_max=1000, group="Watching")
     """Measure the held-out rows every so many steps; 0 does it once for each epoch."""
     early_stop: int = setting(0, min=0, max=10_000, step=1, slider_max=20, group="Watching")
     """End after so many measurements without a better one; 0 goes on."""
     stop_at_loss: float = setting(0.0, min=0, max=100, step=0.05, slider_max=5, group="Watching")
     """End when the smoothed loss falls below this; 0 goes on."""
-    save_every: int = setting(0, min=0, max=10**9, step=10, slider_max=1000, group="Watching", aliases=["save_steps"])
+    save_every: int = setting(0, min=0, max=10**9, step=10, slider_max=1000, group="Watching")
     """Write a checkpoint every so many steps; 0 does it once for each epoch."""
     keep_checkpoints: int = setting(2, min=1, max=10_000, step=1, slider_max=20, group="Watching")
     """How many of the newest checkpoints stay; the best one stays too."""
@@ -160,7 +158,7 @@ class TrainingConfig(Settings):
     main_port: int = setting(0, min=0, max=65_535, group="Several GPUs")
     """Its port; 0 takes a free one, where there is one machine."""
     sharding: Sharding = setting("none", group="Several GPUs")
-    """Split weights and optimiser over the processes: FSDP, or DeepSpeed ZeRO 2 or 3; none keeps a copy in each."""
+    """Split over the processes by FSDP: weights, gradients and optimiser (as ZeRO 3), or all but the weights (as ZeRO 2); none keeps a copy in each."""
 
     @field_validator("micro_batch", mode="before")
     @classmethod

@@ -325,7 +325,7 @@ class TrainingJobs:
     def _launch(self, folder: RunFolder, config: TrainingConfig) -> None:
         folder.stop_mark.unlink(missing_ok=True)
         folder.queued.unlink(missing_ok=True)
-        words = launch.command(config, folder.path.resolve(), accelerate_file=folder.accelerate.resolve())
+        words = launch.command(config, folder.path.resolve())
         process.start(words, cwd=launch.CODE, log=folder.log, mark=folder.process, environment=process.python_environment())
 
     # --- the queue

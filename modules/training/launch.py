@@ -18,14 +18,9 @@ CODE = Path(__file__).resolve().parent.parent.parent
 """The folder that commands must be started in."""
 
 
-def command(config: TrainingConfig, folder: Path, *, accelerate_file: Path, machine: int = 0, python: str = "") -> list[str]:
+def command(config: TrainingConfig, folder: Path, *, machine: int = 0, python: str = "") -> list[str]:
     """The words that start the run on one machine (numbered from 0)."""
     python = python or sys.executable
-    if config.sharding.startswith("deepspeed"):
-        return [
-            python, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_file),
-            "--machine_rank", str(machine), "-m", WORKER, str(folder),
-        ]  # fmt: skip
     if config.processes == 1 and config.machines == 1:
         return [python, "-m", WORKER, str(folder)]
     words = [python, "-m", "torch.distributed.run", "--nproc_per_node", str(config.processes)]
@@ -40,17 +35,19 @@ def shown_commands(config: TrainingConfig, folder: Path, accelerate_file: Path) 
     """What to type on each machine, in the folder of the program."""
     lines = []
     for machine in range(config.machines):
-        words = command(config, folder, accelerate_file=accelerate_file, machine=machine, python="python")
         lines += [f"# machine {machine + 1}"] if config.machines > 1 else []
-        lines.append(shlex.join(words))
+        lines.append(shlex.join(command(config, folder, machine=machine, python="python")))
+        if config.sharding != "none":
+            words = ["accelerate", "launch", "--config_file", str(accelerate_file), "--machine_rank", str(machine)]
+            lines.append("# or: " + shlex.join([*words, "-m", WORKER, str(folder)]))
     return "\n".join(lines)
 
 
 def accelerate_config(config: TrainingConfig) -> str:
-    """The file for `accelerate launch`, for FSDP or DeepSpeed."""
+    """The file for `accelerate launch`, which starts the same worker as torchrun does; the worker divides the weights itself."""
     values: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
-        "distributed_type": "FSDP" if config.sharding == "fsdp" else "DEEPSPEED",
+        "distributed_type": "MULTI_GPU",
         "num_machines": config.machines,
         "num_processes": config.processes * config.machines,
         "main_process_ip": config.main_address,
@@ -59,22 +56,6 @@ def accelerate_config(config: TrainingConfig) -> str:
         "rdzv_backend": "static",
         "same_network": True,
     }
-    if config.sharding == "fsdp":
-        values["fsdp_config"] = {
-            "fsdp_version": 2,
-            "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "fsdp_reshard_after_forward": True,
-            "fsdp_state_dict_type": "FULL_STATE_DICT",
-        }
-    else:
-        values["deepspeed_config"] = {
-            "zero_stage": int(config.sharding[-1]),
-            "gradient_accumulation_steps": 1,
-            "gradient_clipping": config.clip or 1.0,
-            "offload_optimizer_device": "none",
-            "offload_param_device": "none",
-            "zero3_save_16bit_model": config.sharding == "deepspeed-3",
-        }
     return yaml.safe_dump(values, sort_keys=False)
 
 

@@ -32,7 +32,7 @@ def losses(folder: RunFolder) -> list[float]:
 
 def in_processes(folder: RunFolder) -> None:
     """As the page starts it."""
-    words = launch.command(folder.read_config(), folder.path, accelerate_file=folder.accelerate)
+    words = launch.command(folder.read_config(), folder.path)
     done = subprocess.run(words, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -73,10 +73,10 @@ def middle(folder: RunFolder) -> float:
     return statistics.median(event.seconds for event in told(folder, events.Stepped)[1:])
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_divided_weights_give_the_losses_of_whole_ones_and_go_on_where_they_were(make_run, threads, method):
+@pytest.mark.parametrize(("method", "sharding"), [("lora", "fsdp"), ("full", "fsdp-gradients")])
+def test_divided_weights_give_the_losses_of_whole_ones_and_go_on_where_they_were(make_run, threads, method, sharding):
     whole = make_run("whole", max_steps=4, method=method, learning_rate=1e-3)
-    divided = make_run("divided", max_steps=4, method=method, learning_rate=1e-3, processes=2, sharding="fsdp", save_every=2)
+    divided = make_run("divided", max_steps=4, method=method, learning_rate=1e-3, processes=2, sharding=sharding, save_every=2)
     train(whole)
     in_processes(divided)
     assert losses(divided) == pytest.approx(losses(whole), abs=1e-4)

@@ -39,7 +39,8 @@ def train(folder: RunFolder) -> None:
     from modules.training.worker.run import Run
     from modules.training.worker.sharded import ShardedGroup
 
-    group = ShardedGroup() if folder.read_config().sharding == "fsdp" else Group()
+    sharding = folder.read_config().sharding
+    group = Group() if sharding == "none" else ShardedGroup(keep_weights=sharding == "fsdp-gradients")
     try:
         Run(folder, group)()
     finally:

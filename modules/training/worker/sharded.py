@@ -16,6 +16,11 @@ class ShardedGroup(Group):
 
     in_step = True
 
+    def __init__(self, *, keep_weights: bool = False) -> None:
+        """keep_weights: the weights stay whole between forward and backward, only gradients and optimiser are divided."""
+        super().__init__()
+        self._keep_weights = keep_weights
+
     def prepare(self, model: Any) -> Any:
         """Divide the weights of each layer, then the rest. All weights of a layer need one number format."""
         from torch.distributed.device_mesh import init_device_mesh
@@ -28,8 +33,8 @@ class ShardedGroup(Group):
             parameter.data = parameter.data.to(common)
         for module in list(model.modules()):
             if type(module).__name__ in kinds:
-                fully_shard(module, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+                fully_shard(module, mesh=mesh, reshard_after_forward=not self._keep_weights)
+        fully_shard(model, mesh=mesh, reshard_after_forward=not self._keep_weights)
         return model
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
