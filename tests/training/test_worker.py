@@ -359,3 +359,22 @@ def test_a_recorded_config_is_complete(make_run):
     """A later change of a default does not change an old run: every field is written down."""
     folder = make_run("complete")
     assert set(folder.read_config().model_fields_set) == set(TrainingConfig.model_fields)
+
+
+def test_a_lora_over_a_gptq_model_trains_as_over_the_weights_that_it_stands_for(make_run, training_root):
+    from safetensors.torch import save_file
+
+    from tests.loaders.gptq_folder import write_gptq
+    from tests.tiny import write_tiny_llama
+
+    models = training_root / "models"
+    plain = write_tiny_llama(models / "exact", hidden=128)
+    exact = write_gptq(plain, models / "packed")
+    save_file({name: tensor.contiguous() for name, tensor in exact.items()}, plain / "model.safetensors", {"format": "pt"})
+    settings = {"max_steps": 4, "target_modules": "q_proj, down_proj"}
+    packed = make_run("packed", model="packed", method="gptq-lora", **settings)
+    whole = make_run("whole", model="exact", **settings)
+    train(packed)
+    train(whole)
+    assert losses(packed)[-1] < losses(packed)[0]
+    assert losses(packed) == pytest.approx(losses(whole), abs=0.05)

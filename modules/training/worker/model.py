@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from modules.errors import UserError
+from modules.loaders.noise import import_gptqmodel, import_torchao
 from modules.training.config import TrainingConfig
 from modules.training.layers import choose_targets
 from modules.training.samples import load_tokenizer
@@ -99,6 +100,9 @@ def bfloat16_is_fast(device: torch.device) -> bool:
 def _load_base(config: TrainingConfig, path: Path, device: torch.device, weights: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
+    import_torchao()
+    if importlib.util.find_spec("gptqmodel"):
+        import_gptqmodel()  # peft imports it with the first adapter, whatever the base
     options: dict[str, Any] = {"dtype": weights, "attn_implementation": _attention(config, device, weights)}
     if package := _NEEDS.get(config.method):
         if importlib.util.find_spec(package) is None:

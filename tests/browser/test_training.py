@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.serving import ROOT, Server
 
@@ -22,16 +22,13 @@ def clean() -> None:
 
 
 @pytest.fixture
-def page(tmp_path: Path, starter_folder: Path) -> Iterator[Page]:
+def page(tmp_path: Path, starter_folder: Path, browser: Browser) -> Iterator[Page]:
     clean()
-    with Server(["--dtype", "float32"], data=tmp_path) as server, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
+    with Server(["--dtype", "float32"], data=tmp_path) as server:
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.goto(server.url)
         yield page
-        browser.close()
+        page.close()
     clean()
 
 
