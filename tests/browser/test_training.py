@@ -47,7 +47,7 @@ def write(page: Page, name: str, value: str) -> None:
 
 @pytest.mark.browser
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_made_up_fact_is_learnt_through_a_reload_and_said_in_chat(page):
     page.get_by_role("tab", name="Training").click()
     expect(page.locator("#training-setting-model input")).to_have_value("SmolLM2-135M-Instruct", timeout=MINUTES)
@@ -64,12 +64,12 @@ def test_a_made_up_fact_is_learnt_through_a_reload_and_said_in_chat(page):
     write(page, "learning_rate", "0.001")
     page.locator("#training-start").click()
     plot = page.locator(".tl-plot")
-    expect(plot).to_have_attribute("data-points", "4", timeout=4 * MINUTES)
+    page.wait_for_function("Number(document.querySelector('.tl-plot').dataset.points) > 2", timeout=8 * MINUTES)
 
     page.reload()
     page.get_by_role("tab", name="Training").click()
     expect(page.locator(".tl-run h2")).to_contain_text(NAME, timeout=MINUTES)
-    page.wait_for_function("Number(document.querySelector('.tl-plot').dataset.points) > 8", timeout=4 * MINUTES)
+    page.wait_for_function("Number(document.querySelector('.tl-plot').dataset.points) > 8", timeout=8 * MINUTES)
     use = page.locator(".tl-run-buttons").get_by_role("button", name="Use in chat")
     expect(use).to_be_visible(timeout=10 * MINUTES)
     expect(plot).to_have_attribute("data-points", "60")

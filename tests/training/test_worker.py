@@ -139,7 +139,7 @@ def test_packed_sequences_train_too(make_run):
     [
         {"rslora": True}, {"dora": True}, {"init": "gaussian"}, {"init": "orthogonal"}, {"init": "olora"}, {"init": "pissa"},
         {"target_modules": "q_proj, v_proj", "dropout": 0.1}, {"optimizer": "adafactor"}, {"optimizer": "sgd"},
-        {"dtype": "bfloat16"}, {"dtype": "mixed"}, {"method": "qlora"}, {"method": "full", "learning_rate": 1e-3},
+        {"optimizer": "paged-adamw"}, {"dtype": "bfloat16"}, {"dtype": "mixed"}, {"method": "qlora"}, {"method": "full", "learning_rate": 1e-3},
     ],
     ids=str,
 )  # fmt: skip

@@ -10,8 +10,17 @@ from torch import nn
 
 from modules.training.config import TrainingConfig
 
+_ON_GPUS = ("adamw-8bit", "paged-adamw-8bit", "paged-adamw")
 
-def make_optimizer(config: TrainingConfig, named: Sequence[tuple[str, nn.Parameter]]) -> torch.optim.Optimizer:
+
+def only_plain(config: TrainingConfig, device: torch.device) -> bool:
+    """Whether the optimiser that was asked for does not exist on this device, so that plain AdamW takes its place."""
+    return config.optimizer in _ON_GPUS and device.type != "cuda"
+
+
+def make_optimizer(
+    config: TrainingConfig, named: Sequence[tuple[str, nn.Parameter]], device: torch.device
+) -> torch.optim.Optimizer:
     """`named`: the parameters to change. Biases and norms (one dimension) are not decayed."""
     groups: list[dict[str, Any]] = [
         {"params": [parameter for _, parameter in named if parameter.ndim > 1], "weight_decay": config.weight_decay},
@@ -19,9 +28,9 @@ def make_optimizer(config: TrainingConfig, named: Sequence[tuple[str, nn.Paramet
     ]
     groups = [group for group in groups if group["params"]]
     adam: dict[str, Any] = {"lr": config.learning_rate, "betas": (config.beta1, config.beta2), "eps": config.epsilon}
+    if config.optimizer == "adamw" or only_plain(config, device):
+        return torch.optim.AdamW(groups, fused=True, **adam)
     match config.optimizer:
-        case "adamw":
-            return torch.optim.AdamW(groups, fused=True, **adam)
         case "adafactor":
             return torch.optim.Adafactor(groups, lr=config.learning_rate)
         case "sgd":

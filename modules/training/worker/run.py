@@ -25,7 +25,7 @@ from modules.training.worker.board import Board
 from modules.training.worker.forward import Forward
 from modules.training.worker.group import Group
 from modules.training.worker.model import keep_beginning, load_trainee, save_result
-from modules.training.worker.optimizers import make_optimizer, peak_memory
+from modules.training.worker.optimizers import make_optimizer, only_plain, peak_memory
 from modules.training.worker.replies import Replies
 from modules.training.worker.saving import NOT_WEIGHTS, Progress, restore, save_checkpoint
 
@@ -53,7 +53,7 @@ class Run:
         group.prepare(self.trainee.model)
         torch.manual_seed(self.config.seed + group.rank)
         named = [(name, one) for name, one in self.trainee.model.named_parameters() if one.requires_grad]
-        self.optimizer = make_optimizer(self.config, named)
+        self.optimizer = make_optimizer(self.config, named, group.device)
         self.progress = restore(newest, self.trainee, self.optimizer, group) if newest else Progress()
         self.forward = Forward(self.trainee, alone=not group.in_step)
         self.tokens_at_once = None if group.device.type == "cuda" else _TOKENS_ON_CPU
@@ -61,6 +61,10 @@ class Run:
         self.replies = self._make_replies()
         self.board = Board(folder.board, self.progress.step) if group.is_first else None
         self._tell(self._started(sentence))
+        if only_plain(self.config, group.device):
+            self._tell(
+                events.Noted(f"{self.config.optimizer} needs a GPU: plain AdamW, which computes the same, is used here.")
+            )
         if not self.forward.flattens:
             self._tell(events.Noted("This model cannot compute several rows in one line: they are computed one by one."))
 
@@ -330,4 +334,5 @@ def _due(every: int, step: int, otherwise: bool) -> bool:
 
 def _set_threads(config: TrainingConfig, group: Group) -> None:
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(config.threads or max(1, len(os.sched_getaffinity(0)) // here))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(config.threads or max(1, cores // here))
