@@ -28,7 +28,7 @@ from modules.api.replies import (
     usage_of,
 )
 from modules.api.streaming import DONE, EVENTS, EventSource, begun, close_all, data, merged, open_streams, unless_gone
-from modules.api.tools import CallArguments, CallBegins, Piece, ToolReader
+from modules.api.tool_calls import CallArguments, CallBegins, Piece, ToolReader
 from modules.errors import UserError
 from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Token
 from modules.library.templates import stop_texts

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from modules.api import chat, completions, downloads, embeddings, internal, models, responses
+from modules.api import administration, chat, completions, downloads, embeddings, internal, models, responses, training
 from modules.api.auth import key_of_api
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 def router(app: App) -> APIRouter:
     """The API of `app`."""
-
-    parts = [part.router(app) for part in (chat, completions, responses, models, embeddings, internal)]
-    parts += [internal.administration(app), downloads.router(app)]
+    parts = [part.router(app) for part in _PARTS]
     known = [route for part in parts for route in part.routes]
 
     def nothing_here(request: Request, path: str) -> None:
@@ -37,4 +35,5 @@ def router(app: App) -> APIRouter:
     return routes
 
 
+_PARTS = (chat, completions, responses, models, embeddings, internal, administration, downloads, training)
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

@@ -19,7 +19,7 @@ from modules.api.errors import REFUSALS, describe
 from modules.api.progress import Progress
 from modules.api.response_request import ResponseRequest
 from modules.api.streaming import EVENTS, EventSource, begun, close_all, data, merged, open_streams, unless_gone
-from modules.api.tools import CallArguments, CallBegins, Piece, ToolReader
+from modules.api.tool_calls import CallArguments, CallBegins, Piece, ToolReader
 from modules.errors import UserError
 from modules.generation.types import GenerationEvent
 

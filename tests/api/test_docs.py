@@ -26,5 +26,5 @@ def test_the_examples_run(serve, capsys):
 def test_every_address_is_named():
     paths = (ROOT / "docs" / "openapi.json").read_text(encoding="utf-8")
     for path in re.findall(r'"(/[a-z0-9_/{}-]+)": \{', paths):
-        name = path.removeprefix("/v1/internal/").removesuffix("/{name}").replace("{number}", "ID")
+        name = path.removeprefix("/v1/internal/").removesuffix("/{name}").replace("{number}", "ID").replace("{job}", "ID")
         assert name in PAGE, path

@@ -135,6 +135,13 @@ ROUTES = {
     ("GET", "/v1/internal/downloads"): "admin",
     ("GET", "/v1/internal/downloads/1"): "admin",
     ("POST", "/v1/internal/downloads/1/cancel"): "admin",
+    ("GET", "/v1/internal/training/jobs"): "admin",
+    ("POST", "/v1/internal/training/jobs"): "admin",
+    ("GET", "/v1/internal/training/jobs/ghost"): "admin",
+    ("GET", "/v1/internal/training/jobs/ghost/events"): "admin",
+    ("POST", "/v1/internal/training/jobs/ghost/stop"): "admin",
+    ("POST", "/v1/internal/training/jobs/ghost/resume"): "admin",
+    ("DELETE", "/v1/internal/training/jobs/ghost"): "admin",
 }
 BODIES = {
     "/v1/chat/completions": {"messages": HI},
@@ -168,7 +175,9 @@ def test_who_may_do_what(serve):
 def test_every_route_is_in_the_table_above(serve):
     paths = httpx.get(serve().url + "/openapi.json").json()["paths"]
     told = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    table = {(method, path.replace("/1", "/{number}")) for method, path in ROUTES} - {("GET", "/v1/nothing")}
+    table = {(method, path.replace("/1", "/{number}").replace("ghost", "{job}")) for method, path in ROUTES} - {
+        ("GET", "/v1/nothing")
+    }
     assert told - {("GET", "/v1/models/{name}")} == table
 
 

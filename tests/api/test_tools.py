@@ -7,7 +7,8 @@ import json
 import pytest
 
 from modules.api.chat_request import ChatCompletionRequest
-from modules.api.tools import BARE, HERMES, MISTRAL, CallArguments, CallBegins, ToolReader, forced_schema, format_of
+from modules.api.tool_calls import BARE, HERMES, MISTRAL, CallArguments, CallBegins, ToolReader
+from modules.api.tools import forced_schema, format_of
 from tests.fakes import EchoModel
 
 NAMES = ["weather", "time"]
