@@ -41,10 +41,11 @@ def build(app: App) -> FastAPI:
 def _add_page(web: FastAPI, app: App) -> None:
     import gradio
 
-    from modules.ui import login, page, routes
+    from modules.ui import early, login, page, routes
 
     web.include_router(login.router(app.access))
     web.include_router(routes.router(app))
+    web.add_middleware(early.EarlyHead)
     if app.access.logins:
         web.add_middleware(login.LoginGate, access=app.access)
     gradio.mount_gradio_app(

@@ -40,6 +40,14 @@ class Form(Generic[S]):
             groups.setdefault(hints_of(info).group, []).append(name)
         return groups
 
+    @property
+    def edited(self) -> list[Any]:
+        """The events that say that somebody changed something: at once, or for texts when they are left."""
+        return [
+            control.blur if isinstance(control, gr.Textbox | gr.Number) else control.input  # type: ignore[attr-defined]
+            for control in self.controls.values()
+        ]
+
     def place(self, names: Iterable[str]) -> None:
         """Put these controls where the page is being built now."""
         for name in names:

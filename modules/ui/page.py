@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import gradio as gr
@@ -10,26 +9,7 @@ import gradio as gr
 from modules.app import App
 from modules.ui.look import theme
 from modules.ui.tabs import chat, models, parameters, session, training
-from modules.ui.words import say, script_words, tables
-
-# Before Gradio's own script: the language and the theme that were chosen here count for its components too.
-_HEAD = """
-<link rel="stylesheet" href="chats/static/chat.css">
-<script>
-window.TEXTLOOM = %s;
-(() => {
-  const language = localStorage.getItem("textloom-language");
-  if (language && language !== "auto") Object.defineProperty(navigator, "language", {get: () => language});
-  const theme = localStorage.getItem("textloom-theme");
-  if (theme && theme !== "auto") {
-    const query = window.matchMedia.bind(window);
-    window.matchMedia = (text) => text.includes("prefers-color-scheme")
-      ? {matches: text.includes(theme), media: text, addEventListener() {}, removeEventListener() {}, addListener() {}, removeListener() {}}
-      : query(text);
-  }
-})();
-</script>
-"""
+from modules.ui.words import say, tables
 
 
 def words() -> gr.I18n:
@@ -56,6 +36,5 @@ def build(app: App) -> gr.Blocks:
 
 
 def mount_options() -> dict[str, Any]:
-    """What gr.mount_gradio_app is told about the look."""
-    script = json.dumps({"words": script_words()}, ensure_ascii=False).replace("</", "<\\/")
-    return {"theme": theme(), "head": _HEAD % script, "i18n": words()}
+    """What gr.mount_gradio_app is told about the look. The style is in the page early too; here it comes after Gradio's own."""
+    return {"theme": theme(), "i18n": words(), "head": '<link rel="stylesheet" href="chats/static/chat.css">'}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -13,6 +15,17 @@ pytestmark = pytest.mark.browser
 
 def open_tab(page: Page, name: str) -> None:
     page.get_by_role("tab", name=name).click()
+    if name == "Parameters":
+        expect(page.locator(".tl-summary ul")).to_be_attached()  # the user's own values have come
+
+
+def until(page: Page, condition: Callable[[], bool]) -> None:
+    """Wait for something that happens on the server."""
+    for _ in range(600):
+        if condition():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("it did not happen in time")
 
 
 def test_a_parameter_is_kept_and_used_for_the_next_reply(site: Site):
@@ -56,7 +69,9 @@ def test_presets_are_chosen_saved_and_deleted(site: Site):
 def test_a_list_that_cannot_be_read_is_said(site: Site):
     page = site.open()
     open_tab(page, "Parameters")
-    page.locator("#setting-logit_bias textarea, #setting-logit_bias input").first.fill("{nonsense")
+    bias = page.locator("#setting-logit_bias textarea")
+    bias.press_sequentially("{nonsense")
+    bias.blur()
     expect(page.get_by_text("write it as JSON")).to_be_visible()
 
 

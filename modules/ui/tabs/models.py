@@ -111,7 +111,7 @@ def build(app: App, tab: gr.Tab) -> None:
     inputs = {"chosen": chosen, **form.controls}
     panel.pick(picked, None, everything, **PRIVATE)
     gr.on(
-        [control.input for control in form.controls.values()],  # type: ignore[attr-defined]
+        form.edited,
         changed,
         None,
         [estimate, *groups.values(), *form.controls.values()],

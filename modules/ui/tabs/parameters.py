@@ -100,7 +100,7 @@ def build(app: App, tab: gr.Tab) -> None:
     delete.click(deleted, preset, everything, **PRIVATE)
     neutral.click(reset, None, everything, **PRIVATE)
     gr.on(
-        [control.input for control in form.controls.values()],  # type: ignore[attr-defined]
+        form.edited,
         changed,
         None,
         [preset, summary],
