@@ -474,14 +474,16 @@ def test_llama_cpp_ends_with_us_even_when_we_are_killed(tiny_gguf: Path) -> None
 
     code = (
         "import sys, time; from pathlib import Path; from tests.generation.test_llamacpp_model import open_model\n"
-        f"print(open_model(Path({str(tiny_gguf)!r})).pid, flush=True); time.sleep(60)"
+        f"model = open_model(Path({str(tiny_gguf)!r}))\n"
+        "print(model.pid, model._backend.process.launch.socket, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    child = int(parent.stdout.readline())
+    child, place = parent.stdout.readline().split()
     parent.kill()
     parent.communicate()
     wait_for(lambda: not Path(f"/proc/{child}").exists() or "(zombie)" in Path(f"/proc/{child}/status").read_text(), 10)
+    assert not Path(place).parent.exists()
 
 
 def test_llama_cpps_log_stays_off_the_screen(tiny_gguf: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from modules.generation.llamacpp.launch import CacheSize, Launch, free_memory, size_cache
@@ -33,6 +35,8 @@ def main() -> None:
         return
     _say({"context": size.context, "pool": size.pool, "gpu": free > 0})
     sys.stdin.read()
+    # The parent does this too, unless it was killed.
+    shutil.rmtree(Path(launch.socket).parent, ignore_errors=True)
     # Ending at once also stops what is being computed; the destructor would wait for it.
     os._exit(0 if server else 1)
 
