@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.errors import UserError
 from modules.generation.local.adapters import Adapters
 from modules.generation.local.store import Piece
 
@@ -37,6 +39,13 @@ class AloneStore:
     @property
     def bytes(self) -> int:
         return 0 if self.cache is None else sum(_bytes(layer) for layer in getattr(self.cache, "layers", ()))
+
+    @staticmethod
+    def is_state(layer: Any) -> bool:
+        """Whether a layer of a transformers cache keeps a state rather than keys and values."""
+        from transformers.cache_utils import LinearAttentionCacheLayerMixin
+
+        return isinstance(layer, LinearAttentionCacheLayerMixin)
 
     def resize(self, capacity: int, keep: int) -> None:
         """transformers' caches grow by themselves."""
@@ -68,6 +77,16 @@ class Alone:
         self.why_alone: str | None = why
         self.device = model.get_input_embeddings().weight.device
         self.adapters = Adapters(model, hooks=True)
+        accepted = inspect.signature(model.forward).parameters
+        names = [name for name in ("past_key_values", "cache_params") if name in accepted]
+        if not names:
+            raise UserError(f"The engine cannot run {type(model).__name__}: it takes no cache.")
+        self._cache_name = names[0]
+        # A running state can neither be cut back nor, in many models, be continued by several tokens at once.
+        layers = getattr(AloneStore(model).cache, "layers", ())
+        self.reuses = (
+            bool(layers) and not model.config.is_encoder_decoder and not any(AloneStore.is_state(layer) for layer in layers)
+        )
 
     def new_store(self, capacity: int) -> AloneStore:
         return AloneStore(self.model)
@@ -85,7 +104,7 @@ class Alone:
         if self.model.config.is_encoder_decoder:
             return self._decoded(store, ids, piece.start)
         inputs: dict[str, Any] = {"input_ids": ids} if not embeds or embeds[0] is None else {"inputs_embeds": embeds[0][None]}
-        output = self.model(**inputs, past_key_values=store.cache, use_cache=True)
+        output = self.model(**inputs, use_cache=True, **{self._cache_name: store.cache})
         return output.logits[0, list(keep)]
 
     def hidden(self, tokens: Sequence[int]) -> Tensor:

@@ -20,9 +20,13 @@ log = logging.getLogger(__name__)
 
 
 class Compute(Protocol):
-    """How a model computes. together: whether several sequences can be in one pass, and be cut back to a prefix."""
+    """How a model computes.
+
+    together: whether several sequences can be in one pass. reuses: whether a sequence can go on from the beginning of another.
+    """
 
     together: bool
+    reuses: bool
     why_alone: str | None
     adapters: Adapters
 
@@ -48,6 +52,7 @@ class Together:
     """Pieces of any number of sequences in one pass, by our own attention."""
 
     together = True
+    reuses = True
     why_alone: str | None = None
 
     def __init__(self, model: Any, layout: Layout) -> None:

@@ -57,7 +57,9 @@ class Layer:
         self.index = index
         self.dim: int = attention.head_dim
         self.scaling: float = attention.scaling
-        self.window: int | None = getattr(attention, "sliding_window", None)
+        # Where the layers differ in it, each knows its own window; else the configuration does.
+        knows = attention if hasattr(attention, "sliding_window") else attention.config
+        self.window: int | None = getattr(knows, "sliding_window", None)
         self.before_attention = Norm(module.input_layernorm)
         self.before_mlp = Norm(module.post_attention_layernorm)
         self.query_norm = Norm(attention.q_norm) if "q_norm" in children else None

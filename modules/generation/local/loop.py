@@ -203,7 +203,7 @@ class Loop:
         row.reused = row.lane.computed
 
     def _give_slot(self, row: Row, lane: Lane) -> None:
-        reuse = 0 if row.wants_prompt_details else len(lane.tokens) - 1
+        reuse = 0 if row.wants_prompt_details or not self._compute.reuses else len(lane.tokens) - 1
         leader, shared = self._leader(lane, reuse)
         lane.slot = self._slots.take(lane.identity, lane.key, len(lane.tokens) + AHEAD, reuse)
         if leader is not None and shared >= lane.computed + WORTH_COPYING:

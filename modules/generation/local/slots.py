@@ -126,7 +126,7 @@ class Slots:
     def release(self, slot: Slot) -> None:
         """Keep an ended sequence for whoever comes with the same beginning."""
         slot.busy, slot.used = False, time.monotonic()
-        if not slot.tokens:
+        if not slot.tokens or not self._compute.reuses:
             self._slots.remove(slot)
         while len(self._slots) > self._most and self._forget_oldest(None):
             pass

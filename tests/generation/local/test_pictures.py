@@ -53,7 +53,8 @@ def llava(tiny_llama_folder: Path) -> Any:
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
     )
     token = tokenizer.convert_tokens_to_ids("<image>")
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=token, tie_word_embeddings=False)
+    config: Any = LlavaConfig(vision_config=vision, text_config=text, tie_word_embeddings=False)
+    config.image_token_id = token
     processor = LlavaProcessor(
         image_processor=CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
         tokenizer=tokenizer,
