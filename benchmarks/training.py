@@ -133,7 +133,8 @@ def trl(folder: Path, threads: int, **settings: Any) -> tuple[float, list[float]
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     watch = _watch()
