@@ -35,9 +35,9 @@ def write_tiny_llama(
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         max_position_embeddings=context,
-        bos_token_id=tokenizer.convert_tokens_to_ids("<s>"),
-        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
-        pad_token_id=tokenizer.convert_tokens_to_ids("</s>"),
+        bos_token_id=bytewise.token_to_id("<s>"),
+        eos_token_id=bytewise.token_to_id("<|im_end|>"),
+        pad_token_id=bytewise.token_to_id("</s>"),
     )
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config)
