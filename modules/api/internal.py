@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
+from starlette.concurrency import run_in_threadpool
 
 from modules.api.chat import generation_request
 from modules.api.chat_request import ChatCompletionRequest
@@ -171,7 +172,7 @@ def _add_text(routes: APIRouter, app: App) -> None:
     async def render_chat_prompt(body: ChatCompletionRequest) -> RenderedChat:
         """The exact prompt that a chat request makes, without answering it."""
         model = app.engine.model
-        rendered = model.render(await generation_request(app, model, body))
+        rendered = await run_in_threadpool(model.render, await generation_request(app, model, body))
         tokens = list(rendered.tokens)
         return RenderedChat(prompt=rendered.text, length=len(tokens), tokens=tokens, dropped_messages=rendered.dropped_messages)
 

@@ -1,10 +1,12 @@
 """Programs that people use run against the server as they are, each in a process of its own.
 
-litellm needs an older openai than ours, so its script runs where TEXTLOOM_LITELLM_PYTHON names a Python that has it.
+litellm needs an older openai than ours, so its script runs where TEXTLOOM_LITELLM_PYTHON names a Python that has it,
+and lm-eval's where TEXTLOOM_LM_EVAL_PYTHON does.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 from tests.api.test_tools import TEMPLATE
 from tests.fakes import EchoModel, repeat_the_question
 
+LM_EVAL = os.environ.get("TEXTLOOM_LM_EVAL_PYTHON", "")
 SCRIPTS = Path(__file__).parent / "clients"
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>'
 
@@ -27,7 +30,7 @@ def reply(request):
 
 
 def run(*command: str, **environment: str) -> list[str]:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env={**os.environ, **environment}, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -62,3 +65,42 @@ def test_the_llm_command_talks_to_the_server(serve, tmp_path):
     assert run(*llm, "你好 🌍", **environment) == ["你好 🌍"]
     assert run(*llm, "--no-stream", "-s", "Be brief.", "-o", "max_tokens", "3", "hello", **environment) == ["hel"]
     assert server.model.requests[-1].prompt[0].role == "system"
+
+
+TASK = """
+task: lines
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: answer
+metric_list: [{{metric: acc}}]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LM_EVAL, reason="TEXTLOOM_LM_EVAL_PYTHON names no Python with lm-eval, which brings half a gigabyte")
+def test_lm_eval_measures_what_it_measures_by_itself(serve, tiny_llama_folder, tmp_path):
+    rows = [{"question": f"{n} + {n} =", "choices": [str(2 * n), "seven", "你好"], "answer": 0} for n in range(4)]
+    (tmp_path / "lines.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    (tmp_path / "lines.yaml").write_text(TASK.format(file=tmp_path / "lines.jsonl"), encoding="utf-8")
+    server = serve()
+    (server.app.models.folder / "tiny").symlink_to(tiny_llama_folder)
+    server.app.load_model("tiny")
+    script = str(SCRIPTS / "lm_eval_client.py")
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    lines = run(LM_EVAL, script, f"{server.url}/v1", "tiny", str(tiny_llama_folder), str(tmp_path), **environment)
+    told = json.loads(lines[-1])
+    ours, theirs = (flat(told[side]) for side in ("ours", "theirs"))
+    assert len(ours) == 12
+    assert [likelihood for likelihood, _ in ours] == pytest.approx([likelihood for likelihood, _ in theirs], abs=1e-3)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+
+
+def flat(answers):
+    """(log-likelihood, whether greedy) of each choice, however deep lm-eval nests them."""
+    if len(answers) == 2 and not isinstance(answers[0], list):
+        return [(float(answers[0]), str(answers[1]) == "True")]
+    return [pair for part in answers for pair in flat(part)]
