@@ -100,7 +100,7 @@ def use_in_chat(app: App, owner: str, id: str, checkpoint: str = "") -> dict[str
         raise Conflict(f"{job.name} is not done. Choose one of its checkpoints.")
     name = app.training.use_checkpoint(id, checkpoint) if checkpoint else job.name
     loaded = app.engine.loaded
-    if loaded is None or app.models.find(loaded.name).path.resolve() != app.models.find(job.config.model).path.resolve():
+    if loaded is None or loaded.name != app.models.find(job.config.model).name:
         loaded = app.load_model(job.config.model, LoadOptions())
     if not loaded.capabilities.adapters:
         raise UserError(f"{loaded.name} cannot take adapters as it is loaded now. Load it with the transformers loader.")

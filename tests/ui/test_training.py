@@ -122,3 +122,30 @@ def test_the_histogram_counts_every_row_and_shows_those_beyond_the_cutoff():
     titles = [part.split("</title>")[0] for part in drawn.split("<title>")[1:]]
     assert sum(int(title.rsplit(" ", 1)[1]) for title in titles) == 5
     assert drawn.count("class=over") == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_a_finished_adapter_is_used_in_a_new_chat_beside_the_loaded_model(app):
+    """The model is loaded once: another adapter, or a checkpoint, is put beside it."""
+    from modules.training.worker.__main__ import train
+
+    settings = {
+        "model": "tiny-llama",
+        "dataset": "made-up-facts.json",
+        "rank": 2,
+        "max_steps": 2,
+        "dtype": "float32",
+        "threads": 1,
+    }
+    config = app.training.check(TrainingConfig.read({**settings, "name": "facts"}))
+    folder = app.training._new_folder(config)
+    train(folder)
+    ann = browser(app, "ann")
+    used = ann.post(f"/chats/training/{folder.path.name}/use", json={})
+    assert used.status_code == 200, used.text
+    model = app.engine.model
+    assert (model.name, model.adapters) == ("tiny-llama", ("facts",))
+    assert app.store.chat("ann", used.json()["chat"]).settings == {"adapter": "facts"}
+    again = ann.post(f"/chats/training/{folder.path.name}/use", json={"checkpoint": "step-000002"}).json()
+    assert again["adapter"] == "facts-step-000002"
+    assert app.engine.model is model and set(model.adapters) == {"facts", "facts-step-000002"}
