@@ -30,7 +30,8 @@ class Int4Linear(TorchAtenLinear):
 
 def speed_up(model: Any) -> None:
     """Pack the 4-bit layers of `model` now instead of at their first use, and let them compute as Int4Linear."""
-    for module in model.modules():
+    layers: list[Any] = list(model.modules())
+    for module in layers:
         if type(module) is TorchAtenLinear and module.qweight.device.type == "cpu" and module.adapter is None:
             module.transform("cpu")
             order = module.ret_idx.long()

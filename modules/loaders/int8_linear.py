@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import bitsandbytes
 import torch
 from bitsandbytes import functional
+from bitsandbytes.nn.modules import Linear8bitLt
 from torch import Tensor
 
 FEW_ROWS = 16
 """Up to this many rows, torch's kernel for 8-bit weights is quicker than turning the weights into floats."""
 
 
-class Int8Linear(bitsandbytes.nn.Linear8bitLt):
+class Int8Linear(Linear8bitLt):
     """LLM.int8 (Dettmers et al. 2022, arXiv:2208.07339), for inference.
 
     On a GPU these are its parent's numbers; the parent's forward logs a warning whenever its input is not float16.
@@ -22,7 +22,7 @@ class Int8Linear(bitsandbytes.nn.Linear8bitLt):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.CB is not None:
+        if getattr(self.weight, "CB", None) is not None:
             self.init_8bit_state()
         weights, scales = self.state.CB, self.state.SCB
         assert weights is not None and scales is not None
@@ -40,7 +40,9 @@ def _wide_input(rows: Tensor, weights: Tensor, scales: Tensor, bias: Tensor | No
     if len(rows) > FEW_ROWS:
         out = rows.float() @ weights.float().t()
     else:
-        out = torch._weight_int8pack_mm(rows.bfloat16(), weights, rows.new_ones(len(weights), dtype=torch.bfloat16)).float()
+        out = torch.ops.aten._weight_int8pack_mm(
+            rows.bfloat16(), weights, rows.new_ones(len(weights), dtype=torch.bfloat16)
+        ).float()
     out *= scales
     if bias is not None:
         out += bias
@@ -60,5 +62,5 @@ def _whole_input(rows: Tensor, weights: Tensor, scales: Tensor, bias: Tensor | N
 def speed_up(model: Any) -> None:
     """Let every 8-bit layer of `model` compute as Int8Linear. It stays the layer that PEFT and others look for."""
     for module in model.modules():
-        if type(module) is bitsandbytes.nn.Linear8bitLt:
+        if type(module) is Linear8bitLt:
             module.__class__ = Int8Linear

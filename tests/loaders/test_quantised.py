@@ -16,7 +16,6 @@ from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, LoadedModel, TextDelta
 from modules.library.folder import describe_folder
-from modules.library.spec import ModelSpec
 from modules.loaders import bitsandbytes, gptq
 from modules.loaders.choose import choose, ignored, load
 from modules.loaders.options import LoadOptions
@@ -109,14 +108,15 @@ def test_eight_bits_say_nearly_what_the_whole_weights_say(plain: Path, dtype: st
 
 
 def test_eight_bit_layers_agree_with_those_of_bitsandbytes() -> None:
-    from bitsandbytes.nn import Int8Params, Linear8bitLt
+    from bitsandbytes.nn.modules import Int8Params, Linear8bitLt
 
     from modules.loaders.int8_linear import Int8Linear, speed_up
 
     torch.manual_seed(0)
     for inputs, outputs, bias in ((64, 24, True), (96, 7, False), (33, 5, True)):
-        layer = Linear8bitLt(inputs, outputs, bias=bias, has_fp16_weights=False, threshold=6.0)
-        layer.weight = Int8Params(torch.randn(outputs, inputs), requires_grad=False, has_fp16_weights=False).to("cpu")
+        layer: Any = Linear8bitLt(inputs, outputs, bias=bias, has_fp16_weights=False, threshold=6.0)
+        weight: Any = Int8Params(torch.randn(outputs, inputs), requires_grad=False)
+        layer.weight = weight.to("cpu")
         layer.requires_grad_(False)
         holder = torch.nn.ModuleList([layer])
         for rows in (1, 3, 40):
@@ -220,7 +220,3 @@ def test_packed_layers_agree_with_gptqmodels_own(plain: Path, tmp_path: Path) ->
         x = torch.randn(5, layer.in_features, generator=torch.Generator().manual_seed(0))
         expected = x @ exact[name].t()
         assert (layer(x) - expected).abs().max() < 0.05 * expected.std()
-
-
-def spec_of(folder: Path) -> ModelSpec:
-    return describe_folder(folder)
