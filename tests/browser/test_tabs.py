@@ -62,7 +62,7 @@ def test_presets_are_chosen_saved_and_deleted(site: Site):
     page.get_by_role("button", name="Delete", exact=True).click()
     page.wait_for_function("!document.querySelector('[data-toast]')")
     page.get_by_role("button", name="Set to neutral").click()
-    expect(page.locator(".tl-summary li")).to_have_count(0)
+    expect(page.locator(".tl-summary ul li")).to_have_count(0)
     assert "My own" not in site.app.presets.names()
 
 
