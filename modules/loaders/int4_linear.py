@@ -30,14 +30,18 @@ class Int4Linear(TorchAtenLinear):
 
 def speed_up(model: Any) -> None:
     """Pack the 4-bit layers of `model` now instead of at their first use, and let them compute as Int4Linear."""
-    layers: list[Any] = list(model.modules())
-    for module in layers:
-        if type(module) is TorchAtenLinear and module.qweight.device.type == "cpu" and module.adapter is None:
-            module.transform("cpu")
-            order = module.ret_idx.long()
-            in_order = torch.equal(order, torch.arange(len(order)))
-            module.order = None if in_order else order
-            module.linear_mode = "inference"
-            # Only scales_and_zeros is read from now on.
-            module.scales = module.qzeros = module.g_idx = module.ret_idx = None
-            module.__class__ = Int4Linear
+    for module in model.modules():
+        if type(module) is TorchAtenLinear and module.adapter is None:
+            _pack(module)
+
+
+def _pack(layer: Any) -> None:
+    if layer.qweight.device.type != "cpu":
+        return
+    layer.transform("cpu")
+    order = layer.ret_idx.long()
+    layer.order = None if torch.equal(order, torch.arange(len(order))) else order
+    layer.linear_mode = "inference"
+    # Only scales_and_zeros is read from now on.
+    layer.scales = layer.qzeros = layer.g_idx = layer.ret_idx = None
+    layer.__class__ = Int4Linear

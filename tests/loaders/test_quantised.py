@@ -125,7 +125,7 @@ def test_eight_bit_layers_agree_with_those_of_bitsandbytes() -> None:
             layer.__class__ = Linear8bitLt
             expected = layer(x.half().float())
             speed_up(holder)
-            assert isinstance(layer, Int8Linear)
+            assert type(layer).__name__ == Int8Linear.__name__
             got = layer(x)
             assert got.shape == expected.shape and got.dtype == x.dtype
             assert (got - expected).abs().max() < 0.03 * expected.std()
