@@ -33,7 +33,9 @@ def settings_page(sections: Sequence[tuple[str, type[Settings]]], header: str = 
             groups.setdefault(hints_of(info).group, []).append(_row(name, info, flags))
         for group, rows in groups.items():
             parts.append(
-                f"### {group}\n\n| {'flag' if flags else 'key'} | values | default | what it does |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
+                f"### {group}\n\n| {'flag' if flags else 'key'} | values | default | what it does |\n|---|---|---|---|\n"
+                + "\n".join(rows)
+                + "\n"
             )
     return "\n".join(parts)
 
