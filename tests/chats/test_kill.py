@@ -69,7 +69,8 @@ def check(path: Path, lines: list[str], killed: float) -> None:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     db.close()
     before = [line for line in lines if line.count(":") == 5 and float(line.split()[0]) < killed - 1.5]
-    had = dict(tuple(map(int, entry.split(":"))) for entry in before[-1].split()[1:]) if before else {}
+    pairs = [entry.split(":") for entry in before[-1].split()[1:]] if before else []
+    had = {int(message): int(length) for message, length in pairs}
     store = ChatStore(path)
     chats = store.chats("ann")
     assert len(chats) == 5
