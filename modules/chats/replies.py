@@ -86,8 +86,9 @@ class Reply:
         finally:
             self._events.close()
         state: State = "whole" if over.ending in ("stop", "length") else "cut"
-        self._change(phase="over", state=state, figures=over)
+        self._change(state=state, figures=over)
         self._save()
+        self._change(phase="over")  # whoever reads the stored message now finds all of it
 
     def _next(self) -> GenerationEvent | None:
         while True:

@@ -100,7 +100,10 @@ async def follow(rendering: Rendering, position: int, final: Callable[[], dict[s
             sent, heard = list(blocks), began
         status = _status(progress)
         if progress.phase == "over":
-            yield frame(final(), event="over")
+            message = await asyncio.to_thread(final)
+            if message.get("blocks") == [[block.start, block.kind, block.html] for block in blocks]:
+                del message["blocks"]  # the browser has them all
+            yield frame(message, event="over")
             return
         if status != said and (began >= figures_due or status.get("phase") != said.get("phase")):
             yield frame(status)
@@ -109,7 +112,7 @@ async def follow(rendering: Rendering, position: int, final: Callable[[], dict[s
             yield ":\n\n"
             heard = began
         spent = time.monotonic() - began
-        await asyncio.sleep(max(PERIOD - spent, 2 * spent, 0.005))
+        await asyncio.sleep(max(PERIOD - spent, spent / 2, 0.005))
 
 
 def _status(progress: Progress) -> dict[str, Any]:

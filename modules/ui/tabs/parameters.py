@@ -24,7 +24,7 @@ def build(app: App, tab: gr.Tab) -> None:
         preset = gr.Dropdown([], label=say("preset"), allow_custom_value=True, scale=2, info=say("parameters.preset.help"))
         save = gr.Button(say("save"), scale=0, min_width=90)
         delete = gr.Button(say("delete"), scale=0, min_width=90)
-        neutral = gr.Button(say("parameters.neutral"), scale=0, min_width=120)
+        neutral = gr.Button(say("parameters.neutral"), scale=0, min_width=170)
     summary = gr.HTML(elem_classes="tl-summary", apply_default_css=False)
     with gr.Row():
         for column in _COLUMNS:

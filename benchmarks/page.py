@@ -1,0 +1,180 @@
+"""How the page keeps up: first load, and long replies at 100 and 1,000 tokens a second. `python -m benchmarks.page`."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
+from rich.console import Console
+from rich.table import Table
+
+from modules.generation.types import GenerationRequest
+from tests.browser.conftest import FLAGS, chromium
+from tests.fakes import EchoModel
+from tests.in_process import make_app, serving
+
+# Counts what people see: the times at which the last reply changed on the screen, and tasks that held the page up.
+_WATCH = """
+window.seen = []; window.longest = 0;
+new PerformanceObserver((list) => { for (const task of list.getEntries()) window.longest = Math.max(window.longest, task.duration); })
+  .observe({type: "longtask"});
+let length = 0;
+const look = () => {
+  const body = document.querySelector(".tl-last[data-role=assistant] .tl-body");
+  if (body && body.textContent.length !== length) { length = body.textContent.length; window.seen.push(performance.now()); }
+  requestAnimationFrame(look);
+};
+requestAnimationFrame(look);
+"""
+
+
+def text_of(tokens: int) -> str:
+    """A reply as models write them, in as many characters as the scripted model has tokens of four."""
+    chance = random.Random(1)
+    words = [
+        "the",
+        "of",
+        "light",
+        "sky",
+        "blue",
+        "it",
+        "scatters",
+        "because",
+        "shorter",
+        "waves",
+        "more",
+        "than",
+        "red",
+        "at",
+        "noon",
+        "and",
+        "evening",
+    ]
+    parts: list[str] = []
+    while sum(map(len, parts)) < tokens * 4:
+        kind = chance.random()
+        if kind < 0.15:
+            parts.append("```python\ndef f(x):\n    return [x * n for n in range(10)]\n```\n\n")
+        elif kind < 0.25:
+            parts.append("- " + "\n- ".join(" ".join(chance.choices(words, k=6)) for _ in range(5)) + "\n\n")
+        else:
+            parts.append(" ".join(chance.choices(words, k=60)).capitalize() + ", **so** $x^2$.\n\n")
+    return "".join(parts)[: tokens * 4]
+
+
+class PacedModel(EchoModel):
+    """Four characters a token, at an even pace by the clock; says when it has made the last one."""
+
+    def __init__(self) -> None:
+        super().__init__(name="paced", context_length=10_000_000)
+        self.text, self.rate, self.ended = "", 100.0, 0.0
+
+    def _run(self, request: GenerationRequest, prompt: Any, events: Any) -> None:
+        from modules.generation.types import Finished, Started, TextDelta, Timings, Usage
+
+        events.put(Started(len(prompt.tokens), 0))
+        begun, made = time.monotonic(), 0
+        pieces = [self.text[at : at + 4] for at in range(0, len(self.text), 4)]
+        for piece in pieces:
+            if events.closed:
+                return
+            made += 1
+            events.put(TextDelta(piece))
+            if (wait := begun + made / self.rate - time.monotonic()) > 0:
+                time.sleep(wait)
+        self.ended = time.time()
+        events.put(Finished("stop", Usage(1, made), Timings(0, 0, time.monotonic() - begun)))
+        events.end()
+
+
+def measure_load(browser: Browser, url: str) -> dict[str, str]:
+    page = browser.new_context().new_page()
+    session = _network(page)
+    begun = time.monotonic()
+    page.goto(url)
+    page.wait_for_selector(".tl-welcome h1")
+    seconds = time.monotonic() - begun
+    page.wait_for_timeout(1500)
+    bytes_, requests = session["bytes"], session["requests"]
+    page.context.close()
+    return {"ready": f"{seconds:.2f} s", "bytes": f"{bytes_ / 1e6:.2f} MB", "requests": str(requests)}
+
+
+def _network(page: Page) -> dict[str, int]:
+    """Bytes as they came over the line, and requests, counted from now on."""
+    counts = {"bytes": 0, "requests": 0}
+    session: CDPSession = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    session.on("Network.dataReceived", lambda event: counts.__setitem__("bytes", counts["bytes"] + event["dataLength"]))
+    session.on("Network.requestWillBeSent", lambda event: counts.__setitem__("requests", counts["requests"] + 1))
+    return counts
+
+
+def measure_reply(browser: Browser, url: str, model: PacedModel, tokens: int, rate: float, chat: int | None) -> dict[str, str]:
+    model.text, model.rate = text_of(tokens), rate
+    page = browser.new_context().new_page()
+    page.goto(url + (f"/?chat={chat}" if chat else ""))
+    page.wait_for_selector(".tl-message" if chat else ".tl-welcome h1")
+    page.wait_for_timeout(1500)
+    page.evaluate(_WATCH)
+    before = page.evaluate("document.querySelector('.tl-last')?.dataset.id ?? ''")
+    counts = _network(page)
+    page.fill(".tl-composer textarea", "go")
+    page.press(".tl-composer textarea", "Enter")
+    page.wait_for_function(
+        "before => { const last = document.querySelector('.tl-last[data-role=assistant][data-state=whole]');"
+        " return last && last.dataset.id !== before }",
+        arg=before,
+        timeout=600_000,
+    )
+    seen = page.evaluate("window.seen.map((time) => time + performance.timeOrigin)")
+    longest = page.evaluate("window.longest")
+    page.context.close()
+    gaps = sorted(after - before for before, after in pairwise(seen))
+    return {
+        "updates/s": f"{len(seen) / ((seen[-1] - seen[0]) / 1000):.0f}",
+        "p95 gap": f"{gaps[int(len(gaps) * 0.95)]:.0f} ms",
+        "last shown after": f"{seen[-1] / 1000 - model.ended:.2f} s",
+        "longest task": f"{longest:.0f} ms",
+        "bytes / text": f"{counts['bytes'] / len(model.text.encode()):.1f}",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=int, default=4000)
+    options = parser.parse_args()
+    console = Console()
+    with tempfile.TemporaryDirectory() as root, sync_playwright() as playwright:
+        model = PacedModel()
+        app = make_app(Path(root), model, data_dir="data")
+        app.store.set_preference("local", "sampling", {"values": {"max_tokens": 100_000}, "preset": None})
+        long_chat = app.store.create_chat("local", title="400 messages")
+        parent = None
+        for number in range(400):
+            role = "assistant" if number % 2 else "user"
+            parent = app.store.add("local", long_chat.id, parent, role, text_of(60)).id
+        with serving(app) as url:
+            browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+            rows = [("first load", measure_load(browser, url))]
+            for rate, chat in ((100, None), (1000, None), (1000, long_chat.id)):
+                label = f"{options.tokens} tokens at {rate}/s" + (", 400 messages above" if chat else "")
+                rows.append((label, measure_reply(browser, url, model, options.tokens, rate, chat)))
+            browser.close()
+        app.close()
+    for label, figures in rows:
+        table = Table(title=label)
+        for name in figures:
+            table.add_column(name, justify="right")
+        table.add_row(*figures.values())
+        console.print(table)
+
+
+if __name__ == "__main__":
+    main()
