@@ -61,7 +61,7 @@ def desk() -> Iterator[Callable[..., Desk]]:
         made.close()
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -104,7 +104,7 @@ def test_stopping_keeps_what_was_written_and_ends_the_work(desk: Callable[..., D
     until(lambda: (running := at.replies.get(reply.id)) and len(running.progress.text) > 5)
     begun = time.monotonic()
     assert at.replies.stop(reply.id)
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 3
     kept = at.kept(reply.id)
     assert (kept.state, kept.figures.ending) == ("cut", "stopped")
     assert len(kept.content) > 5 and model.streams[0].closed
@@ -131,9 +131,11 @@ def test_a_reply_is_written_down_while_it_grows(desk: Callable[..., Desk], monke
 
 def test_a_slow_reply_is_written_down_although_nothing_new_comes(desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(replies_module, "SAVE_SECONDS", 0.05)
-    at = desk(EchoModel(lambda request: "ab", pace=0.6))
+    at = desk(EchoModel(lambda request: "ab", pace=1.5))
     reply = at.ask()
-    until(lambda: at.kept(reply.id).content == "a", seconds=1.15)
+    until(lambda: at.kept(reply.id).content)
+    assert (at.kept(reply.id).content, at.kept(reply.id).state) == ("a", "streaming")
+    at.replies.stop(reply.id)
 
 
 def test_a_failure_of_the_model_is_said_and_the_text_before_it_is_kept(desk: Callable[..., Desk]):
