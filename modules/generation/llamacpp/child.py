@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from modules.generation.llamacpp.launch import CacheSize, Launch, free_memory, size_cache
 
 CPU_BATCH, GPU_BATCH = 128, 512
+LOG_SECONDS = 0.5
 
 
 def main() -> None:
@@ -31,6 +33,8 @@ def main() -> None:
     try:
         server = xllamacpp.Server(_parameters(xllamacpp, launch, size, on_gpu=free > 0))
     except RuntimeError as error:
+        # llama.cpp writes its log, which has the reason, from a thread of its own that nothing can wait for.
+        time.sleep(LOG_SECONDS)
         _say({"problem": str(error)})
         return
     _say({"context": size.context, "pool": size.pool, "gpu": free > 0})
