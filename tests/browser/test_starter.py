@@ -27,7 +27,9 @@ def wait_for_length(page: Page, length: int) -> None:
 
 
 def test_a_question_grows_stops_is_found_again_and_survives_kill_9(browser: Browser, starter_gguf: Path, tmp_path: Path):
-    server = Server(["--model", starter_gguf.name, "--ctx-size", "2048", "--max-parallel", "2"], data=tmp_path)
+    # The model may not end a reply by itself, so that there is something to stop and to kill.
+    endless = ["--ban-eos", "--max-tokens", "1500"]
+    server = Server(["--model", starter_gguf.name, "--ctx-size", "4096", "--max-parallel", "2", *endless], data=tmp_path)
     page = browser.new_context(locale="en-US").new_page()
     page.set_default_timeout(PATIENCE)
     with server:
