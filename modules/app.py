@@ -15,6 +15,7 @@ from modules.errors import UserError
 from modules.generation.engine import Engine
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import LoadedModel
+from modules.library.characters import CharacterLibrary
 from modules.library.download_jobs import DownloadJobs
 from modules.library.loras import LoraLibrary
 from modules.library.models import ModelLibrary
@@ -55,6 +56,7 @@ class App:
         self.presets = PresetLibrary(root / "presets")
         self.prompts = PromptLibrary(root / "prompts")
         self.templates = TemplateLibrary(root / "prompts" / "templates")
+        self.characters = CharacterLibrary(root / "characters", self.data / "characters" if self.access.logins else None)
         self.saved_options = SavedOptions(models / "config-user.yaml")
         self.engine = Engine()
         self.store = ChatStore(self.data / "textloom.sqlite3")

@@ -9,12 +9,20 @@ from modules.chats.records import StoredMessage
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, Message
+from modules.library.character import Character
+from modules.library.modes import Mode, staged
 from modules.settings.declare import Settings, setting
 
 
 class ChatSettings(Settings):
     """What one chat can set for itself."""
 
+    mode: Mode = setting("instruct", group="Chat")
+    """How the conversation is put to the model: instruct by its template, chat as lines with names, chat-instruct as both."""
+    character: str = setting("", group="Chat")
+    """Who the model plays: a character by name; empty is nobody."""
+    command: str = setting("", group="Chat", lines=3)
+    """What chat-instruct asks for, with <|character|> and <|prompt|>; empty is the usual request."""
     system_prompt: str = setting("", group="Chat", lines=4)
     """What the model is told before the conversation: who it is and how to answer."""
     template: str = setting("", group="Chat")
@@ -38,11 +46,15 @@ def request_for(
     sampling: SamplingParams,
     *,
     template: str | None = None,
+    own_template: str | None = None,
+    character: Character | None = None,
+    user: str = "",
     continue_reply: bool = False,
 ) -> GenerationRequest:
     """What the model is asked when `messages` is the branch so far.
 
-    template: Jinja source, None for the model's own. continue_reply: go on with the last message, which is the model's.
+    template: Jinja source, None for own_template, the model's. character: who the chat's settings name; user: the name of the
+    person. continue_reply: go on with the last message, which is the model's.
     Raises UserError where there is nothing to answer or to continue.
     """
     turns = [Message(message.role, message.content) for message in messages]
@@ -52,12 +64,22 @@ def request_for(
         raise UserError("Only a reply can be continued.")
     if not continue_reply and settings.reply_start:
         turns.append(Message("assistant", settings.reply_start))
-    if settings.system_prompt:
-        turns.insert(0, Message("system", settings.system_prompt))
-    return GenerationRequest(
-        prompt=tuple(turns),
-        sampling=fixed_seed(sampling),
+    stage = staged(
+        turns,
+        settings.mode,
+        character,
+        user=user,
+        system=settings.system_prompt,
         template=template,
+        own_template=own_template,
+        command=settings.command,
+    )
+    if stage.stop:
+        sampling = sampling.changed({"stop": (*sampling.stop, *stage.stop)})
+    return GenerationRequest(
+        prompt=stage.messages,
+        sampling=fixed_seed(sampling),
+        template=stage.template,
         continue_reply=continue_reply or bool(settings.reply_start),
         adapter=settings.adapter or None,
         adapter_strength=settings.adapter_strength,

@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from modules.errors import UserError
 
 if TYPE_CHECKING:
-    from modules.generation.types import Message
+    from modules.generation.types import Message, Role
 
 
 class _Refused(Exception):
@@ -112,6 +112,19 @@ def render_chat(
     ) as error:
         raise UserError(f"The chat template cannot render this conversation: {error}", param="template") from None
     return _cut_after_last(text, messages[-1].content) if continue_reply and messages else text
+
+
+@lru_cache(maxsize=256)
+def shows(source: str, roles: tuple[Role, ...]) -> bool:
+    """Whether a template can render a conversation of these roles, and the model sees all of it."""
+    from modules.generation.types import Message
+
+    turns = [Message(role, f"what turn {number} says") for number, role in enumerate(roles)]
+    try:
+        text = render_chat(source, turns)
+    except UserError:
+        return False
+    return all(turn.content in text for turn in turns)
 
 
 def _cut_after_last(text: str, beginning: str) -> str:

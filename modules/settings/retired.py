@@ -13,7 +13,7 @@ RETIRED: dict[str, RetiredFlag] = {
     "multi_user": RetiredFlag("is not needed: several people can always use the page at once."),
     "no_stream": RetiredFlag("has no effect here: switch streaming off on the Parameters tab."),
     "extensions": RetiredFlag("has no effect: extensions of other programs cannot run here.", "many"),
-    "character": RetiredFlag("has no effect yet: choose a character on the page.", 1),
+    "character": RetiredFlag("has no effect: choose a character on the page.", 1),
     "no_cache": RetiredFlag("has no effect: the key-value cache is what makes replies quick, and its memory is bounded."),
     "xformers": RetiredFlag(_FASTEST),
     "sdp_attention": RetiredFlag(_FASTEST),

@@ -12,10 +12,9 @@ from modules.chats.records import Chat, Figures, StoredMessage
 from modules.errors import UserError
 from modules.generation.types import GenerationRequest
 from modules.library.download_jobs import DownloadJob
-from modules.library.templates import stop_texts
 from modules.library.wanted import Wanted
 from modules.loaders.options import LoadOptions
-from modules.ui.preferences import sampling_of
+from modules.ui.preferences import sampling_of, user_name
 
 
 def settings_of(chat: Chat) -> ChatSettings:
@@ -28,7 +27,7 @@ def template_of(app: App, settings: ChatSettings) -> str | None:
     if settings.template:
         return app.templates.read(settings.template)
     model = app.engine.model
-    if model.chat_template:
+    if model.chat_template or settings.mode == "chat":
         return None
     fitting = app.templates.choose(model.name)
     if fitting is None:
@@ -42,10 +41,16 @@ def template_of(app: App, settings: ChatSettings) -> str | None:
 def _request(app: App, chat: Chat, messages: Sequence[StoredMessage], *, continue_reply: bool = False) -> GenerationRequest:
     settings = settings_of(chat)
     sampling, _ = sampling_of(app, chat.owner)
-    template = template_of(app, settings)
-    if template and (stops := stop_texts(template)):
-        sampling = sampling.changed({"stop": (*sampling.stop, *stops)})
-    return request_for(messages, settings, sampling, template=template, continue_reply=continue_reply)
+    return request_for(
+        messages,
+        settings,
+        sampling,
+        template=template_of(app, settings),
+        own_template=app.engine.model.chat_template,
+        character=app.characters.read(chat.owner, settings.character) if settings.character else None,
+        user=user_name(app, chat.owner),
+        continue_reply=continue_reply,
+    )
 
 
 def _begin(app: App, owner: str, request: GenerationRequest, make: Callable[[], StoredMessage]) -> StoredMessage:
@@ -171,6 +176,8 @@ def change_settings(app: App, owner: str, chat_id: int, values: dict[str, object
     checked = settings_of(app.store.chat(owner, chat_id)).changed(values)
     if checked.template:
         app.templates.read(checked.template)
+    if checked.character:
+        app.characters.read(owner, checked.character)
     return app.store.change_settings(owner, chat_id, checked.differences() | dict.fromkeys(_neutral(checked)))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from modules.app import App
 from modules.errors import NotFound, UserError
 from modules.generation.sampling import SamplingParams
+from modules.library.characters import LONGEST_NAME
 
 DEFAULT_PRESET = "simple-1"
 
@@ -50,3 +51,16 @@ def choose_preset(app: App, owner: str, name: str) -> SamplingParams:
     sampling = app.presets.read(name)
     set_sampling(app, owner, sampling, name)
     return sampling
+
+
+def user_name(app: App, owner: str) -> str:
+    """What `owner` wants to be called, in conversations and by characters; empty where they have not said."""
+    return str(app.store.preference(owner, "name", ""))
+
+
+def set_user_name(app: App, owner: str, name: str) -> None:
+    """Remember it; an empty name forgets it. Raises UserError for one that is too long."""
+    name = " ".join(name.split())
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"The name is too long: {LONGEST_NAME} letters at most.", param="name")
+    app.store.set_preference(owner, "name", name or None)
