@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from modules.errors import ContextTooLong, NotFound, UserError
 from modules.generation.sampling import SamplingParams
@@ -17,6 +18,7 @@ from modules.generation.types import (
     GenerationRequest,
     Message,
     ModelStatus,
+    NextTokens,
     Prefill,
     RenderedPrompt,
     Started,
@@ -171,6 +173,13 @@ class EchoModel:
             TokenAlternative(ord(letter) + rank, chr(ord(letter) + rank), -0.5 - rank) for rank in range(request.logprobs)
         )
         return Token(ord(letter), letter, -0.5, others)
+
+    def next_tokens(self, request: GenerationRequest, count: int) -> NextTokens:
+        """The likeliest token is always left alone."""
+        prompt = self.render(request)
+        self.requests.append(request)
+        others = self._token(replace(request, logprobs=count), prompt.text[-1:] or " ", True).alternatives
+        return NextTokens(others, tuple(replace(other, logprob=0.0) for other in others[:1]))
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         if not self.capabilities.embeddings:

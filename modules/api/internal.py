@@ -15,7 +15,7 @@ from modules.api.common import Body
 from modules.api.errors import REFUSALS
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
-from modules.generation.types import GenerationRequest, TextDelta, TokenAlternative
+from modules.generation.types import GenerationRequest, TokenAlternative
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -37,12 +37,14 @@ class TokensBody(Body):
     tokens: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...]
 
 
-class LogitsBody(Body):
-    """A text and its next token."""
+class LogitsBody(Body, SamplingParams):
+    """A text and its next token. Every sampling setting of the Parameters tab is a field."""
 
     prompt: str
     top: int = Field(50, ge=1, le=MAX_ALTERNATIVES)
     """How many of the likeliest tokens."""
+    use_samplers: bool = False
+    """Also report what the sampling settings leave."""
 
 
 class Length(BaseModel):
@@ -71,10 +73,11 @@ class Likely(BaseModel):
     logprob: float
 
 
-class NextTokens(BaseModel):
-    """The likeliest next tokens, the best first."""
+class LikelyTokens(BaseModel):
+    """The likeliest next tokens, the best first. left: what the sampling settings leave, where that was asked for."""
 
     tokens: list[Likely]
+    left: list[Likely] | None = None
 
 
 class RenderedChat(Tokens):
@@ -164,9 +167,17 @@ def _add_text(routes: APIRouter, app: App) -> None:
         return Text(text=app.engine.model.detokenize(body.tokens))
 
     @routes.post("/logits")
-    def list_next_tokens(body: LogitsBody) -> NextTokens:
+    def list_next_tokens(body: LogitsBody) -> LikelyTokens:
         """What could come next, and how likely."""
-        return NextTokens(tokens=[Likely(id=t.id, text=t.text, logprob=t.logprob) for t in _likeliest(app, body)])
+        model = app.engine.model
+        if not model.capabilities.logprobs:
+            raise UserError(f"{model.name} cannot report log-probabilities with its loader.", param="prompt")
+        found = model.next_tokens(GenerationRequest(body.prompt, _sampling(body)), body.top)
+        if not body.use_samplers:
+            return LikelyTokens(tokens=_likely(found.model))
+        if found.left is None:
+            raise UserError(f"{model.name} cannot tell what sampling leaves.", param="use_samplers")
+        return LikelyTokens(tokens=_likely(found.model), left=_likely(found.left))
 
     @routes.post("/chat-prompt")
     async def render_chat_prompt(body: ChatCompletionRequest) -> RenderedChat:
@@ -177,16 +188,12 @@ def _add_text(routes: APIRouter, app: App) -> None:
         return RenderedChat(prompt=rendered.text, length=len(tokens), tokens=tokens, dropped_messages=rendered.dropped_messages)
 
 
-def _likeliest(app: App, body: LogitsBody) -> Sequence[TokenAlternative]:
-    model = app.engine.model
-    if not model.capabilities.logprobs:
-        raise UserError(f"{model.name} cannot report log-probabilities with its loader.", param="prompt")
-    request = GenerationRequest(body.prompt, SamplingParams(max_tokens=1, temperature=0), logprobs=body.top)
-    with app.engine.stream(request) as events:
-        for event in events:
-            if isinstance(event, TextDelta) and event.details:
-                return event.details[0].alternatives
-    return ()
+def _sampling(body: LogitsBody) -> SamplingParams:
+    return SamplingParams.read({name: value for name, value in body.given().items() if name in SamplingParams.model_fields})
+
+
+def _likely(tokens: Sequence[TokenAlternative]) -> list[Likely]:
+    return [Likely(id=token.id, text=token.text, logprob=token.logprob) for token in tokens]
 
 
 def _add_knowledge(routes: APIRouter, app: App) -> None:

@@ -79,6 +79,17 @@ class Token:
 
 
 @dataclass(frozen=True)
+class NextTokens:
+    """The likeliest tokens that could come next, best first.
+
+    model: as the model itself has them. left: as the request's sampling leaves them; None where the engine cannot tell.
+    """
+
+    model: tuple[TokenAlternative, ...]
+    left: tuple[TokenAlternative, ...] | None
+
+
+@dataclass(frozen=True)
 class Usage:
     """Counts of tokens. cached_tokens: how many of the prompt's were not computed again."""
 
@@ -218,6 +229,10 @@ class LoadedModel(Protocol):
 
     def render(self, request: GenerationRequest) -> RenderedPrompt:
         """The exact prompt of `request`, without computing anything. Raises UserError."""
+        ...
+
+    def next_tokens(self, request: GenerationRequest, count: int) -> NextTokens:
+        """What could follow the prompt of `request`, at most `count` tokens of each kind. Waits its turn. Raises UserError."""
         ...
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:

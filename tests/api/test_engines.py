@@ -141,6 +141,15 @@ def test_the_next_tokens(real):
     assert sorted((token["logprob"] for token in tokens), reverse=True) == [token["logprob"] for token in tokens]
 
 
+def test_what_the_samplers_leave(real):
+    body = {"prompt": "abc", "top": 10, "use_samplers": True, "top_k": 3, "temperature": 0.5}
+    answer = real.post("/v1/internal/logits", body).json()
+    assert [token["id"] for token in answer["left"]] == [token["id"] for token in answer["tokens"]][:3]
+    assert sum(math.exp(token["logprob"]) for token in answer["left"]) == pytest.approx(1, abs=1e-4)
+    greedy = real.post("/v1/internal/logits", {**body, "temperature": 0}).json()
+    assert [(token["id"], token["logprob"]) for token in greedy["left"]] == [(answer["tokens"][0]["id"], 0)]
+
+
 def test_a_crowd_gets_what_each_alone_would_get(real):
     """Greedy replies of many clients at once, some of whom leave."""
     prompts = [f"number {number} " * 3 for number in range(24)]

@@ -28,6 +28,12 @@ def test_the_next_tokens_with_their_probabilities(shared):
     assert tokens[0] == {"id": 97, "text": "a", "logprob": -0.5}
 
 
+def test_what_the_samplers_leave_of_the_next_tokens(shared):
+    answer = shared.post("/v1/internal/logits", {"prompt": "a", "top": 3, "use_samplers": True, "top_k": 1}).json()
+    assert (len(answer["tokens"]), len(answer["left"])) == (3, 1)
+    assert shared.model.requests[-1].sampling.top_k == 1
+
+
 def test_the_prompt_of_a_chat_without_its_answer(shared):
     before = len(shared.model.streams)
     reply = shared.post("/v1/internal/chat-prompt", {"messages": HI}).json()

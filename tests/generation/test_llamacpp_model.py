@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from math import fsum
+from math import exp, fsum
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,18 @@ def test_greedy_tokens_are_those_of_transformers(model: LlamacppModel, tiny_llam
     assert details[0].logprob == pytest.approx(float(logits[made[0]]), abs=1e-3)
     assert [other.id for other in details[0].alternatives] == logits.topk(3).indices.tolist()
     assert end_of(events).usage.completion_tokens == 24
+
+
+def test_the_next_tokens_as_the_model_has_them_and_as_sampling_leaves_them(model: LlamacppModel) -> None:
+    first = next(event for event in model.stream(ask("Hello there", logprobs=6)) if isinstance(event, TextDelta))
+    found = model.next_tokens(ask("Hello there", sampling={"do_sample": True, "top_k": 4}), 6)
+    assert [token.id for token in found.model] == [token.id for token in first.details[0].alternatives]
+    assert found.left is not None
+    assert [token.id for token in found.left] == [token.id for token in found.model[:4]]
+    assert fsum(exp(token.logprob) for token in found.left) == pytest.approx(1, abs=1e-3)
+    greedy = model.next_tokens(ask("Hello there"), 6)
+    assert greedy.left is not None and [token.id for token in greedy.left] == [found.model[0].id]
+    assert model.status().running == 0
 
 
 def test_tokens_and_text_turn_into_each_other(model: LlamacppModel) -> None:

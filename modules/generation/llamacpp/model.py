@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import hypot
 from pathlib import Path
@@ -16,7 +17,7 @@ from modules.generation.llamacpp.gate import Gate
 from modules.generation.llamacpp.launch import Launch
 from modules.generation.llamacpp.parameters import SUPPORTED, as_fields
 from modules.generation.llamacpp.process import Process
-from modules.generation.llamacpp.reading import ReplyReader
+from modules.generation.llamacpp.reading import ReplyReader, likeliest
 from modules.generation.overflow import fit_messages, fit_tokens
 from modules.generation.samplers.lark import as_lark
 from modules.generation.stream import EventStream
@@ -27,10 +28,12 @@ from modules.generation.types import (
     GenerationRequest,
     Messages,
     ModelStatus,
+    NextTokens,
     RenderedPrompt,
     Started,
     TextDelta,
     Token,
+    TokenAlternative,
 )
 
 log = logging.getLogger(__name__)
@@ -39,6 +42,8 @@ ALLOWANCE = 1024
 EMBEDDING_CONTEXT = 2048
 REUSE_AFTER_DROPPING = 64
 _SECONDS_TO_DROP = 60
+_DRAWS = 8
+"""How often to ask what is left after sampling: an answer comes only where the drawn token is a whole character."""
 
 
 class _Backend:
@@ -249,6 +254,23 @@ class LlamacppModel:
         room = self.context_length - len(prompt.tokens)
         return _Plan(request, prompt, fields, min(sampling.max_tokens, room))
 
+    def next_tokens(self, request: GenerationRequest, count: int) -> NextTokens:
+        backend = self._alive()
+        plan = self._plan(replace(request, logprobs=count), backend)
+        body = {**plan.fields, "prompt": plan.prompt.tokens, "n_predict": 1}
+        # The first question is about the model alone. llama.cpp tells nothing of a token that is only a part of a character,
+        # so it is made to draw one that is not.
+        letter = {"logit_bias": [[self.tokenize("a")[0], 1000.0]], "temperature": 0.0, "samplers": [], "mirostat": 0}
+        plain = {**body, **letter, "grammar": ""}
+        with _turn(backend.gate, len(plan.prompt.tokens) + 1):
+            model = likeliest(backend.process.ask("/completion", plain), count)
+            left: tuple[TokenAlternative, ...] = ()
+            for seed in range(_DRAWS):
+                if not left:
+                    drawn = {**body, "post_sampling_probs": True, "seed": plan.fields["seed"] + seed}
+                    left = likeliest(backend.process.ask("/completion", drawn), count)
+        return NextTokens(model, left or None)
+
     def _run(self, backend: _Backend, plan: _Plan, events: EventStream, held: int, asked: float) -> None:
         sampling = plan.request.sampling
         reader = ReplyReader(
@@ -399,6 +421,19 @@ class LlamacppModel:
         self._backend.process.close()
         if self._embedder:
             self._embedder.close()
+
+
+@contextmanager
+def _turn(gate: Gate, tokens: int) -> Iterator[None]:
+    """Wait for room for a short question, and hold it meanwhile."""
+    events, entered = EventStream(), threading.Event()
+    gate.enter(events, tokens, entered.set)
+    entered.wait()
+    try:
+        yield
+    finally:
+        gate.leave(tokens)
+        events.end()
 
 
 def _wait_until_dropped(backend: _Backend) -> None:

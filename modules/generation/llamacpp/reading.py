@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from math import log
 from typing import Any
 
 from modules.generation.sampling import SamplingParams
@@ -140,6 +141,17 @@ class ReplyReader:
             entry["logprob"],
             tuple(TokenAlternative(other["id"], _text_of(other), other["logprob"]) for other in others),
         )
+
+
+def likeliest(answer: dict[str, Any], count: int) -> tuple[TokenAlternative, ...]:
+    """What could have stood in the place of the first token of a completion that was not streamed; nothing where it is not told."""
+    told = answer.get("completion_probabilities") or [{}]
+    if "top_probs" in told[0]:  # after sampling
+        possible = [other for other in told[0]["top_probs"] if other["prob"] > 0]
+        return tuple(TokenAlternative(other["id"], _text_of(other), log(other["prob"])) for other in possible[:count])
+    return tuple(
+        TokenAlternative(other["id"], _text_of(other), other["logprob"]) for other in told[0].get("top_logprobs", [])[:count]
+    )
 
 
 def _text_of(entry: dict[str, Any]) -> str:

@@ -392,30 +392,26 @@ class Loop:
         return rows, scores
 
     def _choose(self, rows: Sequence[Row], scores: Tensor) -> None:
-        if not rows:
-            return
-        scores = _guided(rows, scores)
+        if rows:
+            self._decide(rows, _guided(rows, scores))
+
+    def _decide(self, rows: Sequence[Row], scores: Tensor) -> None:
+        """Give every row its next token; what fails is found by deciding for each row by itself."""
         try:
+            for index, row in enumerate(rows):
+                if row.look is not None:
+                    row.look(scores[index : index + 1])
             chosen = choose(scores, [row.sampler for row in rows], logprobs=[row.request.logprobs for row in rows])
             tokens = chosen.tokens.tolist()
-        except Exception as error:  # noqa: BLE001 - found out below whose fault it is
+        except Exception as error:  # noqa: BLE001 - it ends one row only
             if len(rows) == 1:
                 self._fail(rows[0], error)
                 return
             for index, row in enumerate(rows):
-                self._choose_alone(row, scores[index : index + 1])
+                self._decide([row], scores[index : index + 1])
             return
         for row, token, detail in zip(rows, tokens, chosen.details, strict=True):
             self._accept(row, token, detail)
-
-    def _choose_alone(self, row: Row, scores: Tensor) -> None:
-        try:
-            chosen = choose(scores, [row.sampler], logprobs=[row.request.logprobs])
-            token = int(chosen.tokens[0])
-        except Exception as error:  # noqa: BLE001 - it ends this row only
-            self._fail(row, error)
-            return
-        self._accept(row, token, chosen.details[0])
 
     def _accept(self, row: Row, token: int, detail: Detail | None) -> None:
         try:

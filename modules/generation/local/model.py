@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from modules.errors import Conflict, NotFound, UserError
 from modules.generation.local.alone import Alone
@@ -23,11 +24,19 @@ from modules.generation.local.reply_text import ReplyText
 from modules.generation.local.row import Lane, Naming, Row
 from modules.generation.local.slots import Key
 from modules.generation.overflow import fit_tokens
-from modules.generation.samplers.rows import RowSampler
+from modules.generation.samplers.candidates import NEVER
+from modules.generation.samplers.rows import RowSampler, remaining
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import SamplingParams
 from modules.generation.stream import EventStream
-from modules.generation.types import Capabilities, GenerationRequest, ModelStatus, RenderedPrompt
+from modules.generation.types import (
+    Capabilities,
+    GenerationRequest,
+    ModelStatus,
+    NextTokens,
+    RenderedPrompt,
+    TokenAlternative,
+)
 
 log = logging.getLogger(__name__)
 DEFAULT_CONTEXT = 4096
@@ -203,6 +212,26 @@ class LocalModel:
         if len(tokens) >= self._context_length:
             raise UserError("The negative prompt does not fit the context.", param="negative_prompt")
         return tokens
+
+    def next_tokens(self, request: GenerationRequest, count: int) -> NextTokens:
+        once = request.sampling.model_copy(update={"max_tokens": 1, "stop": (), "max_tokens_per_second": 0.0})
+        row = self._row(replace(request, sampling=once, logprobs=None, echo=False), self._prompter.prompt(request))
+        found: list[NextTokens] = []
+        row.look = lambda scores: found.append(self._next_tokens(scores, row, count))
+        self._loop.submit(row)
+        with row.events as events:
+            for _ in events:
+                pass
+        return found[0]
+
+    def _next_tokens(self, scores: Tensor, row: Row, count: int) -> NextTokens:
+        return NextTokens(self._likeliest(scores, count), self._likeliest(remaining(scores, [row.sampler]), count))
+
+    def _likeliest(self, scores: Tensor, count: int) -> tuple[TokenAlternative, ...]:
+        """The best of scores [1, vocabulary] that may come at all."""
+        best = torch.log_softmax(scores[0].float(), -1).topk(min(count, scores.shape[-1]))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return tuple(TokenAlternative(token, self._naming.text_of(token), value) for token, value in pairs if value > NEVER)
 
     # --- the rest of LoadedModel
 

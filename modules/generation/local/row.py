@@ -85,7 +85,10 @@ class Naming:
 
 
 class Row:
-    """From the request to its `Finished`. Only the model's own thread touches it, save for `events`."""
+    """From the request to its `Finished`. Only the model's own thread touches it, save for `events`.
+
+    look: called with the scores [1, vocabulary] that each token is chosen from, before any sampler.
+    """
 
     def __init__(
         self,
@@ -109,6 +112,7 @@ class Row:
         self.made = 0
         self.due = 0.0
         self.prompt_details: list[Token] = []
+        self.look: Callable[[Tensor], None] | None = None
         self._text = text
         self._stops = StopTexts(request.sampling.stop)
         self._eos = eos

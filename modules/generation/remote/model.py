@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import hypot
 from typing import Any, Self
 
@@ -27,6 +27,7 @@ from modules.generation.types import (
     Message,
     Messages,
     ModelStatus,
+    NextTokens,
     RenderedPrompt,
     TextDelta,
 )
@@ -236,6 +237,14 @@ class RemoteModel:
 
         self._gate.enter(events, 1, start)
         return events
+
+    def next_tokens(self, request: GenerationRequest, count: int) -> NextTokens:
+        if not self.capabilities.logprobs:
+            raise UserError(f"{self._name} does not report log-probabilities.")
+        once = request.sampling.model_copy(update={"max_tokens": 1, "stop": ()})
+        with self.stream(replace(request, sampling=once, logprobs=count)) as events:
+            told = [token for event in events if isinstance(event, TextDelta) for token in event.details]
+        return NextTokens(told[0].alternatives if told else (), None)
 
     def _fields(self, request: GenerationRequest) -> tuple[dict[str, Any], int]:
         """(the request in the engine's words, how many messages were left out). Raises UserError."""

@@ -62,8 +62,15 @@ def choose(logits: Tensor, rows: Sequence[RowSampler], *, logprobs: Sequence[int
 
 def remaining(logits: Tensor, rows: Sequence[RowSampler]) -> Tensor:
     """The scores that the next tokens would be drawn from, [rows, vocabulary] float32; -inf for what is out."""
-    parts = [_walked(logits[index : index + 1], [row]) for index, row in enumerate(rows)]
-    return torch.cat([part.by_id(logits.shape[-1]).scores for part in parts])
+    return torch.cat([_remaining(logits[index : index + 1], row) for index, row in enumerate(rows)])
+
+
+def _remaining(logits: Tensor, row: RowSampler) -> Tensor:
+    scores = _walked(logits, [row]).by_id(logits.shape[-1]).scores
+    if not row.params.greedy:
+        return scores
+    best = scores.max(-1, keepdim=True)
+    return torch.full_like(scores, NEVER).scatter_(-1, best.indices, best.values)
 
 
 def _walked(logits: Tensor, rows: Sequence[RowSampler]) -> Candidates:

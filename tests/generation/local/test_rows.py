@@ -276,3 +276,25 @@ def test_closing_the_model_ends_what_runs_with_a_sentence(make_local) -> None:
         list(running)
     with pytest.raises(Unavailable):
         model.stream(GenerationRequest("more"))
+
+
+def test_the_next_tokens_are_told_as_the_model_has_them_and_as_sampling_leaves_them(make_local, tiny_model) -> None:
+    import torch
+
+    model, prompt = make_local(), some_prompt(40)
+    with torch.inference_mode():
+        truth = torch.log_softmax(tiny_model()(torch.tensor([prompt])).logits[0, -1].float(), -1)
+    sampling = SamplingParams(top_k=3, temperature=0.5, max_tokens=100)
+    found = model.next_tokens(GenerationRequest(tuple(prompt), sampling), 5)
+    assert [token.id for token in found.model] == truth.topk(5).indices.tolist()
+    assert [token.logprob for token in found.model] == pytest.approx(truth.topk(5).values.tolist(), abs=1e-4)
+    assert [token.id for token in found.left] == truth.topk(3).indices.tolist()
+    assert [token.logprob for token in found.left] == pytest.approx(
+        torch.log_softmax(truth.topk(3).values / 0.5, -1).tolist(), abs=1e-4
+    )
+    # The prompt is read already: whoever moves a slider waits for one token.
+    assert finished(list(model.stream(greedy(prompt, 2)))).usage.cached_tokens == 39
+    only = model.next_tokens(GenerationRequest(tuple(prompt), SamplingParams(temperature=0)), 5)
+    assert [(token.id, token.logprob) for token in only.left] == [(found.model[0].id, 0)]
+    with pytest.raises(UserError, match="No token can be chosen"):
+        model.next_tokens(GenerationRequest(tuple(prompt), SamplingParams(banned_tokens=tuple(range(260)))), 5)
