@@ -50,11 +50,13 @@ def request_for(
     character: Character | None = None,
     user: str = "",
     continue_reply: bool = False,
+    as_user: str | None = None,
 ) -> GenerationRequest:
     """What the model is asked when `messages` is the branch so far.
 
     template: Jinja source, None for own_template, the model's. character: who the chat's settings name; user: the name of the
-    person. continue_reply: go on with the last message, which is the model's.
+    person. continue_reply: go on with the last message, which is the model's. as_user: write the person's next message, which
+    begins with this.
     Raises UserError where there is nothing to answer or to continue.
     """
     turns = [Message(message.role, message.content) for message in messages]
@@ -62,6 +64,8 @@ def request_for(
         raise UserError("There is nothing to answer yet: write a message first.")
     if continue_reply and turns[-1].role != "assistant":
         raise UserError("Only a reply can be continued.")
+    if as_user is not None:
+        settings = settings.changed({"reply_start": ""})
     if not continue_reply and settings.reply_start:
         turns.append(Message("assistant", settings.reply_start))
     stage = staged(
@@ -73,11 +77,15 @@ def request_for(
         template=template,
         own_template=own_template,
         command=settings.command,
+        speaker="character" if as_user is None else "user",
     )
+    told = stage.messages
+    if as_user is not None and (settings.mode == "instruct" or (as_user and settings.mode == "chat")):
+        told, continue_reply = (*told, Message("user", as_user)), True
     if stage.stop:
         sampling = sampling.changed({"stop": (*sampling.stop, *stage.stop)})
     return GenerationRequest(
-        prompt=stage.messages,
+        prompt=told,
         sampling=fixed_seed(sampling),
         template=stage.template,
         continue_reply=continue_reply or bool(settings.reply_start),

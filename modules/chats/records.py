@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from modules.generation.types import Role
+from modules.generation.types import Role, Token
 
 State = Literal["streaming", "whole", "cut"]
 """streaming: being written; whole: ended by itself or by a limit; cut: stopped, failed, or the server died meanwhile."""
@@ -28,8 +28,10 @@ class Figures:
     ending: Ending | None = None
     error: str | None = None
     adapter: str | None = None
+    adapter_strength: float | None = None
     preset: str | None = None
     seed: int | None = None
+    prompt_hash: str | None = None
     edited: bool = False
 
     @classmethod
@@ -40,6 +42,39 @@ class Figures:
     def stored(self) -> dict[str, Any]:
         """Only what says something."""
         return {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, 0, False)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stretch of a reply, and what was asked for to make it; a message keeps them in `extra["runs"]`, oldest first.
+
+    at: where in the text it begins, in characters; 0 for an answer from its beginning. exact: it goes on from the tokens
+    that are kept of the text before `at`, not from that text. settings: the chat's, as they were.
+    """
+
+    model: str
+    at: int = 0
+    exact: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """A run as stored; keys of other versions are left out."""
+        return cls(**{key: value for key, value in values.items() if key in cls.__dataclass_fields__})
+
+    def stored(self) -> dict[str, Any]:
+        """Only what says something."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, 0, False, {})}
+
+
+@dataclass(frozen=True)
+class TokenStretch:
+    """Tokens of a message with their probabilities; at: where in the text they begin, in characters."""
+
+    at: int
+    tokens: tuple[Token, ...]
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from modules.chats.records import Figures, State, StoredMessage
+from modules.chats.records import Figures, State, StoredMessage, TokenStretch
 from modules.chats.store import ChatStore
 from modules.errors import UserError
 from modules.generation.engine import Engine
 from modules.generation.stream import EventStream
-from modules.generation.types import Finished, GenerationEvent, GenerationRequest, Prefill, Queued, Started, TextDelta
+from modules.generation.types import (
+    Finished,
+    GenerationEvent,
+    GenerationRequest,
+    LoadedModel,
+    Prefill,
+    Queued,
+    Started,
+    TextDelta,
+    Token,
+)
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +51,21 @@ class Progress:
 class Reply:
     """One reply being written, known by the id of its message. Safe to look at from any thread."""
 
-    def __init__(self, message: StoredMessage, figures: Figures, events: EventStream, store: ChatStore) -> None:
+    def __init__(
+        self,
+        message: StoredMessage,
+        figures: Figures,
+        events: EventStream,
+        store: ChatStore,
+        prompt_hash: Callable[[], str | None],
+    ) -> None:
         self.id = message.id
         self.chat_id = message.chat_id
+        self.at = len(message.content)
+        self.tokens: list[Token] = []
+        """Those of this run whose probabilities are told, so far; it only grows."""
+        self._kept_tokens = 0
+        self._prompt_hash = prompt_hash
         self._events = events
         self._store = store
         self._lock = threading.Lock()
@@ -85,6 +108,10 @@ class Reply:
             over = self._ended("failed", f"The model failed: {error or type(error).__name__}. The server's log says more.")
         finally:
             self._events.close()
+        try:
+            over = replace(over, prompt_hash=self._prompt_hash())
+        except Exception:
+            log.exception("the prompt of a reply could not be told")
         state: State = "whole" if over.ending in ("stop", "length") else "cut"
         self._change(state=state, figures=over)
         self._save()
@@ -108,7 +135,8 @@ class Reply:
             case Started(prompt_tokens, cached_tokens, dropped):
                 figures = replace(figures, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens, dropped_messages=dropped)
                 self._change(phase="writing", figures=figures)
-            case TextDelta(text, tokens):
+            case TextDelta(text, tokens, details):
+                self.tokens.extend(details)
                 self._write(text, tokens)
             case Finished(reason, usage, timings):
                 return replace(
@@ -147,12 +175,33 @@ class Reply:
         self._save_due = time.monotonic() + SAVE_SECONDS
         if progress.version == self._saved_version:
             return
+        fresh = tuple(self.tokens[self._kept_tokens :])
         try:
-            self._store.write(self.id, progress.text, progress.state, progress.figures)
+            self._store.write(
+                self.id, progress.text, progress.state, progress.figures, tokens=TokenStretch(self.at, fresh) if fresh else None
+            )
             self._saved_version = progress.version
+            self._kept_tokens += len(fresh)
         except sqlite3.Error as error:
             log.error("the reply could not be saved: %s", error)
             self._change(figures=replace(progress.figures, error=f"This reply could not be saved: {error}."))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What one reply is made of: the request, and the preset that its sampling is."""
+
+    request: GenerationRequest
+    preset: str | None = None
+
+
+def prompt_hash(model: LoadedModel, request: GenerationRequest) -> str | None:
+    """16 hexadecimal digits that tell one prompt from another, by its tokens; None where the model does not show them."""
+    try:
+        tokens = model.render(request).tokens
+    except UserError:
+        return None
+    return hashlib.sha256(b"".join(token.to_bytes(4, "little") for token in tokens)).hexdigest()[:16]
 
 
 class Replies:
@@ -171,36 +220,52 @@ class Replies:
 
         Where the model refuses the request, UserError is raised and `make` is not called: nothing is written.
         """
-        events = self._engine.stream(request)
+        return self.begin_all([Asked(request, preset)], lambda: [make()])[0]
+
+    def begin_all(self, asked: Sequence[Asked], make: Callable[[], Sequence[StoredMessage]]) -> list[StoredMessage]:
+        """Like `begin`, for several replies at once, which share the model's batch: all of them, or none."""
+        streams: list[EventStream] = []
         try:
-            message = make()
+            for ask in asked:
+                streams.append(self._engine.stream(ask.request))
+            messages = list(make())
             model = self._engine.loaded
-            figures = replace(
-                message.figures,
-                adapter=request.adapter,
-                preset=preset,
-                seed=request.sampling.seed,
-                context_length=model.context_length if model else None,
-                ending=None,
-                error=None,
-            )
-            self._store.write(
-                message.id,
-                message.content,
-                "streaming",
-                figures,
-                model=model.name if model else None,
-                sampling=request.sampling.model_dump(mode="json", exclude_defaults=True),
-            )
+            begun = [
+                self._prepare(ask, message, events, model)
+                for ask, message, events in zip(asked, messages, streams, strict=True)
+            ]
         except BaseException:
-            events.close()
+            for events in streams:
+                events.close()
             raise
-        reply = Reply(message, figures, events, self._store)
-        thread = threading.Thread(target=self._follow, args=(reply,), name=f"reply-{reply.id}", daemon=True)
-        with self._lock:
-            self._running[reply.id] = (reply, thread)
-        thread.start()
-        return message
+        for reply in begun:
+            thread = threading.Thread(target=self._follow, args=(reply,), name=f"reply-{reply.id}", daemon=True)
+            with self._lock:
+                self._running[reply.id] = (reply, thread)
+            thread.start()
+        return messages
+
+    def _prepare(self, ask: Asked, message: StoredMessage, events: EventStream, model: LoadedModel | None) -> Reply:
+        request = ask.request
+        figures = replace(
+            message.figures,
+            adapter=request.adapter,
+            adapter_strength=request.adapter_strength if request.adapter else None,
+            preset=ask.preset,
+            seed=request.sampling.seed,
+            context_length=model.context_length if model else None,
+            ending=None,
+            error=None,
+        )
+        self._store.write(
+            message.id,
+            message.content,
+            "streaming",
+            figures,
+            model=model.name if model else None,
+            sampling=request.sampling.model_dump(mode="json", exclude_defaults=True),
+        )
+        return Reply(message, figures, events, self._store, lambda: prompt_hash(model, request) if model else None)
 
     def _follow(self, reply: Reply) -> None:
         try:

@@ -60,6 +60,16 @@ MIGRATIONS = (
         INSERT INTO message_index (rowid, content) VALUES (new.id, new.content);
     END;
     """,
+    # 2: the tokens of replies with their probabilities, in pieces as they came (chats/token_data.py)
+    """
+    CREATE TABLE message_tokens (
+        id INTEGER PRIMARY KEY,
+        message_id INTEGER NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+        at INTEGER NOT NULL,
+        data BLOB NOT NULL
+    );
+    CREATE INDEX tokens_of_message ON message_tokens (message_id, id);
+    """,
 )
 
 

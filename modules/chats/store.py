@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modules.chats.records import Chat, Figures, ListedChat, PathMessage, State, StoredMessage
+from modules.chats.records import Chat, Figures, ListedChat, PathMessage, State, StoredMessage, TokenStretch
 from modules.chats.schema import migrate
 from modules.chats.search import excerpt, like_pattern, matches_of, titled
+from modules.chats.token_data import pack, unpack
 from modules.errors import NotFound, Unavailable, UserError
-from modules.generation.types import Role
+from modules.generation.types import Role, Token
 
 KEEP_DELETED_SECONDS = 30 * 24 * 3600
 TITLE_LENGTH = 200
@@ -195,6 +196,13 @@ class ChatStore:
             messages = self._messages(db, ids)
         return [PathMessage(messages[id_], tuple(children[parents[id_]])) for id_ in ids]
 
+    def answered(self, owner: str, message_id: int) -> bool:
+        """Whether something follows a message."""
+        with self._reading() as db:
+            self._owned(db, owner, message_id)
+            row = db.execute("SELECT 1 FROM messages WHERE parent_id = ? AND deleted IS NULL LIMIT 1", (message_id,)).fetchone()
+        return row is not None
+
     def tree(self, owner: str, chat_id: int) -> list[StoredMessage]:
         """All messages of a chat, on every branch, oldest first."""
         with self._reading() as db:
@@ -263,6 +271,16 @@ class ChatStore:
             self._touched(db, chat, updated=False)
             return self._message(db, chat.id, message.id)
 
+    def marked(self, owner: str, mark: str) -> list[StoredMessage]:
+        """Messages of all chats of `owner` whose `extra` has `mark`, oldest first."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT messages.* FROM messages JOIN chats ON chats.id = chat_id WHERE owner = ? AND chats.deleted IS NULL"
+                " AND messages.deleted IS NULL AND json_extract(messages.extra, ?) IS NOT NULL ORDER BY messages.id",
+                (owner, f'$."{mark}"'),
+            ).fetchall()
+            return [_message(row) for row in rows]
+
     # --- a reply being written
 
     def reopen(self, owner: str, message_id: int) -> StoredMessage:
@@ -284,8 +302,9 @@ class ChatStore:
         *,
         model: str | None = None,
         sampling: Mapping[str, Any] | None = None,
+        tokens: TokenStretch | None = None,
     ) -> None:
-        """Keep how far a reply has come. For the one job that writes it."""
+        """Keep how far a reply has come, and the tokens that are new since the last time. For the one job that writes it."""
         with self._transaction() as db:
             db.execute(
                 "UPDATE messages SET content = ?, state = ?, figures = ?, changed = ?,"
@@ -300,12 +319,43 @@ class ChatStore:
                     message_id,
                 ),
             )
+            if tokens is not None:
+                self._keep_tokens(db, message_id, tokens)
             if state != "streaming":
                 db.execute(
                     "UPDATE chats SET revision = revision + 1, updated = ?"
                     " WHERE id = (SELECT chat_id FROM messages WHERE id = ?)",
                     (time.time(), message_id),
                 )
+
+    # --- tokens with their probabilities
+
+    def tokens(self, owner: str, message_id: int) -> list[TokenStretch]:
+        """What was kept of a message's tokens, in the order of the text: one stretch for each time it was written at."""
+        with self._reading() as db:
+            self._owned(db, owner, message_id)
+            rows = db.execute("SELECT at, data FROM message_tokens WHERE message_id = ? ORDER BY id", (message_id,)).fetchall()
+        stretches: dict[int, list[Token]] = {}
+        for row in rows:
+            stretches.setdefault(row["at"], []).extend(unpack(row["data"]))
+        return [TokenStretch(at, tuple(tokens)) for at, tokens in stretches.items()]
+
+    def set_tokens(self, owner: str, message_id: int, stretches: Sequence[TokenStretch]) -> None:
+        """Keep `stretches` in place of what is known of a message's tokens."""
+        with self._transaction() as db:
+            self._owned(db, owner, message_id)
+            db.execute("DELETE FROM message_tokens WHERE message_id = ?", (message_id,))
+            for stretch in stretches:
+                self._keep_tokens(db, message_id, stretch)
+
+    def with_tokens(self, message_ids: Sequence[int]) -> set[int]:
+        """Those of the messages whose tokens are known."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT DISTINCT message_id FROM message_tokens WHERE message_id IN (SELECT value FROM json_each(?))",
+                (json.dumps(list(message_ids)),),
+            ).fetchall()
+        return {row["message_id"] for row in rows}
 
     # --- preferences
 
@@ -341,6 +391,13 @@ class ChatStore:
         return "-".join(map(str, row))
 
     # --- inside a transaction
+
+    def _keep_tokens(self, db: sqlite3.Connection, message_id: int, stretch: TokenStretch) -> None:
+        if stretch.tokens:
+            db.execute(
+                "INSERT INTO message_tokens (message_id, at, data) VALUES (?, ?, ?)",
+                (message_id, stretch.at, pack(stretch.tokens)),
+            )
 
     def _new_chat(self, db: sqlite3.Connection, owner: str, title: str, given: bool, settings: Mapping[str, Any]) -> Chat:
         now = time.time()

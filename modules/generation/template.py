@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,10 @@ from modules.errors import UserError
 
 if TYPE_CHECKING:
     from modules.generation.types import Message, Role
+
+
+_PLACE = "Here-it-begins"
+"""Stands for a text that is still to be written, while the words around it are made."""
 
 
 class _Refused(Exception):
@@ -89,10 +94,12 @@ def render_chat(
 ) -> str:
     """The prompt text of `messages`.
 
-    continue_reply: the prompt ends within the last message, which is the beginning of the reply.
+    continue_reply: the prompt ends within the last message, whose text it begins; one without text is about to begin.
     variables: bos_token, eos_token, tools, … for the template. Raises UserError when the template cannot be used.
     """
     check_template(source)
+    if continue_reply and messages and not messages[-1].content.strip():
+        return _before_last(source, messages, variables)
     turns = [as_template_message(message) for message in messages]
     values = {"tools": None, "documents": None, "bos_token": "", "eos_token": "", **(variables or {})}
     values["add_generation_prompt"] = add_generation_prompt and not continue_reply
@@ -127,12 +134,59 @@ def shows(source: str, roles: tuple[Role, ...]) -> bool:
     return all(turn.content in text for turn in turns)
 
 
+def _before_last(source: str, messages: Sequence[Message], variables: Mapping[str, Any] | None) -> str:
+    """The prompt up to where the text of the last message would begin."""
+    last = messages[-1]
+    if last.role == "assistant":
+        return render_chat(source, messages[:-1], variables=variables) + last.content
+    marked = replace(last, content=_PLACE)
+    text = render_chat(source, [*messages[:-1], marked], continue_reply=True, variables=variables)
+    return text.removesuffix(_PLACE) + last.content
+
+
 def _cut_after_last(text: str, beginning: str) -> str:
     """Drop what the template puts after the last message, so that the model goes on with it."""
     for form in (beginning, beginning.strip()):
         at = text.rfind(form) if form else -1
         if at >= 0:
             return text[: at + len(form)] + (beginning[len(beginning.rstrip()) :] if form != beginning else "")
-    if not beginning.strip():
-        raise UserError("There is nothing to continue: the reply is empty.", param="messages")
     raise UserError("This chat template does not show the last message as it is, so it cannot be continued.", param="template")
+
+
+@lru_cache(maxsize=64)
+def template_problem(source: str) -> str | None:
+    """What is wrong with a chat template, as a sentence, by trying it on a small conversation; None where nothing is.
+
+    Tried: that it renders at all, shows each turn in its order and once, tells whose turn it is, and lets a reply be continued.
+    """
+    from modules.generation.types import Message
+
+    said = ("What is in the blue box?", "A brass key is in it.", "And in the red one?")
+    turns = [Message(role, text) for role, text in zip(("user", "assistant", "user"), said, strict=True)]
+    variables = {"bos_token": "", "eos_token": "<eos>"}
+    try:
+        asked = render_chat(source, turns, variables=variables)
+        bare = render_chat(source, turns, variables=variables, add_generation_prompt=False)
+    except UserError as error:
+        return error.message
+    places = [asked.find(text) for text in said]
+    if not asked.strip():
+        return "It makes an empty prompt of a conversation."
+    if missing := next((turn for turn, place in zip(turns, places, strict=True) if place < 0), None):
+        return f"It leaves out what the {_SPEAKER[missing.role]} said."
+    if places != sorted(places):
+        return "It shows the turns of a conversation in another order."
+    if repeated := next((text for text in said if asked.count(text) > 1), None):
+        return f"It shows a turn twice (“{repeated}”)."
+    if not asked[places[0] + len(said[0]) : places[1]].strip():
+        return "It does not tell the model who said what."
+    if asked == bare and asked.rstrip().endswith(said[-1]):
+        return "It does not tell the model that it is its turn to answer."
+    try:
+        render_chat(source, turns[:2], variables=variables, continue_reply=True)
+    except UserError as error:
+        return error.message
+    return None
+
+
+_SPEAKER = {"user": "user", "assistant": "model"}

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from modules.app import App
 from modules.chats.conversation import ChatSettings, request_for
-from modules.chats.records import Chat, Figures, StoredMessage
+from modules.chats.records import Chat, Figures, Run, StoredMessage
 from modules.errors import UserError
+from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest
 from modules.library.download_jobs import DownloadJob
 from modules.library.wanted import Wanted
 from modules.loaders.options import LoadOptions
-from modules.ui.preferences import sampling_of, user_name
+from modules.ui.preferences import sampling_of, token_view, user_name
+
+ALTERNATIVES = 8
+"""How many other tokens are kept for each place, where tokens are looked at."""
 
 
 def settings_of(chat: Chat) -> ChatSettings:
-    """A chat's own settings; keys of other versions are left out."""
-    return ChatSettings.read({key: value for key, value in chat.settings.items() if key in ChatSettings.model_fields})
+    """A chat's own settings."""
+    return settings_from(chat.settings)
+
+
+def settings_from(values: Mapping[str, Any]) -> ChatSettings:
+    """Settings as they were kept; keys of other versions are left out."""
+    return ChatSettings.read({key: value for key, value in values.items() if key in ChatSettings.model_fields})
 
 
 def template_of(app: App, settings: ChatSettings) -> str | None:
@@ -38,26 +49,63 @@ def template_of(app: App, settings: ChatSettings) -> str | None:
     return fitting.source
 
 
-def _request(app: App, chat: Chat, messages: Sequence[StoredMessage], *, continue_reply: bool = False) -> GenerationRequest:
-    settings = settings_of(chat)
-    sampling, _ = sampling_of(app, chat.owner)
-    return request_for(
+@dataclass(frozen=True)
+class Way:
+    """How a reply is to be made: the settings of its chat, and the sampling with the preset that it is."""
+
+    settings: ChatSettings
+    sampling: SamplingParams
+    preset: str | None
+
+
+def way_of(app: App, chat: Chat) -> Way:
+    """As the chat and its owner have it set now."""
+    return Way(settings_of(chat), *sampling_of(app, chat.owner))
+
+
+def request_of(
+    app: App,
+    owner: str,
+    way: Way,
+    messages: Sequence[StoredMessage],
+    *,
+    continue_reply: bool = False,
+    as_user: str | None = None,
+) -> GenerationRequest:
+    """What the model is asked (request_for has the meaning of the rest). Raises UserError."""
+    request = request_for(
         messages,
-        settings,
-        sampling,
-        template=template_of(app, settings),
+        way.settings,
+        way.sampling,
+        template=template_of(app, way.settings),
         own_template=app.engine.model.chat_template,
-        character=app.characters.read(chat.owner, settings.character) if settings.character else None,
-        user=user_name(app, chat.owner),
+        character=app.characters.read(owner, way.settings.character) if way.settings.character else None,
+        user=user_name(app, owner),
         continue_reply=continue_reply,
+        as_user=as_user,
     )
+    records = token_view(app, owner) and app.engine.model.capabilities.logprobs
+    return replace(request, logprobs=ALTERNATIVES) if records else request
 
 
-def _begin(app: App, owner: str, request: GenerationRequest, make: Callable[[], StoredMessage]) -> StoredMessage:
-    return app.replies.begin(request, make, preset=sampling_of(app, owner)[1])
+def run_of(app: App, way: Way, request: GenerationRequest, *, at: int = 0, exact: bool = False) -> Run:
+    """What is kept of how a stretch of a reply was made, so that it can be made again."""
+    sampling = way.sampling.changed({"seed": request.sampling.seed}).model_dump(mode="json", exclude_defaults=True)
+    return Run(app.engine.model.name, at, exact, way.settings.differences(), sampling, way.preset)
 
 
-def _branch(app: App, owner: str, chat_id: int, leaf: int | None) -> list[StoredMessage]:
+def runs_of(message: StoredMessage) -> list[Run]:
+    """How a reply was made, stretch by stretch."""
+    return [Run.read(values) for values in message.extra.get("runs", ())]
+
+
+def with_runs(*runs: Run) -> dict[str, Any]:
+    """The `extra` of a message that was made so."""
+    return {"runs": [run.stored() for run in runs]}
+
+
+def branch_of(app: App, owner: str, chat_id: int, leaf: int | None) -> list[StoredMessage]:
+    """The messages up to `leaf`. Raises UserError while the last one is being written."""
     if leaf is None:
         return []
     branch = [node.message for node in app.store.path(owner, chat_id, leaf)]
@@ -68,12 +116,30 @@ def _branch(app: App, owner: str, chat_id: int, leaf: int | None) -> list[Stored
 
 def _answer(app: App, chat: Chat, branch: Sequence[StoredMessage]) -> StoredMessage:
     """A new reply to a branch that is stored already."""
-    request = _request(app, chat, branch)
-    start = settings_of(chat).reply_start
-    parent = branch[-1].id
-    return _begin(
-        app, chat.owner, request, lambda: app.store.add(chat.owner, chat.id, parent, "assistant", start, state="streaming")
-    )
+    way = way_of(app, chat)
+    request = request_of(app, chat.owner, way, branch)
+    return app.replies.begin(request, lambda: add_reply(app, chat, branch[-1].id, way, request), preset=way.preset)
+
+
+def add_reply(app: App, chat: Chat, parent: int, way: Way, request: GenerationRequest, **more: Any) -> StoredMessage:
+    """The message that a reply will be written into. more: what its `extra` holds besides how it was made."""
+    extra = {**with_runs(run_of(app, way, request)), **more}
+    start = way.settings.reply_start
+    return app.store.add(chat.owner, chat.id, parent, "assistant", start, state="streaming", extra=extra)
+
+
+def draft_of(chat: Chat, parent: int | None, content: str) -> StoredMessage:
+    """What a user is about to say, before it is kept. Raises UserError where it is empty."""
+    content = content.strip()
+    if not content:
+        raise UserError("The message is empty: write something first.")
+    return StoredMessage(0, chat.id, parent, "user", content, "whole", 0, 0)
+
+
+def keep_draft(app: App, chat: Chat, draft: StoredMessage) -> tuple[Chat, StoredMessage]:
+    """The draft as a message; a chat with the id 0 is made first."""
+    kept = chat if chat.id else app.store.create_chat(chat.owner, settings=chat.settings)
+    return kept, app.store.add(chat.owner, kept.id, draft.parent_id, "user", draft.content)
 
 
 def _say_and_answer(app: App, chat: Chat, branch: Sequence[StoredMessage], content: str) -> StoredMessage:
@@ -81,30 +147,30 @@ def _say_and_answer(app: App, chat: Chat, branch: Sequence[StoredMessage], conte
 
     A chat with the id 0 is made first.
     """
-    owner, parent = chat.owner, branch[-1].id if branch else None
-    content = content.strip()
-    if not content:
-        raise UserError("The message is empty: write something first.")
-    draft = StoredMessage(0, chat.id, parent, "user", content, "whole", 0, 0)
-    request = _request(app, chat, [*branch, draft])
+    draft = draft_of(chat, branch[-1].id if branch else None, content)
+    way = way_of(app, chat)
+    request = request_of(app, chat.owner, way, [*branch, draft])
 
     def make() -> StoredMessage:
-        kept = chat.id or app.store.create_chat(owner, settings=chat.settings).id
-        said = app.store.add(owner, kept, parent, "user", content)
-        return app.store.add(owner, kept, said.id, "assistant", settings_of(chat).reply_start, state="streaming")
+        kept, said = keep_draft(app, chat, draft)
+        return add_reply(app, kept, said.id, way, request)
 
-    return _begin(app, owner, request, make)
+    return app.replies.begin(request, make, preset=way.preset)
 
 
 def send(app: App, owner: str, chat_id: int, content: str, after: int | None) -> StoredMessage:
     """Say something after message `after` (None: first of all), and begin the reply, which is returned."""
-    return _say_and_answer(app, app.store.chat(owner, chat_id), _branch(app, owner, chat_id, after), content)
+    return _say_and_answer(app, app.store.chat(owner, chat_id), branch_of(app, owner, chat_id, after), content)
 
 
 def begin_chat(app: App, owner: str, content: str, settings: dict[str, object]) -> StoredMessage:
     """Say the first thing in a new chat, which is made only if the model takes the message."""
-    kept = ChatSettings.read(settings).differences()
-    return _say_and_answer(app, Chat(0, owner, "", False, False, 0, 0, None, kept, 0), [], content)
+    return _say_and_answer(app, new_chat(owner, settings), [], content)
+
+
+def new_chat(owner: str, settings: Mapping[str, object] | None) -> Chat:
+    """A chat that is not kept yet: its id is 0."""
+    return Chat(0, owner, "", False, False, 0, 0, None, ChatSettings.read(settings or {}).differences(), 0)
 
 
 def regenerate(app: App, owner: str, message_id: int) -> StoredMessage:
@@ -112,20 +178,39 @@ def regenerate(app: App, owner: str, message_id: int) -> StoredMessage:
     message = app.store.message(owner, message_id)
     chat = app.store.chat(owner, message.chat_id)
     last = message.id if message.role == "user" else message.parent_id
-    return _answer(app, chat, _branch(app, owner, chat.id, last))
+    return _answer(app, chat, branch_of(app, owner, chat.id, last))
 
 
 def continue_reply(app: App, owner: str, message_id: int) -> StoredMessage:
-    """Go on at the end of a reply, in the same message: nothing that was there is lost."""
+    """Go on at the end of a reply: in the same message where it is the last one, else in a version of it.
+
+    What others have answered to stays as they saw it.
+    """
     message = app.store.message(owner, message_id)
     chat = app.store.chat(owner, message.chat_id)
-    request = _request(app, chat, _branch(app, owner, chat.id, message.id), continue_reply=True)
+    way = way_of(app, chat)
+    request = request_of(app, owner, way, branch_of(app, owner, chat.id, message.id), continue_reply=True)
 
     def make() -> StoredMessage:
-        app.store.select(owner, message_id)
-        return app.store.reopen(owner, message_id)
+        extra = with_runs(*runs_of(message), run_of(app, way, request, at=len(message.content)))
+        if not app.store.answered(owner, message_id):
+            app.store.select(owner, message_id)
+            app.store.annotate(owner, message_id, extra)
+            return app.store.reopen(owner, message_id)
+        copy = app.store.add(
+            owner,
+            chat.id,
+            message.parent_id,
+            "assistant",
+            message.content,
+            state="streaming",
+            figures=message.figures,
+            extra={**message.extra, **extra},
+        )
+        app.store.set_tokens(owner, copy.id, app.store.tokens(owner, message.id))
+        return copy
 
-    return _begin(app, owner, request, make)
+    return app.replies.begin(request, make, preset=way.preset)
 
 
 def edit(app: App, owner: str, message_id: int, content: str, *, answer: bool = True) -> StoredMessage:
@@ -133,7 +218,7 @@ def edit(app: App, owner: str, message_id: int, content: str, *, answer: bool = 
     message = app.store.message(owner, message_id)
     chat = app.store.chat(owner, message.chat_id)
     if message.role == "user" and answer:
-        return _say_and_answer(app, chat, _branch(app, owner, chat.id, message.parent_id), content)
+        return _say_and_answer(app, chat, branch_of(app, owner, chat.id, message.parent_id), content)
     if not content.strip():
         raise UserError("The message is empty. Delete it instead.")
     return app.store.add(

@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from modules.chats.replies import Progress, Reply
+from modules.chats.token_data import Places
 from modules.ui.markdown import Block, LiveMarkdown
+from modules.ui.token_view import token_row
 
 PERIOD = 0.04
 """Seconds between two events: 25 a second look fluent, and cost a third of what each token would."""
@@ -30,6 +32,20 @@ class Rendering:
         self._version = -1
         self.progress = reply.progress
         self.blocks: list[Block] = []
+        self._places = Places(reply.at)
+
+    @property
+    def tokens_at(self) -> int:
+        """Where in the text the tokens of this run begin."""
+        return self._reply.at
+
+    def token_rows(self, first: int) -> list[list[Any]]:
+        """The tokens from number `first` on that are placed in the text, as the token view has them."""
+        with self._lock:
+            tokens, text, places = self._reply.tokens, self.progress.text, self._places
+            places.feed(tokens[len(places.ends) :], text, last=False)
+            ends = [self.tokens_at, *places.ends]
+            return [token_row(tokens[at], text[ends[at] : ends[at + 1]]) for at in range(first, len(places.ends))]
 
     def refresh(self) -> None:
         """Bring `progress` and `blocks` up to date."""
@@ -77,11 +93,15 @@ def frame(data: Any, position: int | None = None, event: str | None = None) -> s
     return f"{head}data:{json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
-async def follow(rendering: Rendering, position: int, final: Callable[[], dict[str, Any]]) -> AsyncIterator[str]:
+async def follow(
+    rendering: Rendering, position: int, final: Callable[[], dict[str, Any]], *, tokens: bool = False
+) -> AsyncIterator[str]:
     """Server-sent events of a reply for a browser that has the blocks before `position`, to its end.
 
     final: the message as it is stored, once the reply is over; sent as the last event, named "over".
+    tokens: send {"tokens": rows, "from": n} too, as far as they are placed in the text.
     """
+    placed = 0
     sent: list[Block] | None = None
     said: dict[str, Any] = {}
     figures_due = 0.0
@@ -98,6 +118,9 @@ async def follow(rendering: Rendering, position: int, final: Callable[[], dict[s
         if change := difference(sent, blocks):
             yield frame(change, blocks[-1].start if blocks and "b" in change else None)
             sent, heard = list(blocks), began
+        if tokens and (rows := rendering.token_rows(placed)):
+            yield frame({"tokens": rows, "from": placed, "at": rendering.tokens_at})
+            placed, heard = placed + len(rows), began
         status = _status(progress)
         if progress.phase == "over":
             message = await asyncio.to_thread(final)
@@ -120,4 +143,9 @@ def _status(progress: Progress) -> dict[str, Any]:
         return {"phase": "waiting", "place": progress.place}
     if progress.phase == "reading":
         return {"phase": "reading", "read": progress.read, "prompt": progress.prompt}
-    return {"phase": progress.phase, "n": progress.figures.tokens, "s": round(progress.figures.tokens_per_second or 0, 1)}
+    return {
+        "phase": progress.phase,
+        "n": progress.figures.tokens,
+        "s": round(progress.figures.tokens_per_second or 0, 1),
+        "p": progress.figures.prompt_tokens,
+    }

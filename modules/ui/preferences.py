@@ -64,3 +64,12 @@ def set_user_name(app: App, owner: str, name: str) -> None:
     if len(name) > LONGEST_NAME:
         raise UserError(f"The name is too long: {LONGEST_NAME} letters at most.", param="name")
     app.store.set_preference(owner, "name", name or None)
+
+
+def token_view(app: App, owner: str) -> bool:
+    """Whether `owner` looks at the tokens of replies: their probabilities are kept then."""
+    return bool(app.store.preference(owner, "token_view"))
+
+
+def set_token_view(app: App, owner: str, on: bool) -> None:
+    app.store.set_preference(owner, "token_view", on or None)

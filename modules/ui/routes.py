@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from modules.app import App
 from modules.chats.records import PathMessage
 from modules.errors import NotAllowed, NotFound
-from modules.ui import actions, preferences, training_routes, views
+from modules.ui import actions, message_routes, preferences, training_routes, views
 from modules.ui.live import Rendering, follow, frame
 
 STATIC = Path(__file__).parent / "static"
@@ -77,6 +77,7 @@ def router(app: App) -> APIRouter:
 
     routes = APIRouter(prefix="/chats", include_in_schema=False, dependencies=[Depends(let_in)])
     routes.include_router(training_routes.router(app))
+    routes.include_router(message_routes.router(app))
     renderings: dict[int, Rendering] = {}
 
     # --- the list and the chats
@@ -204,12 +205,13 @@ def router(app: App) -> APIRouter:
         owner: Owner,
         message_id: int,
         position: Annotated[int, Query(alias="from")] = 0,
+        tokens: bool = False,
         last_event_id: Annotated[int | None, Header()] = None,
     ) -> StreamingResponse:
         def final() -> dict[str, Any]:
             message = app.store.message(owner, message_id)
             path = app.store.path(owner, message.chat_id, leaf=message_id)
-            return views.message_view(path[-1] if path else PathMessage(message, (message_id,)), {})
+            return views.reply_view(app, owner, path[-1] if path else PathMessage(message, (message_id,)), {})
 
         await asyncio.to_thread(app.store.message, owner, message_id)
         start = last_event_id if last_event_id is not None else position
@@ -222,7 +224,7 @@ def router(app: App) -> APIRouter:
             rendering = renderings.setdefault(message_id, Rendering(reply))
             rendering.watchers += 1
             try:
-                async for piece in follow(rendering, start, final):
+                async for piece in follow(rendering, start, final, tokens=tokens):
                     yield piece
             finally:
                 rendering.watchers -= 1

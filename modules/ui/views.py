@@ -19,11 +19,16 @@ from modules.library.machine import this_machine
 from modules.library.spec import ModelSpec
 from modules.loaders import choose
 from modules.ui.actions import settings_of
+from modules.ui.compare import columns_beside
 from modules.ui.markdown import Block, render
-from modules.ui.preferences import sampling_of
+from modules.ui.preferences import sampling_of, token_view
+from modules.ui.prompt_view import problem_of
+from modules.ui.repeat import comparison
 
 PAGE_OF_MESSAGES = 60
 TEXTLOOM = "0.1.0"
+UNSEEN = {"runs"}
+"""What a message keeps that its view has no use for."""
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "gptqmodel", "peft", "xllamacpp", "gradio")
 
 
@@ -49,7 +54,7 @@ def message_view(node: PathMessage, known: Mapping[int, float]) -> dict[str, Any
         "versions": node.versions,
         "model": message.model,
         "figures": message.figures.stored(),
-        "extra": dict(message.extra),
+        "extra": {key: value for key, value in message.extra.items() if key not in UNSEEN},
     }
     if known.get(message.id) != message.changed:
         view |= text_view(message)
@@ -65,8 +70,19 @@ def text_view(message: StoredMessage) -> dict[str, Any]:
     return {"blocks": [block_view(block) for block in _rendered(message.id, message.changed, message.content)]}
 
 
+def reply_view(app: App, owner: str, node: PathMessage, known: Mapping[int, float]) -> dict[str, Any]:
+    """A message with how it came out beside the one that it was made again from."""
+    view = message_view(node, known)
+    if again := comparison(app, owner, node.message):
+        view["again"] = again
+    return view
+
+
 def chat_view(app: App, owner: str, chat_id: int, known: Mapping[int, float], limit: int = PAGE_OF_MESSAGES) -> dict[str, Any]:
-    """A chat with the last `limit` messages of its shown branch; `earlier` says how many come before them."""
+    """A chat with the last `limit` messages of its shown branch; `earlier` says how many come before them.
+
+    columns: the replies that stand beside the last one while they are compared.
+    """
     chat = app.store.chat(owner, chat_id)
     path = app.store.path(owner, chat_id)
     shown = path[-limit:]
@@ -77,7 +93,8 @@ def chat_view(app: App, owner: str, chat_id: int, known: Mapping[int, float], li
         "revision": chat.revision,
         "settings": settings_of(chat).model_dump(mode="json"),
         "earlier": len(path) - len(shown),
-        "messages": [message_view(node, known) for node in shown],
+        "messages": [reply_view(app, owner, node, known) for node in shown],
+        "columns": [reply_view(app, owner, node, known) for node in columns_beside(app, owner, path[-1])] if path else [],
     }
 
 
@@ -94,6 +111,7 @@ def pulse_view(app: App, owner: str, chat_id: int | None) -> dict[str, Any]:
         "chat": revision,
         "engine": engine_view(app, app.engine.status),
         "preset": sampling_of(app, owner)[1],
+        "tokens": token_view(app, owner),
         "models": len(app.models.all()),
     }
 
@@ -113,6 +131,7 @@ def engine_view(app: App, status: EngineStatus) -> dict[str, Any]:
             "context": model.context_length,
             "template": "model" if model.chat_template else fitting.origin if fitting else None,
             "adapters": model.adapters,
+            "problem": problem_of(model) if model.chat_template else None,
         }
     return view
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modules.chats.records import Figures
+from modules.chats.records import Figures, TokenStretch
 from modules.chats.schema import MIGRATIONS
 from modules.chats.store import ChatStore
 from modules.errors import NotFound, Unavailable, UserError
+from modules.generation.types import Token, TokenAlternative
 
 
 @pytest.fixture
@@ -264,3 +265,20 @@ def test_whatever_is_done_the_shown_branch_runs_from_a_first_message_to_the_leaf
             siblings = [message.id for message in alive if message.parent_id == node.message.parent_id]
             assert node.versions == tuple(siblings)
     store.close()
+
+
+def test_tokens_are_kept_with_their_message_in_stretches(store: ChatStore):
+    chat = store.create_chat("ann")
+    reply = store.add("ann", chat.id, None, "assistant", "")
+    first = Token(5, "Hel", -0.25, (TokenAlternative(5, "Hel", -0.25), TokenAlternative(9, "Hey", -1.5)))
+    second, third = Token(6, "lo", -2.0), Token(7, " you")
+    figures = Figures()
+    store.write(reply.id, "Hel", "streaming", figures, tokens=TokenStretch(0, (first,)))
+    store.write(reply.id, "Hello", "cut", figures, tokens=TokenStretch(0, (second,)))
+    store.write(reply.id, "Hello you", "whole", figures, tokens=TokenStretch(5, (third,)))
+    assert store.tokens("ann", reply.id) == [TokenStretch(0, (first, second)), TokenStretch(5, (third,))]
+    assert store.with_tokens([reply.id, 99]) == {reply.id}
+    with pytest.raises(NotFound):
+        store.tokens("ben", reply.id)
+    store.set_tokens("ann", reply.id, [TokenStretch(0, (first,))])
+    assert store.tokens("ann", reply.id) == [TokenStretch(0, (first,))]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from modules.errors import UserError
-from modules.generation.template import render_chat
+from modules.generation.template import render_chat, template_problem
 from modules.generation.types import Image, Message
+from modules.library.templates import TemplateLibrary
 from tests.tiny import CHATML
 
 TALK = (Message("user", "Hi"), Message("assistant", "Hello, I"))
@@ -26,9 +29,42 @@ def test_a_trailing_space_of_the_beginning_is_kept_where_the_template_strips():
     assert render_chat(stripping, (*TALK[:1], Message("assistant", "So ")), continue_reply=True) == "[Hi][So "
 
 
-def test_an_empty_beginning_cannot_be_continued():
-    with pytest.raises(UserError, match="nothing to continue"):
-        render_chat(CHATML, (*TALK[:1], Message("assistant", "")), continue_reply=True)
+def test_a_reply_without_text_yet_is_continued_from_its_beginning():
+    assert render_chat(CHATML, (*TALK[:1], Message("assistant", "")), continue_reply=True) == render_chat(CHATML, TALK[:1])
+
+
+def test_the_words_of_the_user_are_continued_too_so_that_the_model_can_write_them():
+    asked = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello, I<|im_end|>\n<|im_start|>user\n"
+    assert render_chat(CHATML, (*TALK, Message("user", "")), continue_reply=True) == asked
+    assert render_chat(CHATML, (*TALK, Message("user", "And")), continue_reply=True) == asked + "And"
+
+
+def test_every_template_that_is_shipped_for_chat_passes_its_test():
+    library = TemplateLibrary(Path(__file__).resolve().parents[2] / "prompts" / "templates")
+    found = {name: problem for name in library.names() if (problem := template_problem(library.read(name)))}
+    assert list(found) == ["MPT-StoryWriter"], "a model that continues stories knows no turns"
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("", "empty prompt"),
+        ("{% if %}", "mistake in line 1"),
+        ("{{ raise_exception('no talk') }}", "no talk"),
+        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", "its turn to answer"),
+        ("{% for m in messages if m.role == 'user' %}<{{ m.content }}>{% endfor %}bot:", "leaves out what the model said"),
+        ("{% for m in messages if m.role != 'user' %}<{{ m.content }}>{% endfor %}bot:", "leaves out what the user said"),
+        ("{% for m in messages %}<{{ m.content }}{{ m.content }}>{% endfor %}bot:", "twice"),
+        ("{% for m in messages | reverse %}<{{ m.content }}>{% endfor %}bot:", "another order"),
+        ("{% for m in messages %}{{ m.content }}\n{% endfor %}bot:", "who said what"),
+    ],
+)
+def test_a_bad_template_is_told_in_a_sentence(source: str, problem: str):
+    assert problem in (template_problem(source) or "")
+
+
+def test_a_good_template_has_no_problem():
+    assert template_problem(CHATML) is None
 
 
 def test_a_template_may_refuse_a_conversation():

@@ -282,3 +282,37 @@ def test_what_the_server_runs_is_told_without_addresses_or_paths(apps: Any):
     app = apps(EchoModel())
     facts = json.dumps(Page(app).ok("GET", "/server"))
     assert "echo" in facts and str(app.root) not in facts and str(Path.home()) not in facts
+
+
+def test_what_others_have_answered_to_is_continued_as_a_version(apps: Any):
+    replies = iter(["one", "two", " and more"])
+    page = Page(apps(EchoModel(lambda request: next(replies))))
+    sent = page.say("question")
+    page.finished(sent["chat"])
+    page.say("next question", chat=sent["chat"], after=sent["reply"])
+    page.finished(sent["chat"])
+    version = page.ok("POST", f"/messages/{sent['reply']}/continue")["reply"]
+    view = page.finished(sent["chat"])
+    assert version != sent["reply"] and text_of(view["messages"][1]) == "<p>one and more</p>"
+    page.ok("POST", f"/messages/{sent['reply']}/select")
+    assert [text_of(message) for message in page.view(sent["chat"])["messages"]][1:] == [
+        "<p>one</p>",
+        "next question",
+        "<p>two</p>",
+    ]
+
+
+def test_a_reply_keeps_what_made_it(apps: Any):
+    app = apps(EchoModel(lambda request: "yes"))
+    page = Page(app)
+    sent = page.say("question", settings={"system_prompt": "Be brief."})
+    page.finished(sent["chat"])
+    page.ok("POST", f"/messages/{sent['reply']}/continue")
+    page.finished(sent["chat"])
+    kept = app.store.message("local", sent["reply"])
+    first, second = kept.extra["runs"]
+    assert first["settings"] == second["settings"] == {"system_prompt": "Be brief."}
+    assert (first["model"], first["preset"], second["at"]) == ("echo", "simple-1", 3)
+    assert first["sampling"]["seed"] >= 0 and first["sampling"]["top_k"] == 20
+    assert len(kept.figures.prompt_hash or "") == 16
+    assert "runs" not in page.view(sent["chat"])["messages"][1]["extra"]

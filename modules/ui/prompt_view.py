@@ -1,0 +1,116 @@
+"""What the model sees: the exact prompt, what the template put into it, what was left out, and how full the context is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from modules.app import App
+from modules.errors import UserError
+from modules.generation.overflow import room_for_prompt
+from modules.generation.template import template_problem
+from modules.generation.types import GenerationRequest, LoadedModel, Message, RenderedPrompt
+from modules.ui.actions import branch_of, draft_of, new_chat, request_of, way_of
+from modules.ui.token_view import made_way
+
+Piece = list[str]
+"""[kind, text]; kind: template, system, user, assistant or tool."""
+
+
+def draft_request(
+    app: App, owner: str, chat_id: int | None, after: int | None, content: str, settings: dict[str, object] | None
+) -> GenerationRequest | None:
+    """What would be asked if `content` were sent after message `after` now; None where there is nothing yet."""
+    chat = new_chat(owner, settings) if chat_id is None else app.store.chat(owner, chat_id)
+    path = app.store.path(owner, chat.id, after) if chat.id and after is not None else []
+    branch = [node.message for node in path]
+    if content.strip():
+        branch.append(draft_of(chat, after, content))
+    return request_of(app, owner, way_of(app, chat), branch) if branch else None
+
+
+def context_view(app: App, request: GenerationRequest | None) -> dict[str, Any]:
+    """How many tokens the prompt has, how many the context holds, how many the reply may take, and what will be left out."""
+    model = app.engine.model
+    view: dict[str, Any] = {"context": model.context_length, "tokens": 0, "reply": 0, "dropped": 0}
+    if request is None:
+        return view
+    rendered = model.render(request)
+    used = len(rendered.tokens)
+    reply = min(request.sampling.max_tokens, model.context_length - used)
+    return {**view, "tokens": used, "reply": max(0, reply), "dropped": rendered.dropped_messages}
+
+
+def prompt_view(app: App, request: GenerationRequest) -> dict[str, Any]:
+    """The exact prompt in pieces, its token ids, and the messages that do not fit. Raises UserError."""
+    model = app.engine.model
+    rendered = model.render(request)
+    left_out, kept = left_out_of(request, rendered.dropped_messages)
+    return {
+        **context_view(app, request),
+        "room": room_for_prompt(model.context_length, request.sampling.max_tokens),
+        "pieces": pieces(rendered, kept),
+        "left_out": [[message.role, message.content] for message in left_out],
+        "ids": list(rendered.tokens),
+        "problem": problem_of(model, request),
+    }
+
+
+def left_out_of(request: GenerationRequest, dropped: int) -> tuple[Sequence[Message], Sequence[Message]]:
+    """(messages that are left out, those that stay): the oldest turns go, the system prompt stays."""
+    turns = [part for part in request.prompt if isinstance(part, Message)] if not isinstance(request.prompt, str) else []
+    if not dropped:
+        return [], turns
+    head = next((at for at, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    return turns[head : head + dropped], turns[:head] + turns[head + dropped :]
+
+
+def pieces(rendered: RenderedPrompt, messages: Sequence[Message]) -> list[Piece]:
+    """The prompt, told apart into what people and the model said and what the template put around it."""
+    found: list[Piece] = []
+    at = 0
+    text = rendered.text
+    for message in messages:
+        content = next((form for form in (message.content, message.content.strip()) if form and form in text[at:]), None)
+        if content is None:
+            continue
+        begin = text.index(content, at)
+        if begin > at:
+            found.append(["template", text[at:begin]])
+        found.append([message.role, content])
+        at = begin + len(content)
+    if at < len(text):
+        found.append(["template" if messages else "user", text[at:]])
+    return found
+
+
+def prompt_of(app: App, owner: str, message_id: int) -> GenerationRequest:
+    """The request that a reply was made by, as far as it can be made again; for other messages, the one that answers them."""
+    message = app.store.message(owner, message_id)
+    chat = app.store.chat(owner, message.chat_id)
+    if message.role != "assistant":
+        return request_of(app, owner, way_of(app, chat), branch_of(app, owner, chat.id, message.id))
+    if message.parent_id is None:
+        raise UserError("This message begins the chat: no prompt came before it.")
+    way = made_way(app, chat, message)
+    return request_of(app, owner, way, branch_of(app, owner, chat.id, message.parent_id))
+
+
+def problem_of(model: LoadedModel, request: GenerationRequest | None = None) -> str | None:
+    """What is wrong with the template of a request, or of the model, as a sentence."""
+    source = request.template if request is not None and request.template else model.chat_template
+    return template_problem(source) if source else None
+
+
+# --- words that the model writes for the user
+
+
+def impersonation(app: App, owner: str, chat_id: int | None, after: int | None, begun: str) -> GenerationRequest:
+    """The request to write the user's next message, which begins with `begun`. Raises UserError."""
+    if chat_id is None or after is None:
+        raise UserError("There is no conversation yet in which your part could be written.")
+    chat = app.store.chat(owner, chat_id)
+    return replace(
+        request_of(app, owner, way_of(app, chat), branch_of(app, owner, chat_id, after), as_user=begun), logprobs=None
+    )
