@@ -12,7 +12,7 @@ from modules.app import App
 from modules.chats.records import Run, StoredMessage
 from modules.errors import Conflict, UserError
 from modules.generation.types import GenerationRequest, Message
-from modules.ui.actions import Way, add_reply, branch_of, request_of, run_of, runs_of, with_runs
+from modules.ui.actions import Way, add_reply, branch_of, request_of, run_of, runs_of, template_of, with_runs
 from modules.ui.token_view import exact_request, made_way, way_of_run
 
 KEY = "TEXTLOOM_API_KEY"
@@ -107,11 +107,19 @@ def as_programs(app: App, owner: str, message_id: int, address: str) -> dict[str
         request, _ = _request(app, owner, message, replace(run, exact=False), way)
     else:
         request = request_of(app, owner, way, branch_of(app, owner, chat.id, message.id))
-    path, body = api_body(request, way)
+    path, body = api_body(request, _template_named(app, request, way))
     return {"curl": _curl(address + path, body), "python": _python(address, path, body)}
 
 
-def api_body(request: GenerationRequest, way: Way) -> tuple[str, dict[str, Any]]:
+def _template_named(app: App, request: GenerationRequest, way: Way) -> str | None:
+    """How the API is told the template of a request: by name or as source, None where it would take that one by itself."""
+    named = way.settings.template
+    if named and request.template == app.templates.read(named):
+        return named
+    return None if request.template == template_of(app, way.settings) else request.template
+
+
+def api_body(request: GenerationRequest, template: str | None) -> tuple[str, dict[str, Any]]:
     """(address below /v1, body) of the API call that makes `request`, whichever model is loaded then."""
     body: dict[str, Any] = {}
     if isinstance(request.prompt, str):
@@ -122,7 +130,6 @@ def api_body(request: GenerationRequest, way: Way) -> tuple[str, dict[str, Any]]
         body["messages"] = [
             {"role": part.role, "content": part.content} for part in request.prompt if isinstance(part, Message)
         ]
-        template = way.settings.template if way.settings.mode == "instruct" else request.template
         if template:
             body["template"] = template
         if request.continue_reply:
