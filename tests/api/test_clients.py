@@ -1,8 +1,4 @@
-"""Programs that people use run against the server as they are, each in a process of its own.
-
-litellm needs an older openai than ours, so its script runs where TEXTLOOM_LITELLM_PYTHON names a Python that has it,
-and lm-eval's where TEXTLOOM_LM_EVAL_PYTHON does.
-"""
+"""Programs that people use run against the server as they are, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +13,6 @@ import pytest
 from tests.api.test_tools import TEMPLATE
 from tests.fakes import EchoModel, repeat_the_question
 
-LM_EVAL = os.environ.get("TEXTLOOM_LM_EVAL_PYTHON", "")
 SCRIPTS = Path(__file__).parent / "clients"
 CALL = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>'
 
@@ -35,16 +30,11 @@ def run(*command: str, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-PYTHONS = {"openai_client": sys.executable, "langchain_openai_client": sys.executable}
-if litellm_python := os.environ.get("TEXTLOOM_LITELLM_PYTHON"):
-    PYTHONS["litellm_client"] = litellm_python
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("script", PYTHONS)
+@pytest.mark.parametrize("script", ["openai_client", "langchain_openai_client", "litellm_client"])
 def test_a_script_gets_what_it_asks_for(serve, script):
     server = serve(EchoModel(reply, chat_template=TEMPLATE))
-    lines = run(PYTHONS[script], str(SCRIPTS / f"{script}.py"), f"{server.url}/v1")
+    lines = run(sys.executable, str(SCRIPTS / f"{script}.py"), f"{server.url}/v1")
     told = dict(line.split(" ", 1) for line in lines)
     assert told["chat"] == told["stream"] == "你好 🌍"
     assert told["stop"].strip() == "你好"
@@ -81,7 +71,6 @@ metric_list: [{{metric: acc}}]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not LM_EVAL, reason="TEXTLOOM_LM_EVAL_PYTHON names no Python with lm-eval, which brings half a gigabyte")
 def test_lm_eval_measures_what_it_measures_by_itself(serve, tiny_llama_folder, tmp_path):
     rows = [{"question": f"{n} + {n} =", "choices": [str(2 * n), "seven", "你好"], "answer": 0} for n in range(4)]
     (tmp_path / "lines.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
@@ -91,7 +80,7 @@ def test_lm_eval_measures_what_it_measures_by_itself(serve, tiny_llama_folder, t
     server.app.load_model("tiny")
     script = str(SCRIPTS / "lm_eval_client.py")
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
-    lines = run(LM_EVAL, script, f"{server.url}/v1", "tiny", str(tiny_llama_folder), str(tmp_path), **environment)
+    lines = run(sys.executable, script, f"{server.url}/v1", "tiny", str(tiny_llama_folder), str(tmp_path), **environment)
     told = json.loads(lines[-1])
     ours, theirs = (flat(told[side]) for side in ("ours", "theirs"))
     assert len(ours) == 12

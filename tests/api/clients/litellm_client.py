@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-import litellm  # pyright: ignore[reportMissingImports]
+import litellm
 
 litellm.suppress_debug_info = True
 address: Any = {"api_base": sys.argv[1], "api_key": "none", "model": "openai/echo"}

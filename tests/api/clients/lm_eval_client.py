@@ -7,8 +7,8 @@ import json
 import sys
 from typing import Any
 
-from lm_eval import simple_evaluate  # pyright: ignore[reportMissingImports]
-from lm_eval.tasks import TaskManager  # pyright: ignore[reportMissingImports]
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
 
 address, name, folder, tasks = sys.argv[1:]
 
