@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,12 @@ def starter_folder() -> Path:
     if not (path / "config.json").exists():
         pytest.fail("The starter folder is missing: run `python download-model.py starter --as transformers`.")
     return path
+
+
+def pytest_configure() -> None:
+    # A shell starts background jobs with Ctrl-C ignored, and so would be every server that the tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -48,7 +48,8 @@ install_requirements() {
   fi
   echo "Installing the packages of $file (a few minutes the first time) …"
   log=$(mktemp)
-  if ! .venv/bin/python -m pip install --disable-pip-version-check -r "$file" 2> >(tee "$log" >&2); then
+  # A pipe, not a process substitution: it is waited for, so that the whole reason is in the log when it is read.
+  if ! { .venv/bin/python -m pip install --disable-pip-version-check -r "$file" 2>&1 >&3 | tee "$log" >&2; } 3>&1; then
     explain_pip "$log" "$needed" "$file"
   fi
   rm -f "$log"
