@@ -12,7 +12,9 @@ from typing import Any
 
 from modules.app import App
 from modules.chats.records import ListedChat, PathMessage, StoredMessage
+from modules.errors import UserError
 from modules.generation.engine import EngineStatus
+from modules.generation.types import LoadedModel
 from modules.library.disk import size_text
 from modules.library.download_jobs import DownloadJob
 from modules.library.machine import this_machine
@@ -136,6 +138,15 @@ def engine_view(app: App, status: EngineStatus) -> dict[str, Any]:
     return view
 
 
+def load_view(model: LoadedModel | None) -> dict[str, Any] | None:
+    """What the loaded model is busy with, and the memory of its cache in bytes; None without a model that tells."""
+    try:
+        status = model.status() if model is not None else None
+    except UserError:  # its process has just ended, and starts anew with the next request
+        return None
+    return dataclasses.asdict(status) if status is not None else None
+
+
 def menus_view(app: App, owner: str) -> dict[str, Any]:
     """What can be chosen: models, presets, templates."""
     return {
@@ -166,6 +177,7 @@ def models_view(app: App, owner: str) -> dict[str, Any]:
     return {
         "models": models,
         "engine": engine_view(app, app.engine.status),
+        "load": load_view(app.engine.loaded),
         "downloads": [download_view(job) for job in app.downloads.all()[:5]],
         "admin": app.access.is_admin(owner),
     }

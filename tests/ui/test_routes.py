@@ -15,6 +15,8 @@ from fastapi.testclient import TestClient
 from modules.access import COOKIE
 from modules.api import errors
 from modules.app import App
+from modules.errors import Unavailable
+from modules.generation.types import ModelStatus
 from modules.ui import routes
 from tests.fakes import EchoModel
 from tests.in_process import make_app
@@ -316,3 +318,17 @@ def test_a_reply_keeps_what_made_it(apps: Any):
     assert first["sampling"]["seed"] >= 0 and first["sampling"]["top_k"] == 20
     assert len(kept.figures.prompt_hash or "") == 16
     assert "runs" not in page.view(sent["chat"])["messages"][1]["extra"]
+
+
+def test_the_models_tab_is_told_of_the_replies_and_the_cache(apps: Any, monkeypatch: pytest.MonkeyPatch):
+    model = EchoModel()
+    page = Page(apps(model))
+    busy = ModelStatus(3, 1, cache_bytes=10, cache_limit=20, cached_tokens=5)
+    monkeypatch.setattr(model, "status", lambda: busy)
+    assert page.ok("GET", "/models")["load"] == vars(busy)
+    monkeypatch.setattr(model, "status", _its_process_is_gone)
+    assert page.ok("GET", "/models")["load"] is None
+
+
+def _its_process_is_gone() -> ModelStatus:
+    raise Unavailable("gone")

@@ -71,6 +71,7 @@ class Alone:
     """One sequence at a time, by the model's own attention and transformers' own cache."""
 
     together = False
+    moves = False
 
     def __init__(self, model: Any, why: str) -> None:
         self.model = model
@@ -93,6 +94,9 @@ class Alone:
 
     def bytes_of(self, capacity: int) -> int:
         return 0
+
+    def move(self, store: Any, first: int, last: int, to: int) -> None:
+        raise NotImplementedError("what a model that runs alone has read is never moved")
 
     def logits(
         self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None] = ()

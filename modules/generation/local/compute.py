@@ -23,16 +23,22 @@ class Compute(Protocol):
     """How a model computes.
 
     together: whether several sequences can be in one pass. reuses: whether a sequence can go on from the beginning of another.
+    moves: whether what is known of a token can be moved to another place of its sequence.
     """
 
     together: bool
     reuses: bool
+    moves: bool
     why_alone: str | None
     adapters: Adapters
 
     def new_store(self, capacity: int) -> Any: ...
 
     def bytes_of(self, capacity: int) -> int: ...
+
+    def move(self, store: Any, first: int, last: int, to: int) -> None:
+        """Make what `store` has of the tokens first..last that of the places from `to` < first on. Only where `moves`."""
+        ...
 
     def logits(
         self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None]
@@ -68,6 +74,14 @@ class Together:
 
     def bytes_of(self, capacity: int) -> int:
         return self.layout.bytes_of(capacity)
+
+    @property
+    def moves(self) -> bool:
+        return self.decoder is not None
+
+    def move(self, store: Store, first: int, last: int, to: int) -> None:
+        assert self.decoder is not None
+        store.move(first, last, to, self.decoder.turn(to - first))
 
     def logits(
         self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None] = ()

@@ -205,7 +205,7 @@ class Loop:
     def _give_slot(self, row: Row, lane: Lane) -> None:
         reuse = 0 if row.wants_prompt_details or not self._compute.reuses else len(lane.tokens) - 1
         leader, shared = self._leader(lane, reuse)
-        lane.slot = self._slots.take(lane.identity, lane.key, len(lane.tokens) + AHEAD, reuse)
+        lane.slot = self._slots.take(lane.identity, lane.key, len(lane.tokens) + AHEAD, reuse, lane.shortened)
         if leader is not None and shared >= lane.computed + WORTH_COPYING:
             lane.leader, lane.shared = leader, shared
 
@@ -214,7 +214,7 @@ class Loop:
         if not self._compute.together:
             return None, 0
         lanes = [other for row in self._rows if not row.started for other in row.lanes if other.key == lane.key]
-        shared = [(min(common(other.identity, lane.identity), reuse), other) for other in lanes]
+        shared = [(min(_common(other, lane), reuse), other) for other in lanes]
         length, leader = max(shared, key=lambda pair: pair[0], default=(0, None))
         return leader, length
 
@@ -226,7 +226,9 @@ class Loop:
         if leader.slot is not None and leader.computed < lane.shared:
             return False
         lane.leader = None
-        source, length = (leader.slot, lane.shared) if leader.slot else self._slots.best(lane.identity, lane.key)
+        source, length = (
+            (leader.slot, lane.shared) if leader.slot else self._slots.best(lane.identity, lane.key, lane.shortened)
+        )
         length = min(length, lane.shared)
         if source is not None and source is not own and length > lane.computed:
             self._slots.copy(source, own, length)
@@ -313,7 +315,12 @@ class Loop:
         row, lane = shares[0].row, shares[0].lane
         if not row.started or len(row.lanes) > 1 or row.request.sampling.max_tokens_per_second:
             return []
-        return self._guesser.next(lane.tokens)[: row.left - 1]
+        try:
+            return self._guesser.next(lane.tokens)[: row.left - 1]
+        except Exception:
+            log.exception("guessing ahead failed and is given up")
+            self._guesser = None
+            return []
 
     def _check(self, share: Share, guesses: list[int]) -> None:
         """Compute the pending token and all guesses in one pass; keep those that the row's own sampler would have chosen."""
@@ -350,6 +357,9 @@ class Loop:
                     self._fail(
                         self._rows[-1], Unavailable("The cache memory is full. Try again when fewer replies are running.")
                     )
+                except Exception as error:  # noqa: BLE001 - out of memory, mostly: this row cannot go on
+                    self._slots.forget_idle()
+                    self._fail(share.row, error)
         return [share for share in shares if share.row in self._rows]
 
     def _forward(self, shares: Sequence[Share]) -> tuple[list[Row], Tensor]:
@@ -441,6 +451,13 @@ class Loop:
         else:
             for row in rows:
                 self._step([share for share in shares if share.row is row])
+
+
+def _common(leader: Lane, lane: Lane) -> int:
+    """How much of its prompt a lane may take from another that is still reading."""
+    shared = common(leader.identity, lane.identity)
+    exact = leader.slot.exact if leader.slot is not None else None
+    return shared if lane.shortened or exact is None else min(shared, exact)
 
 
 def _echoed(share: Share) -> bool:

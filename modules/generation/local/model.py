@@ -195,9 +195,9 @@ class LocalModel:
 
     def _lane(self, prompt: Prompt, key: Key) -> Lane:
         if prompt.seen is None or self._eyes is None:
-            return Lane(list(prompt.tokens), key)
+            return Lane(list(prompt.tokens), key, shortened=prompt.shortened)
         see = partial(self._eyes.embedded, list(prompt.tokens), dict(prompt.seen))
-        return Lane(list(prompt.tokens), key, list(prompt.identity or ()), see)
+        return Lane(list(prompt.tokens), key, list(prompt.identity or ()), see, prompt.shortened)
 
     def _negative(self, sampling: SamplingParams, prompt: Prompt) -> list[int]:
         """The sequence that guidance pushes away from: the negative prompt, or nothing but the prompt's last token."""

@@ -17,12 +17,14 @@ from modules.generation.types import GenerationRequest, Message, Messages
 class Prompt:
     """text is what `tokens` were made of. starts_reply: the reply is a text of its own, not the continuation of one.
 
+    dropped: how many of the oldest messages were left out. shortened: whether these, or the start of a text, were.
     identity: the tokens with pictures told apart; seen: what the vision part of the model gets.
     """
 
     tokens: list[int]
     text: str
     dropped: int = 0
+    shortened: bool = False
     starts_reply: bool = True
     identity: list[int] | None = None
     seen: Mapping[str, Any] | None = None
@@ -73,7 +75,7 @@ class Prompter:
         )
         if text is None or len(kept) < len(tokens):
             text = str(self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-        return Prompt(kept, text, starts_reply=False)
+        return Prompt(kept, text, shortened=len(kept) < len(tokens), starts_reply=False)
 
     def _conversation(self, request: GenerationRequest, messages: Messages) -> Prompt:
         template = request.template or self.chat_template
@@ -98,7 +100,7 @@ class Prompter:
         prompt = read(kept)
         if not prompt.tokens:
             raise UserError("The chat template made an empty prompt of this conversation.", param="template")
-        return replace(prompt, dropped=dropped)
+        return replace(prompt, dropped=dropped, shortened=dropped > 0)
 
     def _read(self, request: GenerationRequest, messages: Messages, template: str) -> Prompt:
         text = self._rendered(request, messages, template)

@@ -35,13 +35,17 @@ class Lane:
     """One sequence of a row: all tokens it should have, of which `slot.tokens` are computed.
 
     identity is what the cache compares: the tokens, with pictures as negative numbers of their own.
+    shortened: whether the tokens are a prompt without its oldest part.
     see: makes the embeddings [tokens, hidden] of a prompt with pictures, when the first of them is read.
     """
 
-    def __init__(self, tokens: list[int], key: Key, identity: list[int] | None = None, see: Any = None) -> None:
+    def __init__(
+        self, tokens: list[int], key: Key, identity: list[int] | None = None, see: Any = None, shortened: bool = False
+    ) -> None:
         self.tokens = tokens
         self.identity = tokens if identity is None else identity
         self.key = key
+        self.shortened = shortened
         self._see: Callable[[], Tensor] | None = see
         self._embedded: Tensor | None = None
         self.slot: Slot | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +89,13 @@ class Store:
         """Take tokens first..last of `other`, at the same places."""
         for own, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
             own[:, :, first:last] = theirs[:, :, first:last]
+
+    def move(self, first: int, last: int, to: int, turn: Callable[[Tensor], Tensor]) -> None:
+        """Make tokens first..last those of the places from `to` on; turn: gives keys [1, heads, tokens, dim] their new positions."""
+        end = to + last - first
+        for keys, values in zip(self.keys, self.values, strict=True):
+            keys[:, :, to:end] = turn(keys[:, :, first:last])
+            values[:, :, to:end] = values[:, :, first:last].clone()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,14 @@ import {bytes, count, t} from "./words.js";
 
 const DAY = 86400;
 
+function loadWords(load) {
+  const cache = {bytes: bytes(load.cache_bytes), limit: bytes(load.cache_limit ?? 0), tokens: count(load.cached_tokens)};
+  return [
+    t("load.replies", {running: count(load.running), waiting: count(load.waiting)}),
+    load.cache_limit ? t("load.cache", cache) : "",
+  ].join(" ").trim();
+}
+
 export class Models {
   constructor(host, pick) {
     this.host = host;
@@ -45,7 +53,7 @@ export class Models {
     const was = this.view?.engine;
     this.view = view;
     if (was?.state === "loading" && view.engine.state === "empty" && view.engine.error) toast(view.engine.error, {wrong: true});
-    this.drawStatus(view.engine);
+    this.drawStatus(view.engine, view.load);
     const key = JSON.stringify([view.models, view.engine.name, view.engine.state, this.chosen]);
     if (key !== this.key) this.drawList(view);
     this.key = key;
@@ -64,12 +72,13 @@ export class Models {
     this.refresh();
   }
 
-  drawStatus(engine) {
-    const words = {
+  drawStatus(engine, load) {
+    const said = {
       ready: t("engine.ready", {name: engine.name, context: count(engine.context ?? 0)}),
       loading: t("engine.loading", {name: engine.name, progress: engine.progress, seconds: Math.round(engine.seconds)}),
       empty: engine.error ?? t("engine.empty"),
     }[engine.state];
+    const words = load && engine.state === "ready" ? `${said} ${loadWords(load)}` : said;
     if (this.status.dataset.words === words) return;
     this.status.dataset.words = words;
     this.status.dataset.state = engine.error && engine.state === "empty" ? "wrong" : engine.state;

@@ -241,6 +241,42 @@ def test_out_of_memory_gives_up_idle_sequences_and_goes_on(make_local, generate,
     assert model.status().cached_tokens == 59
 
 
+def test_without_idle_sequences_the_newest_request_is_given_up(make_local, generate, monkeypatch) -> None:
+    model = make_local()
+    real = model._compute.logits
+
+    def memory_for_one(pieces, *rest):
+        if len(pieces) > 1:
+            raise MemoryError
+        return real(pieces, *rest)
+
+    monkeypatch.setattr(model._compute, "logits", memory_for_one)
+    with model.stream(GenerationRequest("first", SamplingParams(max_tokens=3000, ban_eos=True))) as first:
+        assert any(isinstance(event, Started) for event in first)
+        with pytest.raises(Unavailable, match="memory is full"):
+            list(model.stream(greedy(some_prompt(40, 1), 60)))
+        assert any(isinstance(event, TextDelta) for event in first) and model.status().running == 1
+    prompt = some_prompt(30)
+    assert tokens_of(model.stream(greedy(prompt, 20))) == reply_of(generate(prompt, 20))
+
+
+def test_a_sequence_that_cannot_grow_ends_its_row_only(make_local, generate, monkeypatch) -> None:
+    model = make_local()
+    prompt = some_prompt(200)
+    growing = model.stream(GenerationRequest(tuple(some_prompt(20, 1)), SamplingParams(max_tokens=2000, ban_eos=True)))
+    next(event for event in growing if isinstance(event, Started))
+
+    def no_memory(*arguments):
+        raise MemoryError
+
+    for slot in model._loop.slots._slots:
+        monkeypatch.setattr(slot.store, "resize", no_memory)
+    with pytest.raises(Unavailable, match="memory is full"):
+        list(growing)
+    assert tokens_of(model.stream(greedy(prompt, 20))) == reply_of(generate(prompt, 20))
+    assert (model.status().running, model.status().waiting) == (0, 0)
+
+
 def test_the_cache_stays_within_its_limit(make_local, generate) -> None:
     bytes_per_token = 2 * 2 * 2 * 16 * 8
     model = make_local(cache_bytes=bytes_per_token * 1024)
