@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modules.access import make_access
+from modules.chats.pictures import PictureStore
 from modules.chats.replies import Replies
 from modules.chats.store import ChatStore
 from modules.errors import UserError
@@ -60,6 +61,7 @@ class App:
         self.saved_options = SavedOptions(models / "config-user.yaml")
         self.engine = Engine()
         self.store = ChatStore(self.data / "textloom.sqlite3")
+        self.pictures = PictureStore(self.store)
         self.replies = Replies(self.store, self.engine)
         self.training = TrainingJobs(root, self.models, self.loras)
         self.started = time.time()

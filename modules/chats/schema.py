@@ -70,6 +70,21 @@ MIGRATIONS = (
     );
     CREATE INDEX tokens_of_message ON message_tokens (message_id, id);
     """,
+    # 3: pictures that people attach; a message names them in extra.pictures
+    """
+    CREATE TABLE pictures (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        owner TEXT NOT NULL,
+        sha256 TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        width INTEGER NOT NULL,
+        height INTEGER NOT NULL,
+        data BLOB NOT NULL,
+        thumbnail BLOB NOT NULL,
+        created REAL NOT NULL
+    );
+    CREATE UNIQUE INDEX pictures_of_owner ON pictures (owner, sha256);
+    """,
 )
 
 

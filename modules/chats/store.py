@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,13 @@ class ChatStore:
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """One transaction, for what has a file of its own: pictures, and import."""
+        return self._transaction()
+
+    def reading(self) -> AbstractContextManager[sqlite3.Connection]:
+        return self._reading()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
