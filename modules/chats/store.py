@@ -223,6 +223,12 @@ class ChatStore:
             chat, message = self._owned(db, owner, message_id)
             return self._show(db, chat, self._newest_end(db, message.id))
 
+    def show(self, owner: str, message_id: int) -> Chat:
+        """Show the branch that ends with `message_id`."""
+        with self._transaction() as db:
+            chat, message = self._owned(db, owner, message_id)
+            return self._show(db, chat, message.id)
+
     def delete_branch(self, owner: str, message_id: int) -> Chat:
         """Take a message and everything below it out of sight, and show the version beside it, or end at its parent."""
         with self._transaction() as db:

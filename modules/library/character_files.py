@@ -45,6 +45,11 @@ def has_card(path: Path) -> bool:
     return data.startswith(_PNG) and (b"chara" in data or b"ccv3" in data) and _card(data) is not None
 
 
+def is_picture(data: bytes) -> bool:
+    """Whether a file is a TavernAI card, which is its own picture."""
+    return data.startswith(_PNG)
+
+
 def written(character: Character) -> str:
     """A character as YAML, only what it has."""
     values: dict[str, Any] = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
@@ -20,6 +20,7 @@ from modules.generation.types import Queued, TextDelta
 from modules.library.places import path_inside, write_text
 from modules.ui import compare, preferences, prompt_view, repeat, token_view
 from modules.ui.actions import new_chat
+from modules.ui.bodies import Owner
 
 EXCERPT = 70
 
@@ -68,13 +69,6 @@ class Preference(BaseModel):
 class DataSet(BaseModel):
     kind: marks.Kind
     name: str
-
-
-def _owner(request: Request) -> str:
-    return request.state.owner
-
-
-Owner = Annotated[str, Depends(_owner)]
 
 
 def router(app: App) -> APIRouter:

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from modules.app import App
 from modules.chats.records import PathMessage
 from modules.errors import NotAllowed, NotFound
-from modules.ui import actions, message_routes, preferences, training_routes, views
+from modules.ui import actions, character_routes, message_routes, preferences, training_routes, transfer_routes, views
+from modules.ui.bodies import Owner
 from modules.ui.live import Rendering, follow, frame
 
 STATIC = Path(__file__).parent / "static"
@@ -59,14 +60,6 @@ class Download(BaseModel):
     quant: str = ""
 
 
-def _owner(request: Request) -> str:
-    return request.state.owner
-
-
-Owner = Annotated[str, Depends(_owner)]
-"""Who asks. The router's own dependency has checked it before."""
-
-
 def router(app: App) -> APIRouter:
     """All addresses under chats/. Each asks who is there, and shows only what is theirs."""
 
@@ -78,6 +71,8 @@ def router(app: App) -> APIRouter:
     routes = APIRouter(prefix="/chats", include_in_schema=False, dependencies=[Depends(let_in)])
     routes.include_router(training_routes.router(app))
     routes.include_router(message_routes.router(app))
+    routes.include_router(character_routes.router(app))
+    routes.include_router(transfer_routes.router(app))
     renderings: dict[int, Rendering] = {}
 
     # --- the list and the chats

@@ -21,6 +21,7 @@ from modules.library.machine import this_machine
 from modules.library.spec import ModelSpec
 from modules.loaders import choose
 from modules.ui.actions import settings_of
+from modules.ui.character_actions import speakers_view
 from modules.ui.compare import columns_beside
 from modules.ui.markdown import Block, render
 from modules.ui.preferences import sampling_of, token_view
@@ -94,6 +95,7 @@ def chat_view(app: App, owner: str, chat_id: int, known: Mapping[int, float], li
         "pinned": chat.pinned,
         "revision": chat.revision,
         "settings": settings_of(chat).model_dump(mode="json"),
+        "speakers": speakers_view(app, owner, settings_of(chat)),
         "earlier": len(path) - len(shown),
         "messages": [reply_view(app, owner, node, known) for node in shown],
         "columns": [reply_view(app, owner, node, known) for node in columns_beside(app, owner, path[-1])] if path else [],

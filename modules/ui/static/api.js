@@ -10,12 +10,13 @@ export const address = (path) => `${BASE}${path}`;
 export class Refused extends Error {}
 
 async function call(method, path, body) {
+  const file = body instanceof Blob;
   let reply;
   try {
     reply = await fetch(address(path), {
       method,
-      headers: body === undefined ? {} : {"Content-Type": "application/json"},
-      body: body === undefined ? undefined : JSON.stringify(body),
+      headers: body === undefined ? {} : {"Content-Type": file ? "application/octet-stream" : "application/json"},
+      body: body === undefined || file ? body : JSON.stringify(body),
     });
   } catch {
     throw new Refused(t("unreachable"));
@@ -30,6 +31,8 @@ async function call(method, path, body) {
 
 export const get = (path) => call("GET", path);
 export const post = (path, body) => call("POST", path, body ?? {});
+export const put = (path, body) => call("PUT", path, body);
+export const send = (path, file) => call("POST", path, file);
 export const patch = (path, body) => call("PATCH", path, body);
 export const remove = (path) => call("DELETE", path);
 

@@ -22,6 +22,10 @@ const STROKES = {
   sliders: "M4 7h9M17 7h3M15 5v4M4 17h3M11 17h9M9 15v4",
   chip: "M7 7h10v10H7zM10 3v4M14 3v4M10 17v4M14 17v4M3 10h4M3 14h4M17 10h4M17 14h4",
   gear: "M4 6h16M4 12h16M4 18h16",
+  upload: "M12 15V4M7.5 8.5L12 4l4.5 4.5M5 15v5h14v-5",
+  download: "M12 4v11M7.5 10.5L12 15l4.5-4.5M5 15v5h14v-5",
+  face: "M12 12.5a4.2 4.2 0 1 0 0-8.4 4.2 4.2 0 0 0 0 8.4zM4.5 20.5c.6-4 3.6-5.5 7.5-5.5s6.9 1.5 7.5 5.5",
+  picture: "M4 5h16v14H4zM4 16l4.5-4.5 4 4 3-3L20 17M15.5 9.5h.01",
   close: "M6 6l12 12M18 6L6 18",
 };
 
@@ -63,7 +67,8 @@ export function iconButton(name, label, action, extra = {}) {
 let shelf = null;
 
 export function toast(words, {action = null, wrong = false, seconds = wrong ? 9 : 6} = {}) {
-  shelf ??= document.body.appendChild(h("div", {class: "tl-toasts"}));
+  shelf ??= h("div", {class: "tl-toasts"});
+  liftToasts();
   const box = h("div", {class: `tl-toast${wrong ? " tl-wrong" : ""}`, role: wrong ? "alert" : "status"}, h("span", {}, words));
   const leave = () => box.remove();
   if (action) {
@@ -74,6 +79,12 @@ export function toast(words, {action = null, wrong = false, seconds = wrong ? 9 
   while (shelf.children.length > 3) shelf.firstChild.remove();
   const timer = setTimeout(leave, seconds * 1000);
   box.addEventListener("mouseenter", () => clearTimeout(timer));
+}
+
+// What passes stands in the dialog in front, if one is open: all else is out of reach then.
+export function liftToasts() {
+  const front = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
+  if (shelf && shelf.parentNode !== front) front.append(shelf);
 }
 
 // --- menus
@@ -177,7 +188,11 @@ export function showDialog(host, title, fields, label, run, content = null) {
       h("button", {type: "submit", class: "tl-strong"}, label)));
   form.addEventListener("submit", () => run(Object.fromEntries([...controls].map(([name, control]) => [name, control.value]))));
   dialog.append(form);
-  dialog.addEventListener("close", () => dialog.remove());
+  showModal(host, dialog);
+}
+
+export function showModal(host, dialog) {
+  dialog.addEventListener("close", () => { liftToasts(); dialog.remove(); });
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener("keydown", (event) => event.stopPropagation());
   host.append(dialog);

@@ -1,6 +1,7 @@
 // The chat view: one conversation in front, the list beside it, and the server's replies as they come.
 
 import {address, attempt, get, patch, post, remove} from "./api.js";
+import {drawSpeakers} from "./characters.js";
 import {Composer} from "./composer.js";
 import {closeMenu, copyText, h, iconButton, showDialog, toast} from "./dom.js";
 import {keyList} from "./keys.js";
@@ -132,6 +133,7 @@ class Chat {
     this.settings = {};
     this.toAddress(null, push);
     document.title = "Textloom";
+    this.top.character.draw(null);
     this.composer.turnTo(null);
     this.composer.busy(false);
     this.earlier.hidden = true;
@@ -204,8 +206,14 @@ class Chat {
     this.earlier.textContent = t("earlier", {n: chat.earlier});
     document.title = chat.title ? `${chat.title} · Textloom` : "Textloom";
     this.reconcile(chat.messages);
+    this.drawSpeakers(chat.speakers);
     this.drawWelcome();
     return true;
+  }
+
+  drawSpeakers(speakers) {
+    this.top.character.draw(speakers);
+    drawSpeakers(this.views.values(), speakers);
   }
 
   reconcile(messages) {
@@ -420,7 +428,7 @@ class Chat {
     if (!engine) return;
     let words = t("hint");
     let button = null;
-    if (engine.state === "ready" && !engine.template && !this.settings.template) {
+    if (engine.state === "ready" && !engine.template && !this.settings.template && this.settings.mode !== "chat") {
       words = t("template.warning", {name: engine.name});
       button = h("button", {type: "button", class: "tl-link", onclick: () => this.top.openSettings()}, t("template.choose"));
     } else if (engine.state === "ready" && engine.template !== "model" && !this.settings.template) {

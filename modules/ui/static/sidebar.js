@@ -2,6 +2,7 @@
 
 import {attempt, get, patch, post, remove} from "./api.js";
 import {h, icon, iconButton, showDialog, showMenu, toast} from "./dom.js";
+import {exportItem, importButton, importFiles, isChatFile, takeDrops} from "./transfer.js";
 import {t} from "./words.js";
 
 const DAY = 86400;
@@ -15,9 +16,11 @@ export class Sidebar {
     this.element = h("aside", {class: "tl-side", "aria-label": t("chats")},
       h("div", {class: "tl-side-head"},
         h("button", {type: "button", class: "tl-new", onclick: () => controller.fresh()}, icon("plus"), h("span", {}, t("chat.new"))),
+        importButton(controller),
         iconButton("close", t("sidebar.hide"), () => this.show(false), {class: "tl-side-close"})),
       h("label", {class: "tl-search"}, icon("search"), this.search),
       this.list);
+    takeDrops(this.element, isChatFile, (files) => importFiles(controller, files));
     let timer = 0;
     this.search.addEventListener("input", () => {
       clearTimeout(timer);
@@ -93,6 +96,7 @@ export class Sidebar {
     showMenu(anchor, [
       {label: t("rename"), icon: "edit", run: () => this.rename(row)},
       {label: row.pinned ? t("unpin") : t("pin"), icon: "pin", run: () => this.change(row, {pinned: !row.pinned})},
+      exportItem(anchor, row),
       null,
       {label: t("delete"), icon: "trash", danger: true, run: () => this.delete(row)},
     ]);

@@ -1,6 +1,7 @@
 // What answers and how: the model, the preset and the settings of the chat, above the conversation.
 
 import {attempt, get, patch, post, remove} from "./api.js";
+import {CharacterPick} from "./characters.js";
 import {h, icon, iconButton, showDialog, showMenu} from "./dom.js";
 import {bytes, count, t} from "./words.js";
 
@@ -15,9 +16,10 @@ export class TopBar {
     this.presetName = h("span", {class: "tl-pick-name"}, "…");
     this.preset = h("button", {type: "button", class: "tl-pick tl-preset", "aria-haspopup": "menu", "aria-expanded": "false",
       "aria-label": t("preset"), title: t("preset"), onclick: () => this.choosePreset()}, icon("sliders"), this.presetName, icon("down"));
+    this.character = new CharacterPick(controller);
     this.settings = iconButton("gear", t("chat.settings"), () => this.openSettings());
     this.fresh = iconButton("plus", t("chat.new"), () => controller.fresh(), {class: "tl-top-new"});
-    this.element = h("header", {class: "tl-top"}, this.menuButton, this.model, this.preset, h("span", {class: "tl-space"}), this.settings, this.fresh);
+    this.element = h("header", {class: "tl-top"}, this.menuButton, this.model, this.preset, this.character.element, h("span", {class: "tl-space"}), this.settings, this.fresh);
   }
 
   draw(pulse) {
@@ -82,12 +84,18 @@ export class TopBar {
 
   async openSettings() {
     const menus = await attempt(() => get("/menus"));
-    if (!menus) return;
+    const people = await attempt(() => get("/characters"));
+    if (!menus || !people) return;
     const {settings} = this.controller;
     const own = this.engine?.template === "model" ? t("template.own") :
       this.engine?.template ? t("template.fitting", {name: this.engine.template}) : t("template.missing");
     const adapters = this.engine?.adapters ?? [];
     const fields = [
+      {name: "mode", words: t("mode"), kind: "choice", value: settings.mode ?? "instruct", help: t("mode.help"),
+        choices: ["instruct", "chat", "chat-instruct"].map((name) => [name, t(`mode.${name}`)])},
+      {name: "character", words: t("character"), kind: "choice", value: settings.character ?? "",
+        choices: [["", t("character.nobody")], ...people.characters.map(({id, name}) => [id, name])]},
+      {name: "command", words: t("command"), help: t("command.help"), kind: "lines", value: settings.command},
       {name: "system_prompt", words: t("system"), help: t("system.help"), kind: "lines", value: settings.system_prompt},
       {name: "reply_start", words: t("reply.start"), help: t("reply.start.help"), value: settings.reply_start},
       {name: "template", words: t("template"), help: t("template.help"), kind: "choice", value: settings.template,

@@ -1,0 +1,93 @@
+"""The addresses for characters, below chats/characters, and the name by which a user is called."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, Field
+
+from modules.app import App
+from modules.errors import NotFound
+from modules.library import character_files
+from modules.library.modes import USER
+from modules.ui import character_actions, preferences
+from modules.ui.bodies import Owner, body_of, download, picture
+
+
+class CharacterForm(BaseModel):
+    """A character as it was written on the page; replaces: the id it had, None for a new one."""
+
+    name: str
+    user: str = ""
+    context: str = ""
+    greeting: str = ""
+    example_dialogue: str = ""
+    replaces: str | None = None
+
+
+class Beginning(BaseModel):
+    """user: what the greeting calls a person without a name."""
+
+    mode: str = "chat"
+    user: str = Field(USER, max_length=40)
+
+
+class Name(BaseModel):
+    name: str
+
+
+def router(app: App) -> APIRouter:
+    """Everybody's characters and one's own."""
+    routes = APIRouter()
+
+    @routes.get("/characters")
+    def characters(owner: Owner) -> dict[str, Any]:
+        return {"characters": character_actions.list_view(app, owner), "name": preferences.user_name(app, owner)}
+
+    @routes.post("/characters")
+    def save(owner: Owner, body: CharacterForm) -> dict[str, str]:
+        values = body.model_dump(exclude={"replaces"})
+        return {"id": character_actions.save(app, owner, values, body.replaces)}
+
+    @routes.post("/characters/import")
+    async def import_file(owner: Owner, request: Request, file: str = "file") -> dict[str, str]:
+        data = await body_of(request, character_files.LARGEST_FILE)
+        return {"id": await asyncio.to_thread(character_actions.import_file, app, owner, data, file)}
+
+    @routes.get("/characters/{id}")
+    def character(owner: Owner, id: str) -> dict[str, Any]:
+        return dataclasses.asdict(app.characters.read(owner, id))
+
+    @routes.delete("/characters/{id}")
+    def delete(owner: Owner, id: str) -> None:
+        app.characters.delete(owner, id)
+
+    @routes.get("/characters/{id}/picture")
+    def show_picture(owner: Owner, id: str) -> Response:
+        path = app.characters.picture(owner, id)
+        if path is None:
+            raise NotFound("This character has no picture.")
+        return picture(character_files.portrait(path.read_bytes()), "image/png")
+
+    @routes.post("/characters/{id}/picture")
+    async def set_picture(owner: Owner, id: str, request: Request) -> None:
+        data = await body_of(request, character_files.LARGEST_FILE)
+        await asyncio.to_thread(character_actions.set_picture, app, owner, id, data)
+
+    @routes.get("/characters/{id}/file")
+    def export_file(owner: Owner, id: str) -> Response:
+        return download(character_files.written(app.characters.read(owner, id)), f"{id}.yaml", "application/yaml")
+
+    @routes.post("/characters/{id}/chat")
+    def begin_chat(owner: Owner, id: str, body: Beginning) -> dict[str, int]:
+        return {"chat": character_actions.begin_chat(app, owner, id, body.mode, body.user).id}
+
+    @routes.put("/name")
+    def set_name(owner: Owner, body: Name) -> None:
+        preferences.set_user_name(app, owner, body.name)
+
+    return routes

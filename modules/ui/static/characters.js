@@ -1,0 +1,187 @@
+// Characters: whom the model plays. The list, writing one, and their names and pictures beside messages.
+
+import {address, attempt, get, post, put, remove, send} from "./api.js";
+import {h, icon, iconButton, toast} from "./dom.js";
+import {chooseFiles, openSheet} from "./sheet.js";
+import {takeDrops} from "./transfer.js";
+import {t} from "./words.js";
+
+const MODES = ["chat", "chat-instruct", "instruct"];
+const FILES = ".yaml,.yml,.json,.png,application/json,image/png";
+const PICTURES = "image/png,image/jpeg,image/webp,image/gif";
+const FIELDS = [
+  {name: "name", lines: 0},
+  {name: "user", lines: 0},
+  {name: "context", lines: 7},
+  {name: "greeting", lines: 4},
+  {name: "example_dialogue", lines: 4},
+];
+let edition = 0; // pictures keep their address when they change: this makes it another one
+
+const pictureOf = (id) => address(`/characters/${encodeURIComponent(id)}/picture?v=${edition}`);
+
+// A picture, or the first letter of a name.
+export function portrait(name, id) {
+  const letter = h("span", {class: "tl-portrait", "aria-hidden": "true"}, [...name.trim()][0] ?? "?");
+  if (!id) return letter;
+  const image = h("img", {class: "tl-portrait", alt: "", loading: "lazy"});
+  image.addEventListener("error", () => image.replaceWith(letter));
+  image.src = pictureOf(id);
+  return image;
+}
+
+// The button in the bar above a conversation.
+export class CharacterPick {
+  constructor(controller) {
+    this.controller = controller;
+    this.words = h("span", {class: "tl-pick-name"});
+    this.face = h("span", {class: "tl-pick-face"}, icon("face"));
+    this.element = h("button", {type: "button", class: "tl-pick tl-character", "aria-haspopup": "dialog", onclick: () => openGallery(controller)},
+      this.face, this.words);
+    this.draw(null);
+  }
+
+  draw(speakers) {
+    this.words.textContent = speakers?.name ?? "";
+    this.words.hidden = !speakers;
+    this.face.replaceChildren(speakers ? portrait(speakers.name, speakers.character) : icon("face"));
+    const label = speakers ? t("character.now", {name: speakers.name}) : t("characters");
+    this.element.setAttribute("aria-label", label);
+    this.element.title = label;
+  }
+}
+
+// Names and pictures beside the messages of a chat with a character. views: those that are shown.
+export function drawSpeakers(views, speakers) {
+  for (const view of views) {
+    const role = view.view.role;
+    const wanted = speakers && (role === "user" || role === "assistant");
+    const key = wanted ? `${role}|${speakers.user}|${speakers.name}|${speakers.character}|${edition}` : "";
+    if ((view.speakerKey ?? "") === key) continue;
+    view.speakerKey = key;
+    view.speaker?.remove();
+    view.speaker = null;
+    if (!wanted) continue;
+    const mine = role === "user";
+    const name = mine ? speakers.user || t("profile.you") : speakers.name;
+    view.speaker = h("div", {class: "tl-speaker"}, mine ? null : portrait(name, speakers.character), h("span", {}, name));
+    view.element.prepend(view.speaker);
+    view.element.setAttribute("aria-label", name);
+  }
+}
+
+export async function openGallery(controller) {
+  const mode = h("select", {"aria-label": t("mode")}, MODES.map((name) => h("option", {value: name}, t(`mode.${name}`))));
+  const usual = controller.seen.engine?.template ? "chat-instruct" : "chat";
+  mode.value = localStorage.getItem("textloom-mode") ?? usual;
+  const note = h("small", {});
+  const explain = () => { note.textContent = t(`mode.${mode.value}.help`); };
+  mode.addEventListener("change", () => { localStorage.setItem("textloom-mode", mode.value); explain(); });
+  explain();
+  const list = h("ul", {class: "tl-gallery"});
+  const called = h("input", {type: "text", maxlength: "80", placeholder: t("profile.you"), autocomplete: "nickname"});
+  called.addEventListener("change", () => attempt(() => put("/name", {name: called.value})));
+  const upload = (files) => uploadCharacters(files, draw);
+  const sheet = openSheet(controller.host, t("characters"), {wide: true, tools: [
+    h("button", {type: "button", class: "tl-quiet tl-with-icon", onclick: () => chooseFiles(FILES, upload, {several: true})}, icon("upload"), t("character.upload")),
+    h("button", {type: "button", class: "tl-strong", onclick: () => openEditor(controller, null, draw)}, icon("plus"), t("character.new")),
+  ]});
+  takeDrops(sheet.dialog, () => true, upload);
+
+  async function begin(id) {
+    const answer = await attempt(() => post(`/characters/${encodeURIComponent(id)}/chat`, {mode: mode.value, user: t("profile.you")}));
+    if (!answer) return;
+    sheet.close();
+    await controller.open(answer.chat);
+    controller.sidebar.refresh();
+  }
+
+  async function draw() {
+    const answer = await attempt(() => get("/characters"));
+    if (!answer) return;
+    called.value = answer.name;
+    list.replaceChildren(...answer.characters.map((row) => card(row, begin, controller, draw)));
+    if (!answer.characters.length) list.replaceChildren(h("li", {class: "tl-nothing"}, t("characters.none")));
+  }
+  sheet.body.append(
+    h("p", {class: "tl-sheet-lead"}, t("characters.lead")),
+    h("div", {class: "tl-gallery-head"},
+      h("label", {class: "tl-field"}, h("span", {}, t("mode")), mode, note),
+      h("label", {class: "tl-field"}, h("span", {}, t("profile.name")), called, h("small", {}, t("profile.name.help")))),
+    list);
+  await draw();
+}
+
+function card(row, begin, controller, draw) {
+  const about = row.problem ?? row.about;
+  return h("li", {class: "tl-who"},
+    h("button", {type: "button", class: "tl-who-begin", disabled: Boolean(row.problem), onclick: () => begin(row.id), "aria-label": t("character.begin", {name: row.name})},
+      portrait(row.name, row.pictured ? row.id : null),
+      h("span", {class: "tl-who-words"}, h("strong", {}, row.name), h("span", {class: row.problem ? "tl-wrong-text" : ""}, about))),
+    h("div", {class: "tl-who-tools"},
+      iconButton("edit", t("character.edit", {name: row.name}), () => openEditor(controller, row, draw), {disabled: Boolean(row.problem)}),
+      h("a", {class: "tl-icon-button", href: address(`/characters/${encodeURIComponent(row.id)}/file`), download: "", "aria-label": t("character.save", {name: row.name}), title: t("character.save", {name: row.name})}, icon("download")),
+      iconButton("trash", row.own ? t("character.delete", {name: row.name}) : t("character.shared"), () => drop(row, draw), {disabled: !row.own})));
+}
+
+async function drop(row, draw) {
+  const kept = await attempt(() => get(`/characters/${encodeURIComponent(row.id)}`));
+  const image = row.pictured ? await fetch(pictureOf(row.id)).then((reply) => (reply.ok ? reply.blob() : null)).catch(() => null) : null;
+  if (await attempt(() => remove(`/characters/${encodeURIComponent(row.id)}`)) === undefined) return;
+  draw();
+  if (!kept) return;
+  toast(t("character.deleted", {name: row.name}), {action: {label: t("undo"), run: async () => {
+    const back = await attempt(() => post("/characters", {...kept, replaces: null}));
+    if (back && image) await attempt(() => send(`/characters/${encodeURIComponent(back.id)}/picture`, image));
+    draw();
+  }}});
+}
+
+async function uploadCharacters(files, draw) {
+  for (const file of files) {
+    const answer = await attempt(() => send(`/characters/import?file=${encodeURIComponent(file.name)}`, file));
+    if (answer) toast(t("character.added", {name: answer.id}));
+  }
+  draw();
+}
+
+async function openEditor(controller, row, draw) {
+  const kept = row ? await attempt(() => get(`/characters/${encodeURIComponent(row.id)}`)) : {};
+  if (!kept) return;
+  let picture = null;
+  const sheet = openSheet(controller.host, row ? t("character.edit", {name: row.name}) : t("character.new.long"));
+  const controls = new Map();
+  const face = h("button", {type: "button", class: "tl-face", "aria-label": t("character.picture"), title: t("character.picture"),
+    onclick: () => chooseFiles(PICTURES, ([file]) => show(file))});
+  const show = (file) => {
+    picture = file;
+    const image = h("img", {class: "tl-portrait", alt: ""});
+    image.src = URL.createObjectURL(file);
+    face.replaceChildren(image);
+  };
+  face.append(row ? portrait(row.name, row.pictured ? row.id : null) : icon("face"));
+  takeDrops(face, (file) => file.type.startsWith("image/"), ([file]) => show(file));
+  const rows = FIELDS.map(({name, lines}) => {
+    const control = lines ? h("textarea", {rows: String(lines), name}) : h("input", {type: "text", name, maxlength: "80", required: name === "name"});
+    control.value = kept[name] ?? "";
+    controls.set(name, control);
+    return h("label", {class: "tl-field"}, h("span", {}, t(`character.${name}`)), control, h("small", {}, t(`character.${name}.help`)));
+  });
+  const form = h("form", {class: "tl-editor-form"}, h("div", {class: "tl-face-row"}, face, h("div", {}, rows.splice(0, 2))), rows,
+    h("div", {class: "tl-dialog-foot"},
+      h("button", {type: "button", class: "tl-quiet", onclick: () => sheet.close()}, t("cancel")),
+      h("button", {type: "submit", class: "tl-strong"}, t("save"))));
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const values = Object.fromEntries([...controls].map(([name, control]) => [name, control.value]));
+    const saved = await attempt(() => post("/characters", {...values, replaces: row?.id ?? null}));
+    if (!saved) return;
+    if (picture) await attempt(() => send(`/characters/${encodeURIComponent(saved.id)}/picture`, picture));
+    edition += 1;
+    sheet.close();
+    draw();
+    if (controller.current) controller.refresh();
+  });
+  sheet.body.append(form);
+  controls.get("name").focus();
+}
