@@ -74,8 +74,8 @@ def text_view(message: StoredMessage) -> dict[str, Any]:
 
 
 def reply_view(app: App, owner: str, node: PathMessage, known: Mapping[int, float]) -> dict[str, Any]:
-    """A message with how it came out beside the one that it was made again from."""
-    view = message_view(node, known)
+    """A message, whether its tokens are kept, and how it came out beside the one that it was made again from."""
+    view = message_view(node, known) | {"tokens": bool(app.store.with_tokens([node.message.id]))}
     if again := comparison(app, owner, node.message):
         view["again"] = again
     return view

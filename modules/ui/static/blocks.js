@@ -54,6 +54,14 @@ export class Blocks {
     }
     return this.thinking;
   }
+
+  // Say whether the thinking still goes on: the reply is being written, and has no other text yet.
+  thinks(writing) {
+    if (!this.thinking) return;
+    const going = writing && this.items.every((item) => item.kind === "thinking");
+    this.thinking.classList.toggle("tl-going", going);
+    this.thinking.firstChild.textContent = t(going ? "thinking.now" : "thinking");
+  }
 }
 
 function addCopyButton(code) {

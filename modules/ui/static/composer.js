@@ -4,23 +4,26 @@ import {h, icon} from "./dom.js";
 import {t} from "./words.js";
 
 export class Composer {
-  // controller: {send(text) → true when it was taken, stop(), editLast()}
-  constructor(controller) {
+  // controller: {send(text) → true when it was taken, stop(), editLast(), drafted()}; parts: {menu, chip, context} that stand around
+  constructor(controller, {menu, chip, context} = {}) {
     this.controller = controller;
     this.key = "textloom-draft-new";
     this.text = h("textarea", {rows: "1", placeholder: t("composer.placeholder"), "aria-label": t("composer.label"), enterkeyhint: "send"});
     this.button = h("button", {type: "submit", class: "tl-send"});
     this.hint = h("div", {class: "tl-hint"});
-    this.element = h("form", {class: "tl-composer"}, h("div", {class: "tl-composer-box"}, this.text, this.button), this.hint);
+    this.element = h("form", {class: "tl-composer"}, chip ?? "", h("div", {class: "tl-composer-box"}, menu ?? "", this.text, this.button),
+      h("div", {class: "tl-under"}, context ?? "", this.hint));
     this.text.addEventListener("input", () => {
       this.grow();
       this.drawButton();
       sessionStorage.setItem(this.key, this.text.value);
+      this.controller.drafted();
     });
     this.text.addEventListener("keydown", (event) => this.pressed(event));
     this.element.addEventListener("submit", (event) => {
       event.preventDefault();
-      if (this.writing) this.controller.stop();
+      if (this.lent) this.lent();
+      else if (this.writing) this.controller.stop();
       else this.send();
     });
     this.busy(false);
@@ -39,7 +42,7 @@ export class Composer {
 
   async send() {
     const text = this.text.value;
-    if (!text.trim() || this.sending) return;
+    if (!text.trim() || this.sending || this.lent) return;
     this.sending = true;
     this.drawButton();
     this.text.value = "";
@@ -61,18 +64,58 @@ export class Composer {
     this.drawButton();
   }
 
+  fill(text) {
+    this.text.value = text;
+    this.text.dispatchEvent(new Event("input"));
+    this.text.focus();
+  }
+
+  empty() {
+    this.fill("");
+  }
+
+  // --- the model writes here; stop() ends it
+
+  borrow(stop) {
+    this.lent = stop;
+    this.text.readOnly = true;
+    this.text.setAttribute("aria-busy", "true");
+    this.drawButton();
+  }
+
+  append(text) {
+    this.text.placeholder = t("composer.placeholder");
+    this.text.value += text;
+    this.grow();
+    this.text.scrollTop = this.text.scrollHeight;
+  }
+
+  say(words) {
+    this.text.placeholder = words;
+  }
+
+  giveBack() {
+    this.lent = null;
+    this.text.readOnly = false;
+    this.text.removeAttribute("aria-busy");
+    this.text.placeholder = t("composer.placeholder");
+    this.fill(this.text.value.trimEnd());
+    this.drawButton();
+  }
+
   busy(writing) {
     this.writing = writing;
     this.drawButton();
   }
 
   drawButton() {
-    const label = this.writing ? t("stop") : t("send");
-    this.button.replaceChildren(icon(this.writing ? "stop" : "send"));
+    const stops = Boolean(this.writing || this.lent);
+    const label = stops ? t("stop") : t("send");
+    this.button.replaceChildren(icon(stops ? "stop" : "send"));
     this.button.ariaLabel = label;
-    this.button.title = this.writing ? `${label} (Esc)` : `${label} (Enter)`;
-    this.button.classList.toggle("tl-stop", Boolean(this.writing));
-    this.button.disabled = !this.writing && (this.sending || !this.text.value.trim());
+    this.button.title = stops ? `${label} (Esc)` : `${label} (Enter)`;
+    this.button.classList.toggle("tl-stop", stops);
+    this.button.disabled = !stops && (this.sending || !this.text.value.trim());
   }
 
   grow() {

@@ -17,7 +17,7 @@ const STROKES = {
   left: "M14 6l-6 6 6 6",
   right: "M10 6l6 6-6 6",
   down: "M6 9l6 6 6-6",
-  more: "M6 12h.01M12 12h.01M18 12h.01",
+  more: "M6 11.400a.6.6 0 1 0 0 1.200.6.6 0 0 0 0-1.200zM12 11.400a.6.6 0 1 0 0 1.200.6.6 0 0 0 0-1.200zM18 11.400a.6.6 0 1 0 0 1.200.6.6 0 0 0 0-1.200z",
   pin: "M9 4h6l-1 6 3 3H7l3-3zM12 13v7",
   sliders: "M4 7h9M17 7h3M15 5v4M4 17h3M11 17h9M9 15v4",
   chip: "M7 7h10v10H7zM10 3v4M14 3v4M10 17v4M14 17v4M3 10h4M3 14h4M17 10h4M17 14h4",
@@ -27,6 +27,16 @@ const STROKES = {
   face: "M12 12.5a4.2 4.2 0 1 0 0-8.4 4.2 4.2 0 0 0 0 8.4zM4.5 20.5c.6-4 3.6-5.5 7.5-5.5s6.9 1.5 7.5 5.5",
   picture: "M4 5h16v14H4zM4 16l4.5-4.5 4 4 3-3L20 17M15.5 9.5h.01",
   close: "M6 6l12 12M18 6L6 18",
+  star: "M12 4l2.4 5.2 5.6.6-4.2 3.8 1.2 5.6L12 16.400l-5 2.8 1.200-5.600L4 9.800l5.600-.600z",
+  heat: "M4 8h5v8H4zM9.500 8h5v8h-5zM15 8h5v8h-5zM6 12h1M11.500 12h1M17 12h1",
+  eye: "M3 12c3-5 6-6.500 9-6.500s6 1.500 9 6.500c-3 5-6 6.500-9 6.500S6 17 3 12zM12 9.500a2.500 2.500 0 1 0 0 5 2.500 2.500 0 0 0 0-5z",
+  columns: "M4 5h7v14H4zM13 5h7v14h-7z",
+  diff: "M6 7h6M9 4v6M12 17h6M5 20L19 4",
+  repeat: "M5 11V9a3 3 0 0 1 3-3h10M15 3l3 3-3 3M19 13v2a3 3 0 0 1-3 3H6M9 21l-3-3 3-3",
+  code: "M8 7l-5 5 5 5M16 7l5 5-5 5M13.500 5l-3 14",
+  balance: "M12 4v16M6 20h12M5 8h14M5 8l-2.500 6h5zM19 8l-2.500 6h5z",
+  map: "M6 5.500v13M6 9c0 3 10 1 10 5v4.500M6 4a1.500 1.500 0 1 0 0 .1M6 18.500a1.500 1.500 0 1 0 0 .1M16 18.500a1.500 1.500 0 1 0 0 .1",
+  keyboard: "M3 7h18v11H3zM7 11h.01M11 11h.01M15 11h.01M8 15h8",
 };
 
 export function icon(name) {
@@ -115,6 +125,7 @@ export function showMenu(anchor, items, {title = "", wide = false} = {}) {
           role: item.checked === undefined ? "menuitem" : "menuitemradio",
           "aria-checked": item.checked === undefined ? undefined : String(item.checked),
           class: item.danger ? "tl-danger" : "",
+          style: item.share === undefined ? undefined : `--share: ${(item.share * 100).toFixed(1)}%`,
           disabled: Boolean(item.disabled),
           title: item.why ?? undefined,
           onclick: () => { close(true); item.run(); },
@@ -168,7 +179,7 @@ function place(box, anchor, host) {
   box.style.top = `${fits ? below : Math.max(8, at.top - around.top - box.offsetHeight - 6)}px`;
 }
 
-// A dialog with a form; run(values) gets what the fields hold.
+// A dialog with a form; run(values, changed) gets what the fields hold, and of that what was changed in it.
 export function showDialog(host, title, fields, label, run, content = null) {
   const controls = new Map();
   const rows = fields.map(({name, words, help, kind = "text", value, choices}) => {
@@ -186,17 +197,43 @@ export function showDialog(host, title, fields, label, run, content = null) {
     h("div", {class: "tl-dialog-foot"},
       fields.length ? h("button", {type: "button", class: "tl-quiet", onclick: () => dialog.close()}, t("cancel")) : null,
       h("button", {type: "submit", class: "tl-strong"}, label)));
-  form.addEventListener("submit", () => run(Object.fromEntries([...controls].map(([name, control]) => [name, control.value]))));
+  const read = () => [...controls].map(([name, control]) => [name, control.value]);
+  const before = new Map(read());
+  form.addEventListener("submit", () => run(Object.fromEntries(read()), Object.fromEntries(read().filter(([name, value]) => value !== before.get(name)))));
   dialog.append(form);
-  showModal(host, dialog);
+  return showModal(host, dialog);
 }
 
+// A dialog that shows something; returns it, to be closed.
+export function showPane(host, title, ...content) {
+  const dialog = h("dialog", {class: "tl-dialog tl-pane", "aria-label": title});
+  dialog.append(h("div", {class: "tl-pane-head"}, h("h2", {}, title), iconButton("close", t("close"), () => dialog.close())),
+    h("div", {class: "tl-pane-body"}, ...content));
+  return showModal(host, dialog);
+}
+
+// A dialog around a form of the caller's own; run() when it is accepted, leave() when it is not.
+export function showForm(host, title, content, label, run, leave = () => {}) {
+  const dialog = h("dialog", {class: "tl-dialog", "aria-label": title});
+  let accepted = false;
+  const form = h("form", {method: "dialog", onsubmit: () => { accepted = true; run(); }},
+    h("h2", {}, title), content,
+    h("div", {class: "tl-dialog-foot"},
+      h("button", {type: "button", class: "tl-quiet", onclick: () => dialog.close()}, t("cancel")),
+      h("button", {type: "submit", class: "tl-strong"}, label)));
+  dialog.append(form);
+  dialog.addEventListener("close", () => { if (!accepted) leave(); });
+  return showModal(host, dialog);
+}
+
+// Returns the dialog, to be closed.
 export function showModal(host, dialog) {
   dialog.addEventListener("close", () => { liftToasts(); dialog.remove(); });
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener("keydown", (event) => event.stopPropagation());
   host.append(dialog);
   dialog.showModal();
+  return dialog;
 }
 
 export async function copyText(text) {

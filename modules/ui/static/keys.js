@@ -3,7 +3,8 @@
 import {h} from "./dom.js";
 import {t} from "./words.js";
 
-const KEYS = ["enter", "newline", "escape", "up", "new", "search", "sidebar", "regenerate", "copy", "help"];
+const KEYS = ["enter", "newline", "escape", "up", "new", "search", "sidebar", "regenerate", "continue", "version", "copy",
+  "compare", "impersonate", "remove", "good", "diff", "tokens", "prompt", "map", "help"];
 
 export function keyList() {
   return h("dl", {class: "tl-keys"}, KEYS.flatMap((name) => [

@@ -1,11 +1,17 @@
 // The chat view: one conversation in front, the list beside it, and the server's replies as they come.
 
-import {address, attempt, get, patch, post, remove} from "./api.js";
+import {address, attempt, get, patch, post} from "./api.js";
 import {drawSpeakers} from "./characters.js";
+import {Columns} from "./compare.js";
 import {Composer} from "./composer.js";
-import {closeMenu, copyText, h, iconButton, showDialog, toast} from "./dom.js";
+import {ComposerMenu} from "./composer_menu.js";
+import {ContextBar} from "./context.js";
+import {closeMenu, h, iconButton, showDialog, toast} from "./dom.js";
 import {keyList} from "./keys.js";
+import {showMap} from "./map.js";
 import {MessageView} from "./message.js";
+import {messageActions} from "./message_actions.js";
+import {showPrompt} from "./prompt.js";
 import {Sidebar} from "./sidebar.js";
 import {TopBar} from "./topbar.js";
 import {t} from "./words.js";
@@ -22,27 +28,21 @@ class Chat {
     this.streams = new Map(); // message id → EventSource
     this.limit = PAGE;
     this.seen = {};
-    this.actions = {
-      copy: (id) => this.copy(id),
-      edit: (view) => this.edit(view),
-      saveEdit: (id, content, answer) => this.saveEdit(id, content, answer),
-      regenerate: (id) => this.act(() => post(`/messages/${id}/regenerate`), {follow: true}),
-      continueReply: (id) => this.act(() => post(`/messages/${id}/continue`), {follow: true}),
-      select: (id) => this.act(() => post(`/messages/${id}/select`)),
-      branch: (id) => this.branch(id),
-      remove: (id) => this.removeMessage(id),
-    };
+    this.actions = messageActions(this);
     this.build();
   }
 
   build() {
     this.sidebar = new Sidebar(this);
     this.top = new TopBar(this);
-    this.composer = new Composer(this);
+    this.columns = new Columns(this.actions, this);
+    this.context = new ContextBar(this);
+    this.composerMenu = new ComposerMenu(this);
+    this.composer = new Composer(this, {menu: this.composerMenu.button, chip: this.composerMenu.chip, context: this.context.element});
     this.column = h("div", {class: "tl-column", role: "log", "aria-label": t("conversation"), "aria-live": "off"});
     this.earlier = h("button", {type: "button", class: "tl-quiet tl-earlier", hidden: true, onclick: () => this.showEarlier()}, "");
     this.welcome = h("div", {class: "tl-welcome"});
-    this.scroller = h("div", {class: "tl-scroll"}, this.earlier, this.welcome, this.column);
+    this.scroller = h("div", {class: "tl-scroll"}, this.earlier, this.welcome, this.column, this.columns.element);
     this.toEnd = iconButton("down", t("to.end"), () => this.scrollToEnd(true), {class: "tl-to-end", hidden: true});
     this.voice = h("div", {class: "tl-hidden", role: "status"});
     this.shade = h("div", {class: "tl-shade", onclick: () => this.sidebar.show(false)});
@@ -100,6 +100,8 @@ class Chat {
     const before = this.seen;
     this.seen = pulse;
     this.top.draw(pulse);
+    if (before.tokens !== pulse.tokens) this.drawTokens();
+    if (before.engine?.state !== pulse.engine.state || before.preset !== pulse.preset) this.context.soon(0);
     if (before.engine?.state === "loading" && pulse.engine.state === "empty" && pulse.engine.error) {
       toast(pulse.engine.error, {wrong: true});
     }
@@ -140,6 +142,8 @@ class Chat {
     this.sidebar.draw();
     this.drawWelcome();
     this.drawHint();
+    this.composerMenu.draw();
+    this.context.soon(0);
     this.composer.focus();
   }
 
@@ -148,6 +152,8 @@ class Chat {
     this.detach();
     this.views.clear();
     this.column.replaceChildren();
+    this.columns.clear();
+    this.shownLeaf = null;
     this.limit = PAGE;
     this.atEnd = true;
   }
@@ -197,7 +203,7 @@ class Chat {
   async refresh() {
     const id = this.current;
     const known = {};
-    for (const [key, view] of this.views) if (view.view.state !== "streaming") known[key] = view.view.changed;
+    for (const [key, view] of [...this.views, ...this.columns.views]) if (view.view.state !== "streaming") known[key] = view.view.changed;
     const chat = await attempt(() => post(`/${id}/view`, {known, limit: this.limit}));
     if (!chat || id !== this.current) return false;
     this.revision = chat.revision;
@@ -205,9 +211,11 @@ class Chat {
     this.earlier.hidden = !chat.earlier;
     this.earlier.textContent = t("earlier", {n: chat.earlier});
     document.title = chat.title ? `${chat.title} · Textloom` : "Textloom";
-    this.reconcile(chat.messages);
+    this.reconcile(chat.messages, chat.columns);
     this.drawSpeakers(chat.speakers);
     this.drawWelcome();
+    this.composerMenu.draw();
+    this.context.soon(200);
     return true;
   }
 
@@ -216,13 +224,16 @@ class Chat {
     drawSpeakers(this.views.values(), speakers);
   }
 
-  reconcile(messages) {
+  // columns: the replies that take the place of the last message while they are compared
+  reconcile(all, columns) {
+    this.shownLeaf = all.at(-1)?.id ?? null;
+    const messages = columns.length ? all.slice(0, -1) : all;
     const wanted = new Set(messages.map((message) => message.id));
     for (const [id, view] of this.views) {
       if (!wanted.has(id)) {
         view.element.remove();
         this.views.delete(id);
-        this.detach(id);
+        if (!columns.some((column) => column.id === id)) this.detach(id);
       }
     }
     const ordered = new Map();
@@ -230,17 +241,21 @@ class Chat {
     for (const message of messages) {
       let view = this.views.get(message.id);
       if (view) view.update(message);
-      else view = new MessageView(message, this.actions);
+      else view = new MessageView(message, this.actions, this);
       const place = before ? before.nextSibling : this.column.firstChild;
       if (place !== view.element) this.column.insertBefore(view.element, place);
       before = view.element;
       ordered.set(message.id, view);
-      if (message.state === "streaming") this.attach(message.id);
     }
     this.views = ordered;
+    this.columns.update(columns);
+    const writing = [...messages, ...columns].filter((message) => message.state === "streaming");
+    for (const message of writing) this.attach(message.id);
+    for (const id of [...this.streams.keys()]) if (!this.viewOf(id)) this.detach(id);
     this.column.querySelectorAll(".tl-last").forEach((element) => element.classList.remove("tl-last"));
     before?.classList.add("tl-last");
-    this.composer.busy(messages.some((message) => message.state === "streaming"));
+    this.composer.busy(writing.length > 0);
+    this.drawTokens();
     if (this.atEnd) this.scrollToEnd();
   }
 
@@ -248,18 +263,21 @@ class Chat {
 
   attach(id) {
     if (this.streams.has(id) || document.hidden) return;
-    const view = this.views.get(id);
-    const from = view?.blocks.position ?? 0;
-    const source = new EventSource(address(`/replies/${id}/events?from=${from}`));
+    const from = this.viewOf(id)?.blocks.position ?? 0;
+    const source = new EventSource(address(`/replies/${id}/events?from=${from}&tokens=${Boolean(this.seen.tokens)}`));
     this.streams.set(id, source);
     source.onmessage = (event) => {
-      this.views.get(id)?.live(JSON.parse(event.data));
+      const change = JSON.parse(event.data);
+      this.viewOf(id)?.live(change);
+      if (change.p && this.streams.size === 1) this.context.live(change.p, change.n);
       if (this.atEnd) this.scrollToEnd();
     };
     source.addEventListener("over", (event) => {
       this.detach(id);
       const message = JSON.parse(event.data);
-      this.views.get(id)?.update(message);
+      this.viewOf(id)?.update(message);
+      this.drawTokens();
+      this.context.soon(100);
       this.composer.busy(this.streams.size > 0);
       this.voice.textContent = message.figures.error ?? (message.state === "cut" ? t("voice.stopped") : t("voice.finished"));
       if (this.atEnd) this.scrollToEnd();
@@ -288,7 +306,59 @@ class Chat {
   // --- what the user does
 
   get leaf() {
-    return [...this.views.keys()].at(-1) ?? null;
+    return this.shownLeaf ?? null;
+  }
+
+  viewOf(id) {
+    return this.views.get(id) ?? this.columns.views.get(id);
+  }
+
+  get busyReplies() {
+    return this.streams.size > 0;
+  }
+
+  // What is about to be said, and where.
+  draft() {
+    return {chat: this.current, after: this.leaf, content: this.composer.text.value, settings: this.current ? null : this.settings};
+  }
+
+  drafted() {
+    this.context.soon();
+  }
+
+  // The tokens of replies in place of their text, or not.
+  drawTokens() {
+    const last = this.lastReply?.id;
+    for (const view of [...this.views.values(), ...this.columns.views.values()]) {
+      const {tokens, state, id} = view.view;
+      if (this.seen.tokens && state !== "streaming" && (tokens || id === last)) view.showTokens();
+      else if (!this.seen.tokens && !view.alone && (view.tokens || view.missingSince)) view.hideTokens();
+    }
+  }
+
+  async switchTokens() {
+    const on = !this.seen.tokens;
+    if (await attempt(() => post("/token-view", {on})) === undefined) return;
+    await this.pulse();
+    if (on) toast(t("tokens.on"), {seconds: 4});
+  }
+
+  showDraftPrompt() {
+    return showPrompt(this.host, () => post("/prompt", this.draft()));
+  }
+
+  // A chat has got something new: show it, wherever one was.
+  async began(id) {
+    if (!this.current) {
+      this.current = id;
+      this.toAddress(id, true);
+      this.composer.key = `textloom-draft-${id}`;
+      sessionStorage.removeItem("textloom-draft-new");
+    }
+    this.atEnd = true;
+    await this.refresh();
+    this.scrollToEnd();
+    this.sidebar.refresh();
   }
 
   async send(text) {
@@ -296,16 +366,8 @@ class Chat {
     const settings = this.current ? null : this.settings;
     const answer = await attempt(() => post("/send", {chat: this.current, after: this.leaf, content: text, settings}));
     if (!answer) return false;
-    if (!this.current) {
-      this.current = answer.chat;
-      this.toAddress(answer.chat, true);
-      this.composer.key = `textloom-draft-${answer.chat}`;
-      sessionStorage.removeItem("textloom-draft-new");
-    }
     this.voice.textContent = t("voice.sent");
-    await this.refresh();
-    this.scrollToEnd();
-    this.sidebar.refresh();
+    await this.began(answer.chat);
     return true;
   }
 
@@ -321,57 +383,44 @@ class Chat {
     return true;
   }
 
-  async copy(id) {
-    const answer = await attempt(() => get(`/messages/${id}`));
-    if (answer) copyText(answer.content);
-  }
-
-  async edit(view) {
-    const answer = await attempt(() => get(`/messages/${view.view.id}`));
-    if (answer) view.beginEditing(answer.content);
-  }
-
   editLast() {
     const last = [...this.views.values()].reverse().find((view) => view.view.role === "user");
-    if (last && !this.composer.writing) this.edit(last);
-  }
-
-  saveEdit(id, content, answer) {
-    return this.act(() => post(`/messages/${id}/edit`, {content, answer}), {follow: answer});
-  }
-
-  async branch(id) {
-    const answer = await attempt(() => post(`/messages/${id}/branch`));
-    if (!answer) return;
-    await this.open(answer.id);
-    this.sidebar.refresh();
-    toast(t("branched"), {seconds: 4});
-  }
-
-  async removeMessage(id) {
-    if (!(await this.act(() => remove(`/messages/${id}`)))) return;
-    toast(t("message.deleted"), {
-      action: {label: t("undo"), run: () => this.act(() => post(`/messages/${id}/restore`))},
-    });
+    if (last && !this.composer.writing) this.actions.edit(last);
   }
 
   async settingsChanged(values) {
     if (!this.current) this.settings = {...this.settings, ...values};
     else if (await attempt(() => patch(`/${this.current}`, {settings: values})) !== undefined) await this.refresh();
     this.drawHint();
+    this.composerMenu.draw();
+    this.context.soon(0);
   }
 
   pressed(event) {
     if (!this.host.offsetParent || document.querySelector("dialog[open]")) return; // another tab or a dialog is in front
     const writing = /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement?.tagName ?? "");
+    const reply = this.lastReply;
     const run = {
-      Escape: this.streams.size ? () => this.stop() : null,
-      "?": writing ? null : () => showDialog(this.host, t("keys.title"), [], t("close"), () => {}, keyList()),
+      Escape: this.composer.lent ?? (this.streams.size ? () => this.stop() : null),
+      "?": writing ? null : () => this.showKeys(),
       "C-S-O": () => this.fresh(),
       "C-S-F": () => { this.sidebar.show(true); this.sidebar.search.focus(); },
       "C-S-S": () => this.sidebar.show(!this.sidebar.visible),
-      "C-S-R": () => this.lastReply && this.actions.regenerate(this.lastReply),
-      "C-S-C": () => this.lastReply && this.copy(this.lastReply),
+      "C-S-R": () => reply && this.actions.regenerate(reply.id),
+      "C-S-C": () => reply && this.actions.copy(reply.id),
+      "C-S-ENTER": () => reply && this.actions.continueReply(reply.id),
+      "C-S-<": () => this.step(-1),
+      "C-S-,": () => this.step(-1),
+      "C-S->": () => this.step(1),
+      "C-S-.": () => this.step(1),
+      "C-S-K": () => this.composerMenu.compare(),
+      "C-S-U": () => this.leaf && this.composerMenu.impersonate(),
+      "C-S-BACKSPACE": () => this.composerMenu.removeLast(),
+      "C-S-G": () => reply && this.actions.markGood(reply.id, !reply.extra?.good),
+      "C-S-D": () => reply?.versions.length > 1 && this.actions.diff(reply),
+      "C-S-L": () => this.switchTokens(),
+      "C-S-E": () => this.showDraftPrompt(),
+      "C-S-M": () => showMap(this),
     }[(event.ctrlKey || event.metaKey) && event.shiftKey ? `C-S-${event.key.toUpperCase()}` : event.key];
     if (!run) return;
     event.preventDefault();
@@ -379,7 +428,18 @@ class Chat {
   }
 
   get lastReply() {
-    return [...this.views.values()].reverse().find((view) => view.view.role === "assistant")?.view.id;
+    return [...this.views.values()].reverse().find((view) => view.view.role === "assistant")?.view;
+  }
+
+  // To the version before or after the last reply.
+  step(by) {
+    const reply = this.lastReply;
+    const id = reply?.versions[reply.versions.indexOf(reply.id) + by];
+    if (id) this.actions.select(id);
+  }
+
+  showKeys() {
+    showDialog(this.host, t("keys.title"), [], t("close"), () => {}, keyList());
   }
 
   openTab(name) {
@@ -428,7 +488,10 @@ class Chat {
     if (!engine) return;
     let words = t("hint");
     let button = null;
-    if (engine.state === "ready" && !engine.template && !this.settings.template && this.settings.mode !== "chat") {
+    if (engine.state === "ready" && engine.problem && !this.settings.template && this.settings.mode !== "chat") {
+      words = t("template.problem", {name: engine.name, problem: engine.problem});
+      button = h("button", {type: "button", class: "tl-link", onclick: () => this.top.openSettings()}, t("template.choose"));
+    } else if (engine.state === "ready" && !engine.template && !this.settings.template && this.settings.mode !== "chat") {
       words = t("template.warning", {name: engine.name});
       button = h("button", {type: "button", class: "tl-link", onclick: () => this.top.openSettings()}, t("template.choose"));
     } else if (engine.state === "ready" && engine.template !== "model" && !this.settings.template) {

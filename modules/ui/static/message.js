@@ -1,12 +1,17 @@
-// One message: its text, its versions, what it took, and what can be done with it.
+// One message: its text or its tokens, its versions, what it took, and what can be done with it.
 
 import {Blocks} from "./blocks.js";
-import {h, icon, iconButton} from "./dom.js";
+import {h, icon, iconButton, showMenu} from "./dom.js";
+import {TokenView, tokenLegend} from "./tokens.js";
 import {count, t, when} from "./words.js";
 
 export class MessageView {
-  constructor(view, actions) {
+  // actions: what the tools do; controller: {act(work, options)} for the token view
+  // compared: it is one of several columns, and what makes other versions waits until one is kept
+  constructor(view, actions, controller, {compared = false} = {}) {
     this.actions = actions;
+    this.controller = controller;
+    this.compared = compared;
     this.body = h("div", {class: "tl-body"});
     this.status = h("div", {class: "tl-status", "aria-live": "off"});
     this.tools = h("div", {class: "tl-tools", role: "group", "aria-label": t("message.actions")});
@@ -29,6 +34,8 @@ export class MessageView {
     if ("text" in view) this.body.textContent = view.text;
     if ("blocks" in view && view.state !== "streaming") this.settle(view.blocks);
     this.element.setAttribute("aria-busy", String(view.state === "streaming"));
+    this.blocks.thinks(view.state === "streaming");
+    if (this.tokens && before?.changed !== view.changed && view.state !== "streaming") this.reloadTokens();
     this.drawTools();
     this.drawFigures();
   }
@@ -47,7 +54,7 @@ export class MessageView {
   drawTools() {
     const {view, actions} = this;
     const tools = [];
-    if (view.versions.length > 1) {
+    if (view.versions.length > 1 && !this.compared) {
       const at = view.versions.indexOf(view.id);
       tools.push(
         h("span", {class: "tl-versions"},
@@ -58,16 +65,53 @@ export class MessageView {
     }
     if (view.state !== "streaming") {
       const reply = view.role === "assistant";
+      const good = Boolean(view.extra?.good);
       tools.push(iconButton("copy", t("copy"), () => actions.copy(view.id)));
-      tools.push(iconButton("edit", t("edit"), () => actions.edit(this)));
-      tools.push(iconButton("again", reply ? t("regenerate") : t("answer"), () => actions.regenerate(view.id)));
-      if (reply) tools.push(iconButton("onward", t("continue"), () => actions.continueReply(view.id)));
-      tools.push(iconButton("branch", t("branch"), () => actions.branch(view.id)));
-      tools.push(iconButton("trash", t("delete"), () => actions.remove(view.id)));
+      if (!this.compared) {
+        tools.push(iconButton("edit", t("edit"), () => actions.edit(this), {class: "tl-roomy"}));
+        tools.push(iconButton("again", reply ? t("regenerate") : t("answer"), () => actions.regenerate(view.id)));
+      }
+      if (reply) {
+        tools.push(iconButton("onward", t("continue"), () => actions.continueReply(view.id), {class: "tl-roomy"}));
+        tools.push(iconButton("star", good ? t("mark.good.off") : t("mark.good"), () => actions.markGood(view.id, !good),
+          {class: good ? "tl-on" : "tl-roomy", "aria-pressed": String(good)}));
+      }
+      tools.push(iconButton("more", t("message.more"), (event) => this.menu(event.currentTarget), {"aria-haspopup": "menu", "aria-expanded": "false"}));
     }
     const focused = this.tools.contains(document.activeElement) ? document.activeElement.ariaLabel : null;
     this.tools.replaceChildren(...tools);
     if (focused) [...this.tools.querySelectorAll("button")].find((button) => button.ariaLabel === focused)?.focus();
+  }
+
+  // What there is no room for, or is wanted seldom. On a narrow page everything is here.
+  menu(anchor) {
+    const {view, actions} = this;
+    const reply = view.role === "assistant";
+    const good = Boolean(view.extra?.good);
+    const narrow = matchMedia("(max-width: 899px)").matches;
+    const others = view.versions.filter((id) => id !== view.id);
+    const items = [];
+    if (narrow && !this.compared) items.push({label: t("edit"), icon: "edit", run: () => actions.edit(this)});
+    if (narrow && reply) {
+      items.push(
+        {label: t("continue"), icon: "onward", run: () => actions.continueReply(view.id)},
+        {label: good ? t("mark.good.off") : t("mark.good"), icon: "star", run: () => actions.markGood(view.id, !good)});
+    }
+    if (reply && others.length) items.push({label: t("mark.better"), icon: "balance", run: () => actions.prefer(anchor, view)});
+    if (narrow && items.length) items.push(null);
+    items.push({label: t("branch"), icon: "branch", run: () => actions.branch(view.id)});
+    if (!this.compared) items.push({label: t("compare.answers"), icon: "columns", run: () => actions.compare(view)});
+    if (others.length) items.push({label: t("diff"), icon: "diff", run: () => actions.diff(view)});
+    items.push({label: reply ? t("prompt.of.reply") : t("prompt.of.message"), icon: "eye", run: () => actions.prompt(view.id)});
+    if (reply) items.push({label: this.tokens ? t("tokens.hide") : t("tokens"), icon: "heat", run: () => this.toggleTokens()});
+    items.push(null);
+    if (reply && !this.compared) items.push({label: t("again.exactly"), icon: "repeat", run: () => actions.runAgain(view.id)});
+    items.push(
+      {label: t("copy.curl"), icon: "code", run: () => actions.copyProgram(view.id, "curl")},
+      {label: t("copy.python"), icon: "code", run: () => actions.copyProgram(view.id, "python")},
+      null,
+      {label: t("delete"), icon: "trash", danger: true, run: () => actions.remove(view.id)});
+    showMenu(anchor, items);
   }
 
   drawFigures() {
@@ -83,15 +127,21 @@ export class MessageView {
           ? t("figures.prompt.cached", {n: count(figures.prompt_tokens), cached: count(figures.cached_tokens)})
           : t("figures.prompt", {n: count(figures.prompt_tokens)}));
       }
-      if (view.model) words.push(view.model + (figures.adapter ? ` + ${figures.adapter}` : ""));
+      if (view.model) words.push(view.model + this.adapterWords(figures));
       if (figures.preset) words.push(figures.preset);
       if (figures.edited) words.push(t("figures.edited"));
     }
     this.figures.replaceChildren(...words.map((text) => h("span", {}, text)));
-    this.figures.title = [when(view.created), figures.seed !== undefined ? t("figures.seed", {n: figures.seed}) : ""]
-      .filter(Boolean).join(" · ");
+    this.figures.title = [when(view.created), figures.seed !== undefined ? t("figures.seed", {n: figures.seed}) : "",
+      figures.prompt_hash ? t("figures.hash", {n: figures.prompt_hash}) : ""].filter(Boolean).join(" · ");
     this.drawNote(figures);
     if (view.state !== "streaming") this.status.replaceChildren();
+  }
+
+  adapterWords(figures) {
+    if (!figures.adapter) return "";
+    const strength = figures.adapter_strength;
+    return ` + ${figures.adapter}${strength && strength !== 1 ? ` × ${strength}` : ""}`;
   }
 
   drawNote(figures) {
@@ -104,15 +154,83 @@ export class MessageView {
         parts.push(h("span", {class: figures.error ? "tl-wrong-text" : ""}, reason));
         parts.push(h("button", {type: "button", class: "tl-link", onclick: () => this.actions.continueReply(view.id)}, t("continue")));
       }
+      if (view.again) parts.push(h("span", {}, t(againWords(view.again))), ...(view.again.same_text || !view.versions.includes(view.again.of) ? [] :
+        [h("button", {type: "button", class: "tl-link", onclick: () => this.actions.diff(view, view.again.of)}, t("diff"))]));
+      const over = (view.extra?.better_than ?? []).map((id) => view.versions.indexOf(id) + 1).filter(Boolean);
+      if (over.length) parts.push(h("span", {}, t("mark.better.than", {n: over.join(", ")})));
+      if (this.missingSince) {
+        parts.push(h("span", {}, t("tokens.none")));
+        if (this.computable) {
+          parts.push(h("button", {type: "button", class: "tl-link", onclick: () => this.showTokens({compute: true})}, t("tokens.compute")));
+        }
+      }
     }
     this.note.replaceChildren(...parts);
+  }
+
+  // --- tokens in place of the text
+
+  // Show them; where none are kept, say so. compute: have the model score the text first. live: more are on their way.
+  async showTokens({compute = false, live = false} = {}) {
+    const {view} = this;
+    if (view.role !== "assistant" || this.loadingTokens) return;
+    if (!compute && (this.tokens || this.missingSince === view.changed)) return;
+    this.loadingTokens = true;
+    const tokens = new TokenView(this.controller, view.id);
+    const there = await tokens.load({compute});
+    this.loadingTokens = false;
+    if (!there && !live) {
+      this.missingSince = view.changed;
+      this.computable = tokens.computable;
+      this.drawNote(view.figures ?? {});
+      return;
+    }
+    this.tokens?.element.remove();
+    this.legend?.remove();
+    this.missingSince = null;
+    this.tokens = tokens;
+    this.legend = tokenLegend();
+    this.body.hidden = true;
+    this.body.after(tokens.element, this.legend);
+    this.drawNote(view.figures ?? {});
+  }
+
+  async reloadTokens() {
+    await this.growing;
+    await this.tokens?.load();
+  }
+
+  hideTokens() {
+    this.tokens?.element.remove();
+    this.legend?.remove();
+    this.tokens = this.legend = this.missingSince = null;
+    this.alone = false;
+    this.body.hidden = false;
+    this.drawNote(this.view.figures ?? {});
+  }
+
+  // For this message only, whatever the others show.
+  async toggleTokens() {
+    if (this.tokens) return this.hideTokens();
+    this.alone = true;
+    await this.showTokens();
+    if (!this.tokens && this.computable) await this.showTokens({compute: true});
   }
 
   // --- while the reply is written
 
   live(change) {
     if ("phase" in change) this.drawStatus(change);
-    else this.blocks.apply(change);
+    else if ("tokens" in change) {
+      this.growing = (this.growing ?? Promise.resolve()).then(async () => {
+        if (!this.tokens) await this.showTokens({live: true});
+        this.tokens?.grow(change);
+      });
+    }
+    else {
+      this.blocks.apply(change);
+      this.blocks.thinks(true);
+    }
   }
 
   drawStatus(status) {
@@ -162,4 +280,9 @@ export class MessageView {
     area.focus();
     area.setSelectionRange(area.value.length, area.value.length);
   }
+}
+
+function againWords({same_text, same_prompt}) {
+  if (same_text) return "again.same";
+  return same_prompt === false ? "again.prompt" : "again.different";
 }

@@ -3,6 +3,8 @@
 import {attempt, get, patch, post, remove} from "./api.js";
 import {CharacterPick} from "./characters.js";
 import {h, icon, iconButton, showDialog, showMenu} from "./dom.js";
+import {showMap} from "./map.js";
+import {showMarks} from "./marks.js";
 import {bytes, count, t} from "./words.js";
 
 export class TopBar {
@@ -17,9 +19,10 @@ export class TopBar {
     this.preset = h("button", {type: "button", class: "tl-pick tl-preset", "aria-haspopup": "menu", "aria-expanded": "false",
       "aria-label": t("preset"), title: t("preset"), onclick: () => this.choosePreset()}, icon("sliders"), this.presetName, icon("down"));
     this.character = new CharacterPick(controller);
+    this.more = iconButton("more", t("chat.view"), () => this.openMore(), {"aria-haspopup": "menu", "aria-expanded": "false"});
     this.settings = iconButton("gear", t("chat.settings"), () => this.openSettings());
     this.fresh = iconButton("plus", t("chat.new"), () => controller.fresh(), {class: "tl-top-new"});
-    this.element = h("header", {class: "tl-top"}, this.menuButton, this.model, this.preset, this.character.element, h("span", {class: "tl-space"}), this.settings, this.fresh);
+    this.element = h("header", {class: "tl-top"}, this.menuButton, this.model, this.preset, this.character.element, h("span", {class: "tl-space"}), this.more, this.settings, this.fresh);
   }
 
   draw(pulse) {
@@ -36,6 +39,20 @@ export class TopBar {
     this.model.title = engine.state === "loading" ? engine.progress : engine.error ?? t("model.choose");
     this.model.setAttribute("aria-label", `${t("model")}: ${names[engine.state]}`);
     this.presetName.textContent = pulse.preset ?? t("preset.own");
+  }
+
+  // What the conversation can be looked at by.
+  openMore() {
+    const {controller} = this;
+    const on = Boolean(controller.seen.tokens);
+    showMenu(this.more, [
+      {label: t("tokens"), icon: "heat", checked: on, run: () => controller.switchTokens()},
+      {label: t("prompt"), icon: "eye", run: () => controller.showDraftPrompt()},
+      {label: t("map"), icon: "map", disabled: !controller.current, run: () => showMap(controller)},
+      {label: t("marks"), icon: "star", run: () => showMarks(controller.host)},
+      null,
+      {label: t("keys.title"), icon: "keyboard", run: () => controller.showKeys()},
+    ]);
   }
 
   async chooseModel() {
@@ -108,6 +125,7 @@ export class TopBar {
         {name: "adapter_strength", words: t("adapter.strength"), kind: "number", value: settings.adapter_strength},
       );
     }
-    showDialog(this.controller.host, t("chat.settings"), fields, t("save"), (values) => this.controller.settingsChanged(values));
+    showDialog(this.controller.host, t("chat.settings"), fields, t("save"), 
+      (_, changed) => this.controller.settingsChanged(changed)); // another tab may have changed the rest meanwhile
   }
 }

@@ -19,6 +19,9 @@ export function t(key, values = {}) {
 const number = new Intl.NumberFormat(language);
 export const count = (value) => number.format(value);
 
+const share = new Intl.NumberFormat(language, {style: "percent", maximumSignificantDigits: 2});
+export const percent = (value) => (value < 0.0001 ? `< ${share.format(0.0001)}` : share.format(value));
+
 export function bytes(size) {
   const units = ["B", "KB", "MB", "GB", "TB"];
   let at = 0;
