@@ -107,7 +107,7 @@ def as_programs(app: App, owner: str, message_id: int, address: str) -> dict[str
         request, _ = _request(app, owner, message, replace(run, exact=False), way)
     else:
         request = request_of(app, owner, way, branch_of(app, owner, chat.id, message.id))
-    path, body = api_body(request, _template_named(app, request, way))
+    path, body = api_body(request, message.model or app.engine.model.name, _template_named(app, request, way))
     return {"curl": _curl(address + path, body), "python": _python(address, path, body)}
 
 
@@ -119,9 +119,9 @@ def _template_named(app: App, request: GenerationRequest, way: Way) -> str | Non
     return None if request.template == template_of(app, way.settings) else request.template
 
 
-def api_body(request: GenerationRequest, template: str | None) -> tuple[str, dict[str, Any]]:
-    """(address below /v1, body) of the API call that makes `request`, whichever model is loaded then."""
-    body: dict[str, Any] = {}
+def api_body(request: GenerationRequest, model: str, template: str | None) -> tuple[str, dict[str, Any]]:
+    """(address below /v1, body) of the API call that makes `request`."""
+    body: dict[str, Any] = {"model": model}
     if isinstance(request.prompt, str):
         path = "/completions"
         body["prompt"] = request.prompt
@@ -172,7 +172,7 @@ def _python(address: str, path: str, body: Mapping[str, Any]) -> str:
     more = {key: value for key, value in body.items() if key not in _OPENAI}
     call = "chat.completions" if path.startswith("/chat") else "completions"
     answer = "message.content" if path.startswith("/chat") else "text"
-    lines = ['    model="",  # the one that is loaded', *(f"    {key}={value!r}," for key, value in known.items())]
+    lines = [f"    {key}={value!r}," for key, value in known.items()]
     if more:
         lines.append(f"    extra_body={more!r},")
     return "\n".join(

@@ -107,3 +107,15 @@ def reply(page: Page, number: int = -1) -> str:
     return (
         replies.nth(number).locator(".tl-body").inner_text() if number >= 0 else replies.last.locator(".tl-body").inner_text()
     )
+
+
+def message_menu(page: Page, item: str, message: str = ".tl-last") -> None:
+    """Choose something from the menu of the last (or another) message."""
+    page.locator(f"{message} .tl-tools").get_by_role("button", name="More for this message").click()
+    page.get_by_role("menuitem", name=item).click()
+
+
+def open_menu(page: Page, button: str, item: str) -> None:
+    """Choose something from the menu under a button."""
+    page.get_by_role("button", name=button, exact=True).click()
+    page.locator(".tl-menu button").filter(has_text=item).click()

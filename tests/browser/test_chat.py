@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Site, reply, say
+from tests.browser.conftest import Site, message_menu, reply, say
 
 pytestmark = pytest.mark.browser
 
@@ -100,7 +100,7 @@ def test_deleted_messages_and_chats_come_back_by_undo(site: Site):
     page = site.open()
     say(page, "delete me")
     reply(page)
-    page.locator(LAST).get_by_role("button", name="Delete").click()
+    message_menu(page, "Delete")
     expect(page.locator(".tl-message")).to_have_count(1)
     page.get_by_role("button", name="Undo").click()
     expect(page.locator(".tl-message")).to_have_count(2)
@@ -138,7 +138,7 @@ def test_branching_makes_a_chat_of_its_own(site: Site):
     say(page, "the beginning")
     reply(page)
     before = page.url
-    page.locator(LAST).get_by_role("button", name="Branch into a new chat").click()
+    message_menu(page, "Branch into a new chat")
     page.wait_for_function(f"location.href !== '{before}'")
     expect(page.locator(".tl-message")).to_have_count(2)
 

@@ -55,7 +55,7 @@ def test_tokens_come_with_the_reply_while_it_is_written(apps: Any):
     rows: list[Any] = []
     with page.http.stream("GET", f"/chats/replies/{sent['reply']}/events?tokens=true") as answer:
         for line in answer.iter_lines():
-            if line.startswith("data:") and "tokens" in (data := json.loads(line[5:])):
+            if line.startswith("data:") and "from" in (data := json.loads(line[5:])):
                 assert data["from"] == len(rows)
                 rows += data["tokens"]
     assert "".join(row[0] for row in rows) == "live tokens"

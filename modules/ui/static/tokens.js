@@ -23,12 +23,14 @@ export class TokenView {
     const answer = await attempt(() => (compute ? post : get)(`/messages/${this.id}/tokens`));
     if (!answer) return false;
     this.computable = Boolean(answer.computable);
+    const focused = this.element.contains(document.activeElement) ? document.activeElement.dataset.place : null;
     this.element.replaceChildren();
     this.parts = [];
     for (const part of answer.parts) {
       if ("text" in part) this.element.append(h("span", {}, part.text));
       else this.add(part.at, part.tokens);
     }
+    if (focused) this.element.querySelector(`[data-place="${focused}"]`)?.focus();
     return this.parts.length > 0;
   }
 
