@@ -233,6 +233,7 @@ def test_marked_replies_become_a_data_set(site: Site):
     expect(page.locator(f"{LAST} .tl-versions")).to_contain_text("2/2")
     reply(page)
     page.get_by_role("button", name="Previous version").click()
+    expect(page.locator(f"{LAST} .tl-body")).to_have_text("good")
     page.locator(LAST).get_by_role("button", name="Good example").click()
     expect(page.locator(LAST).get_by_role("button", name="Not a good example")).to_have_attribute("aria-pressed", "true")
     message_menu(page, "Better than another version")

@@ -1,7 +1,8 @@
 // Two versions of a message, with what went out and what came in.
 
 import {attempt, get} from "./api.js";
-import {h, showPane} from "./dom.js";
+import {h} from "./dom.js";
+import {openSheet} from "./sheet.js";
 import {t} from "./words.js";
 
 // view: the message as the server tells it; other: the version to begin with (the one before, where none is given)
@@ -24,6 +25,6 @@ export function showDifference(host, view, other = null) {
     text.replaceChildren(...steps.map(([kind, words]) => h(tags[kind], {}, words)));
     if (steps.every(([kind]) => kind === "same")) text.prepend(h("p", {class: "tl-diff-same"}, t("diff.same")));
   }
-  showPane(host, t("diff"), h("div", {class: "tl-diff-choice"}, old.label, now.label), text);
+  openSheet(host, t("diff"), {wide: true}).body.append(h("div", {class: "tl-diff-choice"}, old.label, now.label), text);
   draw();
 }

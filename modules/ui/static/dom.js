@@ -204,14 +204,6 @@ export function showDialog(host, title, fields, label, run, content = null) {
   return showModal(host, dialog);
 }
 
-// A dialog that shows something; returns it, to be closed.
-export function showPane(host, title, ...content) {
-  const dialog = h("dialog", {class: "tl-dialog tl-pane", "aria-label": title});
-  dialog.append(h("div", {class: "tl-pane-head"}, h("h2", {}, title), iconButton("close", t("close"), () => dialog.close())),
-    h("div", {class: "tl-pane-body"}, ...content));
-  return showModal(host, dialog);
-}
-
 // A dialog around a form of the caller's own; run() when it is accepted, leave() when it is not.
 export function showForm(host, title, content, label, run, leave = () => {}) {
   const dialog = h("dialog", {class: "tl-dialog", "aria-label": title});

@@ -1,7 +1,8 @@
 // The tree of a chat: one line for each message, branches side by side; a click goes there.
 
 import {attempt, get} from "./api.js";
-import {h, icon, showPane} from "./dom.js";
+import {h, icon} from "./dom.js";
+import {openSheet} from "./sheet.js";
 import {t} from "./words.js";
 
 const LANE = 18;
@@ -36,7 +37,8 @@ export async function showMap(chat) {
     event.preventDefault();
     buttons[buttons.indexOf(document.activeElement) + step]?.focus();
   });
-  const pane = showPane(chat.host, t("map"), h("p", {class: "tl-prompt-facts"}, t("map.help")), frame);
+  const pane = openSheet(chat.host, t("map"), {wide: true});
+  pane.body.append(h("p", {class: "tl-prompt-facts"}, t("map.help")), frame);
   (list.querySelector("[aria-current]") ?? list.querySelector("button"))?.focus();
 }
 

@@ -1,7 +1,8 @@
 // The replies that were marked, as a data set to train on.
 
 import {address, attempt, get, post} from "./api.js";
-import {h, showPane, toast} from "./dom.js";
+import {h, toast} from "./dom.js";
+import {openSheet} from "./sheet.js";
 import {count, t} from "./words.js";
 
 export async function showMarks(host) {
@@ -18,7 +19,7 @@ export async function showMarks(host) {
     return h("section", {class: "tl-marks"}, h("h3", {}, t(`marks.${kind}`, {n: count(number)})), h("p", {class: "tl-prompt-facts"}, t(`marks.${kind}.help`)),
       h("pre", {class: "tl-marks-form"}, example), h("div", {class: "tl-marks-row"}, name, save, download));
   };
-  showPane(host, t("marks"),
+  openSheet(host, t("marks"), {wide: true}).body.append(
     section("examples", '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}'),
     section("preferences", '{"prompt": […], "chosen": [{"role": "assistant", …}], "rejected": [{"role": "assistant", …}]}'));
 }

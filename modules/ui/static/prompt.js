@@ -1,7 +1,8 @@
 // What the model sees: the exact prompt, what the template put into it, and what did not fit.
 
 import {attempt} from "./api.js";
-import {copyText, h, showPane} from "./dom.js";
+import {copyText, h} from "./dom.js";
+import {openSheet} from "./sheet.js";
 import {count, t} from "./words.js";
 
 // load: asks the server for it
@@ -23,5 +24,5 @@ export async function showPrompt(host, load) {
     h("span", {}, t("prompt.said")), view.left_out.length ? h("span", {class: "tl-piece-cut"}, t("prompt.left.out")) : null), text);
   parts.push(h("details", {class: "tl-ids"}, h("summary", {}, t("prompt.ids", {n: count(view.ids.length)})), h("code", {}, view.ids.join(" "))));
   parts.push(h("button", {type: "button", class: "tl-quiet", onclick: () => copyText(view.pieces.map(([, words]) => words).join(""))}, t("copy")));
-  showPane(host, t("prompt"), ...parts);
+  openSheet(host, t("prompt"), {wide: true}).body.append(...parts);
 }
