@@ -15,8 +15,11 @@ from torch.nn import functional
 from transformers.cache_utils import Cache
 
 from modules.generation.local.store import Piece
+from modules.generation.local.threads import OneThread
 
 NAME = "textloom_pieces"
+SMALL = 4096
+"""Attention to so few scores is computed on one thread."""
 
 
 class Pieces(Cache):
@@ -111,7 +114,11 @@ def look(
     folded = query.reshape(1, key_heads, groups * count, dim)
     mask = pieces.mask(index, first, groups, window, folded) if count > 1 else None
     if softcap is None and sinks is None:
-        seen = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)
+        if count * heads * total < SMALL and keys.is_cpu:
+            with OneThread():
+                seen = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)
+        else:
+            seen = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)
     else:
         seen = _plainly(folded, keys, values, mask, scaling, softcap, sinks)
     return seen.view(1, heads, count, values.shape[-1])

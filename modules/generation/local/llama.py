@@ -36,8 +36,16 @@ class Norm:
         self.weight = module.weight
         self._shape = tuple(module.weight.shape)
         self.least = module.variance_epsilon
+        self._quick = self.weight.dtype == torch.float32 and self.weight.is_cpu
+        if self._quick:
+            width = self.weight.shape[0]
+            self._scaled = self.weight.detach() * width**0.5
+            self._floor = torch.tensor((width * self.least) ** 0.5)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self._quick:
+            # The same with the root of the sum of squares, which is one operation, and so half as long on a processor.
+            return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._floor) * self._scaled
         return functional.rms_norm(x, self._shape, self.weight, self.least)
 
 
@@ -138,28 +146,27 @@ class Decoder:
         if adapt is not None:
             adapt.add(layer.qkv.parts, read, mixed)
         mixed = mixed.view(count, -1, layer.dim)
-        turned, values = mixed.split((layer.heads + layer.key_heads, layer.key_heads), 1)
+        turned, values = torch.split_with_sizes(mixed, (layer.heads + layer.key_heads, layer.key_heads), 1)
         if layer.query_norm is not None and layer.key_norm is not None:
-            queries, keys = turned.split((layer.heads, layer.key_heads), 1)
+            queries, keys = torch.split_with_sizes(turned, (layer.heads, layer.key_heads), 1)
             turned = torch.cat((layer.query_norm(queries), layer.key_norm(keys)), 1)
         turned = torch.addcmul(turned * cos, turned.roll(layer.dim // 2, -1), sin).transpose(0, 1)[None]
-        queries, keys = turned.split((layer.heads, layer.key_heads), 1)
+        queries, keys = torch.split_with_sizes(turned, (layer.heads, layer.key_heads), 1)
         cache.update(keys, values.transpose(0, 1)[None], layer.index)
         seen = self._attention(layer, queries, cache)
-        out = layer.out(seen)
+        x = layer.out.added_to(x, seen)
         if adapt is not None:
-            adapt.add(layer.out.parts, seen, out)
-        x = x + out
+            adapt.add(layer.out.parts, seen, x)
         read = layer.before_mlp(x)
         both = layer.gate_up(read)
         if adapt is not None:
             adapt.add(layer.gate_up.parts, read, both)
-        gate, up = both.split((layer.width, layer.width), 1)
+        gate, up = torch.split_with_sizes(both, (layer.width, layer.width), 1)
         middle = functional.silu(gate) * up
-        down = layer.down(middle)
+        x = layer.down.added_to(x, middle)
         if adapt is not None:
-            adapt.add(layer.down.parts, middle, down)
-        return x + down
+            adapt.add(layer.down.parts, middle, x)
+        return x
 
     def _attention(self, layer: Layer, queries: Tensor, cache: Pieces) -> Tensor:
         """queries [1, heads, tokens, dim] to [tokens, heads · dim]."""

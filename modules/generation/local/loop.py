@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,11 +22,14 @@ from modules.generation.local.pace import Pace
 from modules.generation.local.row import Lane, Row
 from modules.generation.local.slots import WORTH_COPYING, NoRoom, Slots, common
 from modules.generation.local.store import Piece
+from modules.generation.local.threads import OneThread
 from modules.generation.samplers.rows import Detail, choose, guide
 from modules.generation.types import ModelStatus
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+SMALL = 1 << 18
+"""Tokens are chosen on one thread from so few scores."""
 AHEAD = 256
 """Room that a new row gets beyond its prompt; more is added when it is needed."""
 
@@ -411,8 +415,9 @@ class Loop:
             for index, row in enumerate(rows):
                 if row.look is not None:
                     row.look(scores[index : index + 1])
-            chosen = choose(scores, [row.sampler for row in rows], logprobs=[row.request.logprobs for row in rows])
-            tokens = chosen.tokens.tolist()
+            with OneThread() if scores.is_cpu and scores.numel() < SMALL else nullcontext():
+                chosen = choose(scores, [row.sampler for row in rows], logprobs=[row.request.logprobs for row in rows])
+                tokens = chosen.tokens.tolist()
         except Exception as error:  # noqa: BLE001 - it ends one row only
             if len(rows) == 1:
                 self._fail(rows[0], error)

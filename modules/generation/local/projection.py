@@ -57,6 +57,12 @@ class Projection:
             return self._modules[0](x)
         return torch.cat([module(x) for module in self._modules], -1)
 
+    def added_to(self, before: Tensor, x: Tensor) -> Tensor:
+        """before [tokens, out] + self(x), as a new tensor; in one operation where that is possible."""
+        if self._packed is not None:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, before, self._packed, self.bias, "add")
+        return before + self(x)
+
 
 def can_pack(weight: Tensor) -> bool:
     """Whether `Projection` may pack weights like this one."""
