@@ -2,7 +2,7 @@
 
 python benchmarks/engine.py                         the table of the engine's bars, on the processor with the starter model
 python benchmarks/engine.py --only streams,samplers some rows of it
-python benchmarks/engine.py --quantised DIR         8-bit and 4-bit of that folder (and GPTQ, of a GPTQ folder) against generate()
+python benchmarks/engine.py --model DIR             of another folder
 python benchmarks/engine.py --cuda                  Llama-2-7B shapes with random weights on a GPU
 """
 
@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import statistics
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from modules.generation.sampling import SamplingParams  # noqa: E402
-from modules.generation.types import Finished, GenerationRequest, TextDelta  # noqa: E402
+from modules.generation.types import Finished, GenerationRequest, Message, TextDelta  # noqa: E402
 
 STARTER = ROOT / "models" / "SmolLM2-135M-Instruct"
 TEXT = "The history of the sea is a history of people who left the shore without knowing what lay beyond it. "
@@ -89,11 +90,15 @@ def fresh(index: int, tokens: int) -> tuple[int, ...]:
 class Bench:
     """Our engine and transformers' own on two copies of one model, so that both are measured in turn."""
 
-    def __init__(self, ours: Any, reference: Any, tokenizer: Any, rounds: int) -> None:
+    def __init__(
+        self, ours: Any, reference: Any, tokenizer: Any, rounds: int, threads: int = 0, folder: Path = STARTER
+    ) -> None:
         self.ours = ours
         self.reference = reference
         self.tokenizer = tokenizer
         self.rounds = rounds
+        self.threads = threads
+        self.folder = folder
         self._prompts = 0
 
     def prompt(self, tokens: int) -> tuple[int, ...]:
@@ -133,8 +138,8 @@ class Bench:
         ids = torch.tensor([prompt], device=self.reference.device)
         thread = threading.Thread(
             target=lambda: self.reference.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False,
-                streamer=streamer,
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, min_new_tokens=tokens,
+                do_sample=False, streamer=streamer,
             )
         )  # fmt: skip
         thread.start()
@@ -174,6 +179,29 @@ def turns(bench: Bench) -> Iterator[Line]:
     found = [first_tokens() for _ in range(max(1, bench.rounds // 2))]
     ours, whole = (statistics.median(column) for column in zip(*found, strict=True))
     yield Line("first token of turn 20 of a 4,000-token chat, against reading it whole", ours, whole, "s", 1 / 15, at_most=True)
+
+
+def overflow(bench: Bench) -> Iterator[Line]:
+    """A chat in a context of 2,048 tokens: each of its last turns leaves the oldest out."""
+    with engine(bench.threads, bench.folder, context_length=2048) as ours:
+        said = (Message("system", "Answer briefly."),)
+        moved, anew = [], []
+        for turn in range(28):
+            said += (
+                Message("user", f"{turn} {TEXT}" * 3),
+                Message("assistant", f"{turn} {TEXT}"),
+                Message("user", "And then?"),
+            )
+            request = GenerationRequest(said, greedy(2), overflow="drop_oldest")
+            end = finished(ours.stream(request))
+            if ours.render(request).dropped_messages:
+                moved.append(end.timings.first_token)
+                whole = GenerationRequest(bench.prompt(end.usage.prompt_tokens), greedy(2))
+                anew += [finished(ours.stream(whole)).timings.first_token] if len(anew) < bench.rounds else []
+    yield Line(
+        "first token of a turn beyond the context, against reading what stays of it anew",
+        statistics.median(moved), statistics.median(anew), "s", 1 / 5, at_most=True,
+    )  # fmt: skip
 
 
 def company(bench: Bench) -> Iterator[Line]:
@@ -245,7 +273,23 @@ def schema(bench: Bench) -> Iterator[Line]:
     yield Line("bound to a JSON schema, against free", bound, free, "tokens/s", 0.85)
 
 
-TABLE = {function.__name__: function for function in (one_stream, streams, turns, company, samplers, schema)}
+TABLE = {function.__name__: function for function in (one_stream, streams, turns, overflow, company, samplers, schema)}
+
+
+@contextlib.contextmanager
+def engine(threads: int, folder: Path, **limits: Any) -> Iterator[Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from modules.generation.local.model import Limits, LocalModel
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    ours = LocalModel(
+        "starter", model, AutoTokenizer.from_pretrained(folder), Limits(threads=threads, max_parallel=8, **limits)
+    )
+    try:
+        yield ours
+    finally:
+        ours.close()
 
 
 @contextlib.contextmanager
@@ -253,52 +297,59 @@ def on_processor(threads: int, rounds: int, folder: Path) -> Iterator[Bench]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from modules.generation.local.model import Limits, LocalModel
-
     torch.set_num_threads(threads)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    own = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    ours = LocalModel("starter", own, tokenizer, Limits(threads=threads, max_parallel=8))
+    with engine(threads, folder) as ours:
+        yield Bench(ours, reference, AutoTokenizer.from_pretrained(folder), rounds, threads, folder)
+
+
+def quantised(kind: str, chosen: argparse.Namespace) -> Iterator[Line]:
+    """One stream of weights quantised like that, against the same weights in the library's own generate."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = chosen.model
+        if kind == "GPTQ":
+            from tests.loaders.gptq_folder import write_gptq
+
+            folder = Path(place) / "GPTQ"
+            write_gptq(chosen.model, folder)
+        with _quantised(kind, folder, chosen) as bench:
+            bench.run(bench.prompt(16), greedy(4))
+            bench.generate(bench.prompt(16), 4)
+            own, theirs = bench.median(
+                lambda: speed(bench.run(bench.prompt(32), greedy(48))), lambda: bench.generate(bench.prompt(32), 48)
+            )
+            yield Line(f"{kind}, one stream, against the library's own generate", own, theirs, "tokens/s", 1.1)
+
+
+@contextlib.contextmanager
+def _quantised(kind: str, folder: Path, chosen: argparse.Namespace) -> Iterator[Bench]:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    from modules.library.models import describe
+    from modules.loaders.choose import load
+    from modules.loaders.options import LoadOptions
+
+    torch.set_num_threads(chosen.threads)
+    wish: dict[str, Any] = {"8-bit": {"load_in_8bit": True}, "4-bit": {"load_in_4bit": True}, "GPTQ": {}}[kind]
+    ours: Any = load(describe(folder), LoadOptions(cpu=True, threads=chosen.threads, **wish), lambda sentence: None)
+    dtype = ours._compute.model.dtype
     try:
-        yield Bench(ours, reference, tokenizer, rounds)
+        if kind == "GPTQ":
+            from gptqmodel import GPTQModel
+
+            reference: Any = GPTQModel.load(str(folder), device="cpu", dtype=dtype)
+        else:
+            more = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype} if kind == "4-bit" else {}
+            reference = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, device_map={"": "cpu"}, quantization_config=BitsAndBytesConfig(**wish, **more)
+            )
+        yield Bench(ours, reference, AutoTokenizer.from_pretrained(folder), chosen.rounds, chosen.threads, folder)
     finally:
         ours.close()
 
 
-def quantised(folder: Path, threads: int, rounds: int) -> Iterator[Line]:
-    """Each way to quantise that fits `folder`, one stream, against the same weights in transformers' generate."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-
-    from modules.library.models import ModelLibrary
-    from modules.loaders.choose import load
-    from modules.loaders.options import LoadOptions
-
-    torch.set_num_threads(threads)
-    spec = ModelLibrary(folder.parent).find(folder.name)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    if spec.quantization is not None:
-        kinds: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {spec.quantization.method: ({}, {})}
-    else:
-        kinds = {
-            "8 bits": ({"load_in_8bit": True}, {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}),
-            "4 bits": (
-                {"load_in_4bit": True},
-                {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")},
-            ),
-        }
-    for kind, (options, arguments) in kinds.items():
-        ours = load(spec, LoadOptions(threads=threads, **options), lambda sentence: None)
-        dtype = getattr(ours, "_compute").model.dtype  # noqa: B009 - the same number format for the reference
-        reference = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **arguments)
-        bench = Bench(ours, reference, tokenizer, rounds)
-        own, theirs = bench.median(
-            lambda bench=bench: speed(bench.run(bench.prompt(32), greedy(32))),
-            lambda bench=bench: bench.generate(bench.prompt(32), 32),
-        )
-        ours.close()
-        yield Line(f"{kind}, one stream, against generate", own, theirs, "tokens/s", 1.1)
+QUANTISED = {"eight_bit": "8-bit", "four_bit": "4-bit", "gptq": "GPTQ"}
 
 
 def on_cuda(rounds: int, layers: int) -> Iterator[Line]:
@@ -433,11 +484,11 @@ def _words(count: int) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(TABLE), help=f"some of: {', '.join(TABLE)}")
+    rows = [*TABLE, *QUANTISED]
+    parser.add_argument("--only", default=",".join(rows), help=f"some of: {', '.join(rows)}")
     parser.add_argument("--rounds", type=int, default=5, help="figures are medians of so many")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", type=Path, default=STARTER)
-    parser.add_argument("--quantised", type=Path)
     parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--layers", type=int, default=32, help="of the model on CUDA")
     parser.add_argument("--verbose", action="store_true")
@@ -447,18 +498,20 @@ def main() -> None:
 
         logging.basicConfig(level=logging.INFO)
     print(HEADER, flush=True)
+    names = chosen.only.split(",")
     if chosen.cuda:
         for line in on_cuda(chosen.rounds, chosen.layers):
             print(line, flush=True)
-    elif chosen.quantised:
-        for line in quantised(chosen.quantised, chosen.threads, chosen.rounds):
-            print(line, flush=True)
-    else:
+        return
+    if any(name in TABLE for name in names):
         with on_processor(chosen.threads, chosen.rounds, chosen.model) as bench:
             bench.run(bench.prompt(16), greedy(4))
-            for name in chosen.only.split(","):
-                for line in TABLE[name](bench):
+            for name in names:
+                for line in TABLE[name](bench) if name in TABLE else ():
                     print(line, flush=True)
+    for name in names:
+        for line in quantised(QUANTISED[name], chosen) if name in QUANTISED else ():
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
