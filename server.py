@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.loaders.options import LoadOptions
-from modules.settings import command_line
+from modules.settings import command_line, ports
 from modules.settings.retired import RETIRED
 from modules.settings.server import ServerOptions
 
@@ -82,6 +82,8 @@ def start(options: ServerOptions, loading: LoadOptions, sampling: SamplingParams
     _quiet_libraries(options.verbose)
     for note in notes:
         log.warning("%s", note)
+    _check(options)
+    options = options.changed({"root_path": _root_path(options)})
     listener = _open_port(options)
     with contextlib.ExitStack() as undo:
         undo.callback(listener.close)
@@ -123,12 +125,11 @@ def _serve(app: App, listener: socket.socket) -> Running:
     from modules import web
 
     options = app.options
-    root_path = _root_path(options)
     config = uvicorn.Config(
         web.build(app),
         log_level="info" if options.verbose else "warning",
         access_log=options.verbose,
-        root_path=root_path,
+        root_path=options.root_path,
         ssl_keyfile=options.ssl_keyfile or None,
         ssl_certfile=options.ssl_certfile or None,
         timeout_graceful_shutdown=2,
@@ -144,36 +145,37 @@ def _serve(app: App, listener: socket.socket) -> Running:
     scheme = "https" if options.ssl_certfile else "http"
     host, port = listener.getsockname()[:2]
     shown = "127.0.0.1" if host in ("0.0.0.0", "::", "127.0.0.1") else host
-    return Running(app, server, thread, f"{scheme}://{shown}:{port}{root_path}", port)
+    return Running(app, server, thread, f"{scheme}://{shown}:{port}{options.root_path}", port)
+
+
+PROXY_PREFIXES = ("JUPYTERHUB_SERVICE_PREFIX", "NB_PREFIX")
+"""What JupyterHub and Kubeflow call the path of a notebook server; its proxy shows our port below it."""
 
 
 def _root_path(options: ServerOptions) -> str:
-    """The path a proxy shows us under: as told, or as JupyterHub's own proxy does it."""
-    hub = os.environ.get("JUPYTERHUB_SERVICE_PREFIX", "")
-    path = options.root_path or (f"{hub.rstrip('/')}/proxy/{options.listen_port}" if hub else "")
+    """The path a proxy shows us under: as told, or as the proxy of a hosted notebook does it. "" without one."""
+    hosted = next((prefix for name in PROXY_PREFIXES if (prefix := os.environ.get(name, "").strip("/"))), "")
+    path = options.root_path or (f"{hosted}/proxy/{options.listen_port}" if hosted else "")
     return "/" + path.strip("/") if path.strip("/") else ""
 
 
 def _open_port(options: ServerOptions) -> socket.socket:
     """A listening socket. Raises UserError that names a free port where the chosen one is taken."""
     host = options.listen_host or ("0.0.0.0" if options.listen else "127.0.0.1")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, options.listen_port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        with socket.socket(family, socket.SOCK_STREAM) as other, contextlib.suppress(OSError):
-            other.bind((host, 0))
-            free = other.getsockname()[1]
-            raise UserError(
-                f"Port {options.listen_port} of {host} cannot be used ({error.strerror}). "
-                f"Port {free} is free: add --listen-port {free}."
-            ) from None
-        raise UserError(f"{host} is not an address of this machine: choose another --listen-host.") from None
-    return listener
+    return ports.listen(host, options.listen_port, lambda free: f"add --listen-port {free}.")
+
+
+def _check(options: ServerOptions) -> None:
+    """Raises UserError for flags that do not go together, and for files that are not there."""
+    if options.ssl_keyfile and not options.ssl_certfile:
+        raise UserError("--ssl-keyfile needs --ssl-certfile: give the certificate too for https.")
+    for flag, name in (("--ssl-keyfile", options.ssl_keyfile), ("--ssl-certfile", options.ssl_certfile)):
+        if name and not Path(name).is_file():
+            raise UserError(f"{flag}: there is no file {name}.")
+    if options.share and options.ssl_certfile:
+        raise UserError(
+            "The link of --share is https already, and its tunnel speaks plain http to this server: leave out --ssl-*."
+        )
 
 
 def _quiet_libraries(verbose: bool) -> None:

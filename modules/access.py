@@ -14,7 +14,7 @@ from pathlib import Path
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from starlette.requests import HTTPConnection
 
-from modules.errors import NotAllowed, UserError
+from modules.errors import Forbidden, NotAllowed, UserError
 from modules.settings.logins import read_logins
 from modules.settings.server import ServerOptions
 
@@ -87,9 +87,9 @@ class Access:
         return user is not None and (not self.admins or user in self.admins)
 
     def require_admin(self, user: str) -> None:
-        """Raises NotAllowed where `user` may not change models and settings."""
+        """Raises Forbidden where `user` may not change models and settings."""
         if not self.is_admin(user):
-            raise NotAllowed("Only an administrator of this server can do that.")
+            raise Forbidden("Only an administrator of this server can do that.")
 
     # --- the API
 
@@ -107,7 +107,10 @@ class Access:
         )
 
     def require_api_admin(self, connection: HTTPConnection) -> str:
-        """The same for administration: the admin key, an administrator's login, or the API key where there is no admin key."""
+        """The same for administration: the admin key, an administrator's login, or the API key where there is no admin key.
+
+        Raises NotAllowed for strangers, and Forbidden for those who may use the API and nothing else.
+        """
         user = self.require_api(connection)
         if not self.admin_key and not self.logins:
             return user
@@ -117,7 +120,7 @@ class Access:
             return login
         if self._is_key(key, self.admin_key) or (not self.admin_key and self._is_key(key, self.api_key)):
             return user
-        raise NotAllowed("This needs the server's admin key: send it as the header 'Authorization: Bearer KEY'.")
+        raise Forbidden("This needs the server's admin key: send it as the header 'Authorization: Bearer KEY'.")
 
     def _login_of(self, key: str) -> str | None:
         """The user of a key of the form user:password."""

@@ -3,6 +3,7 @@
 UserError                400  the request or setting is wrong; the message says what to change
 ├── ContextTooLong       400  the prompt does not fit the model's context
 ├── NotAllowed           401  a key or login is missing or wrong
+├── Forbidden            403  who asks is known, and may not do this
 ├── NotFound             404  no such model, chat, preset, …
 ├── Conflict             409  the thing is in use, or exists already
 └── Unavailable          503  right now this cannot be done: no model loaded, out of memory, queue full
@@ -33,6 +34,11 @@ class ContextTooLong(UserError):
 class NotAllowed(UserError):
     status = 401
     code = "invalid_api_key"
+
+
+class Forbidden(UserError):
+    status = 403
+    code = "forbidden"
 
 
 class NotFound(UserError):

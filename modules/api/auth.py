@@ -22,7 +22,7 @@ def key_of_api(access: Access) -> Callable[..., None]:
 
 
 def key_of_admin(access: Access) -> Callable[..., None]:
-    """For `Depends`: whoever may administer. Raises NotAllowed."""
+    """For `Depends`: whoever may administer. Raises NotAllowed and Forbidden."""
 
     def need_admin(request: Request) -> None:
         access.require_api_admin(request)

@@ -11,24 +11,32 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from modules.api import remote_pictures
 from modules.api.chat_request import ChatMessage, ImagePart, TextPart, Tool
 from modules.errors import UserError
 from modules.generation.types import Image, Message, Role
 
-MAX_IMAGE_BYTES = 32 * 1024 * 1024
+MAX_REMOTE_IMAGES = 16
 MAX_IMAGE_PIXELS = 80_000_000
 _ROLES: dict[str, Role] = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 
 async def read_messages(messages: Sequence[ChatMessage], *, images: bool, remote_images: bool) -> tuple[Message, ...]:
     """The conversation. images: whether the model sees any; remote_images: whether http addresses may be fetched. Raises UserError."""
+    if sum(url.startswith("http") for message in messages for url in _pictures(message)) > MAX_REMOTE_IMAGES:
+        raise UserError(f"A request may name {MAX_REMOTE_IMAGES} pictures by an http address at most.", param="messages")
     return tuple([await _read(message, place, images, remote_images) for place, message in enumerate(messages)])
+
+
+def _pictures(message: ChatMessage) -> list[str]:
+    parts = message.content if isinstance(message.content, tuple) else ()
+    return [part.image_url.url for part in parts if isinstance(part, ImagePart)]
 
 
 async def _read(message: ChatMessage, place: int, images: bool, remote: bool) -> Message:
     parts = message.content if isinstance(message.content, tuple) else ()
     text = message.content if isinstance(message.content, str) else "\n".join(p.text for p in parts if isinstance(p, TextPart))
-    pictures = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
+    pictures = _pictures(message)
     where = f"messages.{place}.content"
     if pictures and not images:
         raise UserError("The loaded model cannot see pictures. Send text alone, or load a model for vision.", param=where)
@@ -77,7 +85,7 @@ async def _picture(url: str, where: str, remote: bool) -> Image:
                 "This server does not fetch pictures from the network. Send a data: URL, or start it with --allow-remote-images.",
                 param=where,
             )
-        data = await _download(url, where)
+        data = await remote_pictures.fetch(url, where)
     else:
         raise UserError("A picture must be a data: URL (data:image/png;base64,…) or an http address.", param=where)
     await asyncio.to_thread(_check_picture, data, where)
@@ -94,22 +102,6 @@ def _from_data_url(url: str, where: str) -> bytes:
         return base64.b64decode("".join(payload.split()), validate=True)
     except (binascii.Error, ValueError):
         raise UserError("The data: URL of a picture is not valid base64.", param=where) from None
-
-
-async def _download(url: str, where: str) -> bytes:
-    import httpx
-
-    data = bytearray()
-    try:
-        async with httpx.AsyncClient(follow_redirects=True, timeout=20) as client, client.stream("GET", url) as reply:
-            reply.raise_for_status()
-            async for piece in reply.aiter_bytes():
-                data += piece
-                if len(data) > MAX_IMAGE_BYTES:
-                    raise UserError(f"The picture is larger than {MAX_IMAGE_BYTES // 1024**2} MiB.", param=where)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise UserError(f"The picture could not be fetched: {error or type(error).__name__}", param=where) from None
-    return bytes(data)
 
 
 def _check_picture(data: bytes, where: str) -> None:

@@ -64,7 +64,7 @@ class ServerOptions(Settings):
     api_streaming_port: int = setting(5005, min=1, max=65_535, group="API")
     """Port of the 2023 streaming API."""
     allow_remote_images: bool = setting(False, group="API")
-    """Fetch images that requests name by an http address."""
+    """Fetch images that requests name by an http address, from public addresses of the internet alone."""
 
     # --- the page
     chat: bool = setting(False, group="Page")

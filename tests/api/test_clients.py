@@ -34,7 +34,7 @@ def run(*command: str, **environment: str) -> list[str]:
 @pytest.mark.parametrize("script", ["openai_client", "langchain_openai_client", "litellm_client"])
 def test_a_script_gets_what_it_asks_for(serve, script):
     server = serve(EchoModel(reply, chat_template=TEMPLATE))
-    lines = run(sys.executable, str(SCRIPTS / f"{script}.py"), f"{server.url}/v1")
+    lines = run(sys.executable, str(SCRIPTS / f"{script}.py"), f"{server.url}/v1", LITELLM_LOCAL_MODEL_COST_MAP="True")
     told = dict(line.split(" ", 1) for line in lines)
     assert told["chat"] == told["stream"] == "你好 🌍"
     assert told["stop"].strip() == "你好"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from modules.api.legacy.routes import build
 from modules.errors import UserError
+from modules.settings.ports import listen
 
 if TYPE_CHECKING:
     import uvicorn
@@ -23,11 +25,23 @@ class LegacyServer:
         """Raises UserError where a port is taken."""
         import uvicorn
 
-        ports = (app.options.api_blocking_port, app.options.api_streaming_port)
-        self._listeners = [_listen(host, port) for port in ports]
+        options = app.options
+        self._listeners: list[socket.socket] = []
+        for flag in ("api_blocking_port", "api_streaming_port"):
+            try:
+                self._listeners.append(listen(host, getattr(options, flag), partial(_advice, flag), queue=128))
+            except UserError:
+                self._close_ports()
+                raise
         self.ports = [listener.getsockname()[1] for listener in self._listeners]
         config = uvicorn.Config(
-            build(app), log_level="warning", access_log=False, timeout_graceful_shutdown=2, ws="websockets-sansio"
+            build(app),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=2,
+            ws="websockets-sansio",
+            ssl_keyfile=options.ssl_keyfile or None,
+            ssl_certfile=options.ssl_certfile or None,
         )
         self._server: uvicorn.Server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=(self._listeners,), name="api of 2023", daemon=True)
@@ -39,20 +53,12 @@ class LegacyServer:
         """Idempotent."""
         self._server.should_exit = True
         self._thread.join(timeout=10)
+        self._close_ports()
+
+    def _close_ports(self) -> None:
         for listener in self._listeners:
             listener.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise UserError(
-            f"Port {port} for the API of 2023 cannot be used ({error.strerror}). "
-            "Choose others with --api-blocking-port and --api-streaming-port."
-        ) from None
-    return listener
+def _advice(flag: str, free: int) -> str:
+    return f"the API of July 2023 can take it with --{flag.replace('_', '-')} {free}."
