@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import Request
 
 from modules.access import ANYONE, COOKIE, make_access
-from modules.errors import NotAllowed, UserError
+from modules.errors import Forbidden, NotAllowed, UserError
 from modules.settings.server import ServerOptions
 
 
@@ -100,5 +100,5 @@ def test_keys_open_what_they_are_for(tmp_path, server, who):
         if who in allowed.split():
             assert check(request(bearer=KEYS[who]))
         else:
-            with pytest.raises(NotAllowed):
+            with pytest.raises(NotAllowed if who not in ALLOWED[server][0].split() else Forbidden):
                 check(request(bearer=KEYS[who]))

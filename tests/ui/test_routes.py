@@ -260,8 +260,8 @@ def test_users_see_and_touch_only_their_own(apps: Any):
         ("GET", "/static/chat.css"),
     ):
         assert stranger.refused(method, path, {"content": "x"} if method == "POST" else None)[0] == 401
-    assert bob.refused("POST", "/model", {"name": "x"})[0] == 401, "only administrators change the model"
-    assert bob.refused("POST", "/downloads", {"name": "a/b"})[0] == 401
+    assert bob.refused("POST", "/model", {"name": "x"})[0] == 403, "only administrators change the model"
+    assert bob.refused("POST", "/downloads", {"name": "a/b"})[0] == 403
 
 
 def test_other_sites_cannot_act_through_a_visitors_browser(apps: Any):
