@@ -24,6 +24,10 @@ def check_settings(config: TrainingConfig) -> None:
         raise UserError("Keeping the best needs held-out rows: set a share, or a data set to measure on.", param="keep_best")
     if config.method == "full" and config.continue_from:
         raise UserError("Full training has no adapter to continue: choose a LoRA method.", param="continue_from")
+    if config.objective == "dpo" and config.loss != "answers":
+        raise UserError("The objective dpo compares answers: set the loss to answers.", param="loss")
+    if config.objective == "dpo" and config.packing:
+        raise UserError("The objective dpo computes pairs side by side: turn packing off.", param="packing")
     if config.loss == "after" and not config.loss_after:
         raise UserError("Loss after a marker needs the marker.", param="loss_after")
     if config.sharding != "none" and config.processes * config.machines == 1:

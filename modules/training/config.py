@@ -16,6 +16,7 @@ from modules.settings.declare import Settings, setting
 Method = Literal["lora", "qlora", "lora-8bit", "gptq-lora", "full"]
 Optimizer = Literal["adamw", "adamw-8bit", "paged-adamw-8bit", "paged-adamw", "adafactor", "sgd", "rmsprop", "adagrad"]
 Scheduler = Literal["linear", "cosine", "cosine-restarts", "polynomial", "constant", "constant-with-warmup", "inverse-sqrt"]
+Objective = Literal["sft", "dpo"]
 Sharding = Literal["none", "fsdp", "fsdp-gradients"]
 
 
@@ -51,6 +52,11 @@ class TrainingConfig(Settings):
     """How the adapter begins; all but pissa and olora begin without effect on the model."""
     continue_from: str = setting("", group="Method")
     """An adapter to train further; its rank and layers are kept."""
+
+    objective: Objective = setting("sft", group="Method")
+    """What is aimed at: sft writes answers as the data has them; dpo prefers the chosen answers to the rejected ones (Rafailov et al. 2023)."""
+    dpo_beta: float = setting(0.1, min=0.001, max=10, step=0.01, slider_max=1, group="Method")
+    """For dpo: how strongly the model is kept near what it was; lower moves further away."""
 
     # --- data
     dataset: str = setting("", group="Data")

@@ -12,7 +12,17 @@ from typing import Any
 from modules.errors import UserError
 from modules.library.templates import TemplateLibrary
 from modules.training.config import TrainingConfig
-from modules.training.formats import Conversation, Format, KeySetFormat, RowError, TextFormat, guess_format, read_format
+from modules.training.formats import (
+    Conversation,
+    Format,
+    KeySetFormat,
+    Preference,
+    PreferenceFormat,
+    RowError,
+    TextFormat,
+    guess_format,
+    read_format,
+)
 from modules.training.render import Rendered, render
 from modules.training.rows import Problem, Row, Rows, read_rows
 from modules.training.samples import Marked, Sample, mark, pieces_of_text, tokenize
@@ -23,6 +33,7 @@ class Prepared:
     """samples in the data's order; problems: every row that was cut or left out; rows: how many there were.
 
     format, template: what was used, by name ("model" is the model's own template, "" none).
+    pairs: samples stand in twos, a chosen answer and the rejected one.
     """
 
     samples: tuple[Sample, ...]
@@ -30,6 +41,7 @@ class Prepared:
     rows: int
     format: str
     template: str
+    pairs: bool = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -42,7 +54,8 @@ class Prepared:
         tokens = sum(len(sample.tokens) for sample in self.samples)
         labels = sum(sample.labels for sample in self.samples)
         counts = "".join(f", {count} {kind}" for kind, count in self.counts.items())
-        return f"{self.rows} rows{counts}; {len(self.samples)} sequences of {tokens} tokens, {labels} of them learnt"
+        made = f"{len(self.samples) // 2} pairs" if self.pairs else f"{len(self.samples)} sequences"
+        return f"{self.rows} rows{counts}; {made} of {tokens} tokens, {labels} of them {'compared' if self.pairs else 'learnt'}"
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,15 @@ def prepare(
         raise UserError("Loss after a marker needs the marker.", param="loss_after")
     rows = read_rows(places.datasets, name or config.dataset, limit)
     form_name, form = choose_format(config, places, rows)
+    pairs = config.objective == "dpo"
+    if pairs and not isinstance(form, PreferenceFormat):
+        raise UserError(
+            f"The objective dpo compares a chosen answer with a rejected one, and the format {form_name} has none. "
+            "Take data with the columns prompt, chosen and rejected, or the objective sft.",
+            param="objective",
+        )
+    if isinstance(form, TextFormat) and config.loss == "after":
+        raise UserError("Plain text is learnt as it is: set the loss to all.", param="loss")
     if isinstance(form, TextFormat | KeySetFormat):
         if config.template != "auto":
             raise UserError(f"The format {form_name} brings its own words: leave the template on auto.", param="template")
@@ -78,9 +100,9 @@ def prepare(
     else:
         template, source = choose_template(config, places, tokenizer, model_name, form)
     samples, problems = _samples(rows, form, source, config, tokenizer)
-    kept, dropped = _usable(samples, config)
+    kept, dropped = _usable(samples, config, 2 if pairs else 1)
     problems = sorted([*rows.problems, *problems, *dropped], key=lambda problem: problem.row)
-    prepared = Prepared(tuple(kept), tuple(problems), len(rows.rows) + len(rows.problems), form_name, template)
+    prepared = Prepared(tuple(kept), tuple(problems), len(rows.rows) + len(rows.problems), form_name, template, pairs)
     if not kept:
         raise UserError(_nothing_left(prepared, config), param="dataset")
     return prepared
@@ -170,37 +192,57 @@ def _samples(
 
 
 def _marked(row: Row, number: int, form: Format, source: str, special: dict[str, str], config: TrainingConfig) -> list[Marked]:
-    example = form.read_row(row)
-    if isinstance(example, Conversation):
-        try:
-            texts = render(example, source, special)
-        except UserError as error:
-            raise RowError("broken", error.message) from None
-    else:
-        texts = [Rendered(example.text, example.answers, True)]
-    found = [mark(text, number, config, begin=not isinstance(example, Conversation)) for text in texts]
+    match form.read_row(row):
+        case Conversation() as conversation:
+            texts, begin = _rendered(conversation, source, special), False
+        case Preference(chosen, rejected) if config.objective == "dpo":
+            texts, begin = [*_rendered(chosen, source, special), *_rendered(rejected, source, special)], False
+            if len(texts) != 2:
+                raise RowError("broken", "this template shows earlier answers otherwise: one answer alone can be compared")
+        case Preference(chosen, _):
+            texts, begin = _rendered(chosen, source, special), False
+        case plain:
+            texts, begin = [Rendered(plain.text, plain.answers, True)], True
+    found = [mark(text, number, config, begin=begin) for text in texts]
     if None in found:
         raise RowError("no answer", f"the marker {config.loss_after!r} is not in it")
     return [item for item in found if item is not None]
 
 
-def _usable(samples: Sequence[Sample], config: TrainingConfig) -> tuple[list[Sample], list[Problem]]:
-    kept, problems = [], []
-    for sample in samples:
-        length = len(sample.tokens) + sample.cut
-        if sample.cut and config.long_rows == "skip":
-            problems.append(Problem("too long (left out)", sample.row, f"it has {length} tokens"))
-        elif not sample.labels:
-            if sample.cut:
-                reason = f"it has {length} tokens, and its answer begins behind the cutoff"
-                problems.append(Problem("too long (left out)", sample.row, reason))
-            else:
-                problems.append(Problem("no answer", sample.row, "no token of it would be learnt"))
-        else:
-            kept.append(sample)
-            if sample.cut:
-                problems.append(Problem("too long (cut)", sample.row, f"it has {length} tokens and loses {sample.cut}"))
+def _rendered(conversation: Conversation, source: str, special: dict[str, str]) -> list[Rendered]:
+    try:
+        return render(conversation, source, special)
+    except UserError as error:
+        raise RowError("broken", error.message) from None
+
+
+def _usable(samples: Sequence[Sample], config: TrainingConfig, size: int) -> tuple[list[Sample], list[Problem]]:
+    """Those that can be learnt from, in groups of `size` that stay together, and what is wrong with the others."""
+    kept: list[Sample] = []
+    problems: list[Problem] = []
+    for at in range(0, len(samples), size):
+        group = samples[at : at + size]
+        left_out = [problem for sample in group if (problem := _reason_to_leave_out(sample, config))]
+        if left_out:
+            problems.append(left_out[0])
+            continue
+        kept += group
+        cut = max(group, key=lambda sample: sample.cut)
+        if cut.cut:
+            length = len(cut.tokens) + cut.cut
+            problems.append(Problem("too long (cut)", cut.row, f"it has {length} tokens and loses {cut.cut}"))
     return kept, problems
+
+
+def _reason_to_leave_out(sample: Sample, config: TrainingConfig) -> Problem | None:
+    length = len(sample.tokens) + sample.cut
+    if sample.cut and config.long_rows == "skip":
+        return Problem("too long (left out)", sample.row, f"it has {length} tokens")
+    if sample.labels:
+        return None
+    if sample.cut:
+        return Problem("too long (left out)", sample.row, f"it has {length} tokens, and its answer begins behind the cutoff")
+    return Problem("no answer", sample.row, "no token of it would be learnt")
 
 
 def _nothing_left(prepared: Prepared, config: TrainingConfig) -> str:

@@ -27,7 +27,10 @@ class Started:
 
 @dataclass(frozen=True)
 class Stepped:
-    """One step is done. tokens: real ones of it; seconds: how long it took; memory: highest so far, in bytes."""
+    """One step is done. tokens: real ones of it; seconds: how long it took; memory: highest so far, in bytes.
+
+    preferred: for dpo, the share of its pairs whose chosen answer has gained more than the rejected one.
+    """
 
     step: int
     epoch: float
@@ -37,15 +40,17 @@ class Stepped:
     tokens: int
     seconds: float
     memory: int
+    preferred: float | None = None
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Loss on the held-out rows; best: the lowest so far."""
+    """Loss on the held-out rows; best: the lowest so far; preferred: as in `Stepped`."""
 
     step: int
     loss: float
     best: bool
+    preferred: float | None = None
 
 
 @dataclass(frozen=True)

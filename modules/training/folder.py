@@ -40,6 +40,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.beginning = path / "beginning"
         self.data = path / "data.npz"
+        self.reference = path / "reference.npz"
         self.board = path / "tensorboard"
         self.stop_mark = path / "stop"
         self.process = path / "process.json"

@@ -44,7 +44,15 @@ class MarkedText:
     answers: tuple[tuple[int, int], ...]
 
 
-Example = Conversation | MarkedText
+@dataclass(frozen=True)
+class Preference:
+    """A row with two answers to the same conversation: the one that people preferred, and the other."""
+
+    chosen: Conversation
+    rejected: Conversation
+
+
+Example = Conversation | MarkedText | Preference
 
 
 class _Format(Settings):
@@ -111,7 +119,7 @@ class MessageFormat(_Format):
             raise RowError("empty", f"{self.column} is empty")
         if not isinstance(turns, list):
             raise RowError("broken", f"{self.column} is not a list of turns")
-        messages = [self._turn(turn, number) for number, turn in enumerate(turns, 1)]
+        messages = [_turn(turn, number, self.role, self.content, self.roles) for number, turn in enumerate(turns, 1)]
         if (system := _text(row, self.system)).strip() and messages[0].role != "system":
             messages.insert(0, Message("system", system))
         if not any(message.role == "assistant" and _says_something(message) for message in messages):
@@ -119,20 +127,52 @@ class MessageFormat(_Format):
         tools = row.get(self.tools) if self.tools else None
         return Conversation(tuple(messages), {"tools": _parsed(tools)} if tools else {})
 
-    def _turn(self, turn: Any, number: int) -> Message:
-        if not isinstance(turn, Mapping) or self.role not in turn:
-            raise RowError("broken", f"turn {number} has no {self.role}")
-        said = str(turn[self.role])
-        role: Any = self.roles.get(said, said)
-        if role not in ("system", "user", "assistant", "tool"):
-            raise RowError("broken", f"turn {number} is by {said!r}, which is none of {', '.join([*self.roles] or _ROLES)}")
-        content = turn.get(self.content)
-        if isinstance(content, list):
-            content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
-        extra = {key: value for key, value in turn.items() if key not in (self.role, self.content) and value is not None}
-        if content is None and not extra.get("tool_calls"):
-            raise RowError("broken", f"turn {number} has no {self.content}")
-        return Message(role, str(content or ""), extra=extra)
+
+class PreferenceFormat(_Format):
+    """Two answers, in columns of their own: texts behind a prompt, or lists of turns that may hold the prompt themselves."""
+
+    kind: Literal["preferences"]
+    prompt: str
+    chosen: str
+    rejected: str
+    system: str = ""
+
+    def needed(self) -> tuple[str, ...]:
+        return (self.chosen, self.rejected)
+
+    def read_row(self, row: Row) -> Preference:
+        before = self._turns(row, self.prompt, "user") if row.get(self.prompt) else []
+        if (system := _text(row, self.system)).strip():
+            before.insert(0, Message("system", system))
+        chosen, rejected = ([*before, *self._turns(row, column, "assistant")] for column in (self.chosen, self.rejected))
+        same = next(
+            (at for at, (a, b) in enumerate(zip(chosen, rejected, strict=False)) if a != b), min(len(chosen), len(rejected))
+        )
+        if same == len(chosen) or same == len(rejected):
+            raise RowError("broken", f"{self.chosen} and {self.rejected} are the same, or one is the beginning of the other")
+        if same == 0:
+            raise RowError("empty", f"there is no prompt before {self.chosen}")
+        # What both share is shown and not compared.
+        shared = [Message(one.role, one.content, extra={**one.extra, "weight": 0}) for one in chosen[:same]]
+        one, other = (
+            self._answered(shared, turns[same:], column) for turns, column in ((chosen, self.chosen), (rejected, self.rejected))
+        )
+        return Preference(one, other)
+
+    def _answered(self, shared: list[Message], answer: list[Message], column: str) -> Conversation:
+        if answer[-1].role != "assistant" or not answer[-1].content.strip():
+            raise RowError("no answer", f"{column} does not end with an answer")
+        return Conversation((*shared, *answer), {})
+
+    def _turns(self, row: Row, column: str, role: Literal["user", "assistant"]) -> list[Message]:
+        value = row.get(column)
+        if not isinstance(value, list):
+            if not (text := _text(row, column)).strip():
+                raise RowError("empty" if role == "user" else "no answer", f"{column} is empty")
+            return [Message(role, text)]
+        if not value:
+            raise RowError("empty" if role == "user" else "no answer", f"{column} is empty")
+        return [_turn(turn, number, "role", "content", {}) for number, turn in enumerate(value, 1)]
 
 
 class MarkedFormat(_Format):
@@ -204,7 +244,7 @@ class KeySetFormat(_Format):
         return MarkedText(text, ((answer[0], len(text)),))
 
 
-Format = PairFormat | MessageFormat | MarkedFormat | TextFormat | KeySetFormat
+Format = PairFormat | MessageFormat | PreferenceFormat | MarkedFormat | TextFormat | KeySetFormat
 _ADAPTER: TypeAdapter[Format] = TypeAdapter(Annotated[Format, Field(discriminator="kind")])
 _ROLES = ("system", "user", "assistant", "tool")
 
@@ -243,9 +283,9 @@ def guess_format(folder: Path, columns: Iterable[str], first: Row) -> str:
 
 
 def _guessing_order(folder: Path) -> list[str]:
-    """Special formats before plain text, which fits nearly everything."""
-    names = list_formats(folder)
-    return [name for name in names if name != "text"] + [name for name in names if name == "text"]
+    """By name; preferences first, as their rows may have the columns of others too, and plain text last, which fits nearly everything."""
+    order = {"preferences": 0, "text": 2}
+    return sorted(list_formats(folder), key=lambda name: (order.get(name, 1), name))
 
 
 def _fits(form: MessageFormat, row: Row) -> bool:
@@ -269,6 +309,23 @@ def _read_key_set(path: Path) -> KeySetFormat:
         return KeySetFormat.read({"texts": texts, "about": "Whole texts by the columns that are filled."})
     except json.JSONDecodeError as error:
         raise UserError(f"The format {path.name} is not valid JSON: line {error.lineno}.", param="format") from None
+
+
+def _turn(turn: Any, number: int, role_key: str, content_key: str, roles: Mapping[str, str]) -> Message:
+    """One entry of a list of turns. Raises RowError."""
+    if not isinstance(turn, Mapping) or role_key not in turn:
+        raise RowError("broken", f"turn {number} has no {role_key}")
+    said = str(turn[role_key])
+    role: Any = roles.get(said, said)
+    if role not in _ROLES:
+        raise RowError("broken", f"turn {number} is by {said!r}, which is none of {', '.join([*roles] or _ROLES)}")
+    content = turn.get(content_key)
+    if isinstance(content, list):
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+    extra = {key: value for key, value in turn.items() if key not in (role_key, content_key) and value is not None}
+    if content is None and not extra.get("tool_calls"):
+        raise RowError("broken", f"turn {number} has no {content_key}")
+    return Message(role, str(content or ""), extra=extra)
 
 
 def _text(row: Row, column: str) -> str:

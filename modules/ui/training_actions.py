@@ -54,6 +54,7 @@ def detail_view(app: App, id: str) -> dict[str, Any]:
         "norm": [(event.step, event.gradient_norm) for event in steps],
         "speed": [(event.step, event.tokens / event.seconds) for event in steps],
         "memory": [(event.step, event.memory) for event in steps],
+        "preferred": [(event.step, event.preferred) for event in steps if event.preferred is not None],
     }
     samples = [event for event in told if isinstance(event, events.Sampled)]
     return {

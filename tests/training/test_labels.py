@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from modules.errors import UserError
+from modules.library.templates import TemplateLibrary
 from modules.training.config import TrainingConfig
 from modules.training.dataset import Places, Prepared, prepare
+from modules.training.formats import KeySetFormat, TextFormat, read_format
 from modules.training.samples import load_tokenizer, readable
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -26,6 +29,7 @@ GUANACO = [{"text": "### Human: a### Assistant: bb### Human: c### Assistant: dd"
 PAIRS = [{"question": "a", "answer": "bb"}]
 COMPLETION = [{"prompt": "a", "completion": "bb"}]
 TEXT = [{"text": "one\ntwo"}]
+PREFERENCES = [{"prompt": "a", "chosen": "bb", "rejected": "c"}]
 
 PREAMBLE = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
 WITH_INPUT = (
@@ -71,7 +75,10 @@ CASES = [
     ]),
     (ALPACA[1:], "alpaca-chatbot-format", "auto", "all", ["⟦User: Hi\nAssistant: Hé<|im_end|>⟧"]),
     (ALPACA[1:], "alpaca-chatbot-format", "auto", "after:Assistant:", ["User: Hi\nAssistant:⟦ Hé<|im_end|>⟧"]),
+    (ALPACA[1:], "alpaca-format", "auto", "after:Response:\n", [f"{PREAMBLE}### Instruction:\nHi\n\n### Response:\n⟦Hé<|im_end|>⟧"]),
     (ALPACA[1:], "vicuna-format", "auto", "answers", ["USER: Hi\nASSISTANT: ⟦Hé<|im_end|>⟧"]),
+    (ALPACA[1:], "vicuna-format", "auto", "all", ["⟦USER: Hi\nASSISTANT: Hé<|im_end|>⟧"]),
+    (ALPACA[1:], "vicuna-format", "auto", "after:ASSISTANT:", ["USER: Hi\nASSISTANT:⟦ Hé<|im_end|>⟧"]),
     # Several turns: every answer is learnt, no question is.
     (SHAREGPT, "sharegpt", "model", "answers", [
         ("<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n⟦bb<|im_end|>⟧\n"
@@ -118,6 +125,7 @@ CASES = [
     (COMPLETION, "prompt-completion", "ChatML", "after:a<", [
         "<|im_start|>user\na<⟦|im_end|>\n<|im_start|>assistant\nbb<|im_end|>⟧",
     ]),
+    (PREFERENCES, "preferences", "model", "answers", ["<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n⟦bb<|im_end|>⟧"]),
     (TEXT, "text", "auto", "all", ["⟦one\ntwo<|im_end|>⟧"]),
     (TEXT, "text", "auto", "answers", ["⟦one\ntwo<|im_end|>⟧"]),
 ]  # fmt: skip
@@ -153,8 +161,62 @@ def test_exactly_what_should_be_learnt_is(places, bytewise, rows, form, template
     assert data.problems == ()
 
 
-def test_every_format_that_is_shipped_has_label_tests():
-    assert {case[1] for case in CASES} == {path.stem for path in (ROOT / "training" / "formats").glob("*.[yj][as][mo]*")}
+# Words that no template has, so that what is learnt can be told apart without knowing the template.
+SAID = {
+    "alpaca": ([{"instruction": "Xask1", "input": "Xmore1", "output": "Yans1"}], ["Yans1"]),
+    "sharegpt": (
+        [{"conversations": [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(["Xask1", "Yans1", "Xask2", "Yans2"])]}],
+        ["Yans1", "Yans2"],
+    ),
+    "messages": (
+        [{"messages": [
+            *({"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(["Xask1", "Yans1", "Xask2"])),
+            {"role": "assistant", "content": "Xskipped", "weight": 0}, {"role": "user", "content": "Xask3"},
+            {"role": "assistant", "content": "Yans3"},
+        ]}],
+        ["Yans1", "Yans3"],
+    ),
+    "guanaco": ([{"text": "### Human: Xask1### Assistant: Yans1### Human: Xask2### Assistant: Yans2"}], ["Yans1", "Yans2"]),
+    "prompt-completion": ([{"prompt": "Xask1", "completion": "Yans1"}], ["Yans1"]),
+    "question-answer": ([{"question": "Xask1", "answer": "Yans1"}], ["Yans1"]),
+    "preferences": ([{"prompt": "Xask1", "chosen": "Yans1", "rejected": "Xother"}], ["Yans1"]),
+}  # fmt: skip
+TEMPLATES = ["model", "format", *TemplateLibrary(ROOT / "prompts" / "templates").names()]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("form", SAID)
+def test_every_format_in_every_template_learns_what_each_loss_says(places, bytewise, form, template):
+    """Byte by byte, a byte being a token here: answers with nothing but end tokens behind them, everything, or what follows a marker."""
+    rows, answers = SAID[form]
+    if template == "format" and not read_format(places.formats, form).template:
+        with pytest.raises(UserError, match="no words of its own"):
+            prepared(places, bytewise, rows, format=form, template=template)
+        return
+    [text] = marked(bytewise, prepared(places, bytewise, rows, format=form, template=template))
+    learnt = re.findall("⟦(.*?)⟧", text, re.DOTALL)
+    assert [part.strip()[:5] for part in learnt] == answers
+    assert all(re.fullmatch(r"\s*Yans\d\s*(<[^<>]+>\s*){0,2}", part) for part in learnt), learnt
+    assert learnt[-1].endswith(bytewise.eos_token) and text.endswith("⟧")
+    plain = text.replace("⟦", "").replace("⟧", "")
+    [everything] = marked(bytewise, prepared(places, bytewise, rows, format=form, template=template, loss="all"))
+    assert everything == f"⟦{plain}⟧"
+    [after] = marked(
+        bytewise, prepared(places, bytewise, rows, format=form, template=template, loss="after", loss_after="ask1")
+    )
+    before, _, behind = plain.partition("ask1")
+    assert after == f"{before}ask1⟦{behind}⟧"
+
+
+def test_every_format_that_is_shipped_has_label_tests_with_every_loss():
+    shipped = {path.stem for path in (ROOT / "training" / "formats").glob("*.[yj][as][mo]*")}
+    fixed = {
+        name for name in shipped if isinstance(read_format(ROOT / "training" / "formats", name), KeySetFormat | TextFormat)
+    }
+    assert set(SAID) == shipped - fixed
+    cases = {(case[1], case[3].partition(":")[0]) for case in CASES}
+    assert {(name, loss) for name in fixed for loss in ("answers", "all", "after")} - {("text", "after")} <= cases
+    assert {name for name, _ in cases} == shipped
 
 
 def test_without_an_added_end_token_the_template_alone_decides(places, bytewise):
@@ -251,6 +313,7 @@ def test_a_cut_answer_has_no_end_token(places, bytewise):
         ([{"colour": "red"}], {}, "No format fits the columns colour"),
         ([], {}, "has no rows"),
         (ALPACA, {"format": "alpaca-format", "template": "ChatML"}, "brings its own words"),
+        (TEXT, {"format": "text", "loss": "after", "loss_after": "one"}, "Plain text is learnt as it is"),
     ],
 )
 def test_data_of_which_nothing_can_be_learnt_is_refused_with_the_reason(places, bytewise, rows, settings, words):

@@ -117,6 +117,7 @@ def test_the_data_sets_that_come_with_the_program_all_fit_a_format():
         "conversations-sample.json": "sharegpt",
         "messages-sample.jsonl": "messages",
         "guanaco-sample.jsonl": "guanaco",
+        "preferences-sample.jsonl": "preferences",
         "questions-sample.csv": "question-answer",
         "text-sample.txt": "text",
     }.items():

@@ -15,6 +15,7 @@ from modules.training.config import TrainingConfig
 from modules.training.folder import RunFolder
 from modules.training.samples import Sample
 from modules.training.worker.__main__ import main, train
+from modules.training.worker.objective import Imitation
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
@@ -85,8 +86,9 @@ def test_rows_in_one_line_do_not_see_each_other(make_run):
     from modules.training.worker.run import Run
 
     run = Run(make_run("alone"), Group())
+    assert isinstance(run.train, Imitation)
     assert run.forward.flattens and run.forward.own_head
-    rows = run.train[:5]
+    rows = run.train.samples[:5]
     with torch.no_grad():
         alone = [float(run.forward.loss_sum([row])) for row in rows]
         together = float(run.forward.loss_sum(rows))
@@ -103,8 +105,9 @@ def test_the_loss_is_that_of_transformers_itself(make_run, tiny_llama_folder):
     from modules.training.worker.run import Run
 
     run = Run(make_run("same"), Group())
+    assert isinstance(run.train, Imitation)
     model = AutoModelForCausalLM.from_pretrained(tiny_llama_folder, dtype=torch.float32)
-    sample = run.train[0]
+    sample = run.train.samples[0]
     labels = torch.tensor([[token if learnt else -100 for token, learnt in zip(sample.tokens, sample.learnt, strict=True)]])
     with torch.no_grad():
         theirs = float(model(input_ids=torch.tensor([sample.tokens]), labels=labels).loss)
@@ -118,10 +121,11 @@ def test_many_labels_are_computed_in_parts_with_the_same_gradient(make_run, monk
     from modules.training.worker.run import Run
 
     run = Run(make_run("parts"), Group())
+    assert isinstance(run.train, Imitation)
 
     def gradients() -> list[torch.Tensor]:
         run.optimizer.zero_grad()
-        run.forward.loss_sum(run.train[:3]).backward()
+        run.forward.loss_sum(run.train.samples[:3]).backward()
         return [parameter.grad.clone() for parameter in run.trainee.trainable if parameter.grad is not None]
 
     whole = gradients()

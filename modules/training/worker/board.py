@@ -29,6 +29,8 @@ class Board:
             ("train/tokens_per_second", event.tokens / event.seconds),
         ):
             self._add(name, value, event.step)
+        if event.preferred is not None:
+            self._add("train/preferred", event.preferred, event.step)
 
     def evaluated(self, event: Evaluated) -> None:
         """Loss on the held-out rows."""

@@ -34,8 +34,18 @@ class Forward:
 
     def loss_sum(self, samples: Sequence[Sample]) -> Tensor:
         """Sum of the cross-entropies of the learnt tokens of `samples`: a float32 number with its graph."""
+        return self._token_losses(samples).sum()
+
+    def losses(self, samples: Sequence[Sample]) -> Tensor:
+        """[samples]: the sum for each of them; minus the log-probability of its learnt tokens together."""
+        owners = [at for at, sample in enumerate(samples) for _ in range(sample.labels)]
+        sums = torch.zeros(len(samples), device=self.trainee.device)
+        return sums.index_add(0, torch.tensor(owners, device=self.trainee.device), self._token_losses(samples))
+
+    def _token_losses(self, samples: Sequence[Sample]) -> Tensor:
+        """[learnt tokens]: the cross-entropy of each, those of the first sample first."""
         if not self.flattens and len(samples) > 1:
-            return torch.stack([self.loss_sum([sample]) for sample in samples]).sum()
+            return torch.cat([self._token_losses([sample]) for sample in samples])
         tokens, positions, keep, targets = flatten(samples, self.trainee.device)
         with self._precision():
             if self.own_head:
@@ -44,7 +54,7 @@ class Forward:
             logits = self.trainee.model(input_ids=tokens, position_ids=positions, use_cache=False, logits_to_keep=keep).logits[
                 0
             ]
-            return functional.cross_entropy(logits.float(), targets, reduction="sum")
+            return functional.cross_entropy(logits.float(), targets, reduction="none")
 
     def _head_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Few logits at a time: what a part of them needs is computed anew in the backward pass."""
@@ -55,10 +65,10 @@ class Forward:
             checkpoint(self._part_loss, one, other, use_reentrant=False)
             for one, other in zip(hidden.split(size), targets.split(size), strict=True)
         ]
-        return torch.stack(parts).sum()  # type: ignore[arg-type]
+        return torch.cat(parts)  # type: ignore[arg-type]
 
     def _part_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        return functional.cross_entropy(self._head(hidden).float(), targets, reduction="sum")
+        return functional.cross_entropy(self._head(hidden).float(), targets, reduction="none")
 
     def _precision(self) -> Any:
         kind = self.trainee.autocast

@@ -25,7 +25,9 @@ from modules.training.worker.board import Board
 from modules.training.worker.forward import Forward
 from modules.training.worker.group import Group
 from modules.training.worker.model import keep_beginning, load_trainee, save_result
+from modules.training.worker.objective import Imitation, Objective, Preference
 from modules.training.worker.optimizers import make_optimizer, only_plain, peak_memory
+from modules.training.worker.reference import reference_of
 from modules.training.worker.replies import Replies
 from modules.training.worker.saving import NOT_WEIGHTS, Progress, restore, save_checkpoint
 
@@ -41,9 +43,7 @@ class Run:
         self.config = folder.read_config()
         self.plan = folder.read_plan()
         _set_threads(self.config, group)
-        self.train, self.held_out, sentence = self._data()
-        self.lengths = [len(sample.tokens) for sample in self.train]
-        self.steps = plan_steps(self.lengths, self.config)
+        train, held_out, sentence = self._data()
         found = checkpoints.list_checkpoints(folder.checkpoints)
         newest = found[-1] if found else None
         adapter = Path(self.plan.adapter) if self.plan.adapter else None
@@ -56,6 +56,8 @@ class Run:
         self.optimizer = make_optimizer(self.config, named, group.device)
         self.progress = restore(newest, self.trainee, self.optimizer, group) if newest else Progress()
         self.forward = Forward(self.trainee, alone=not group.in_step)
+        self.train, self.held_out = self._objectives(train, held_out)
+        self.steps = plan_steps(self.train.lengths, self.config)
         self.tokens_at_once = None if group.device.type == "cuda" else _TOKENS_ON_CPU
         self.rows_at_once = self.config.micro_rows
         self.replies = self._make_replies()
@@ -88,17 +90,17 @@ class Run:
 
     def _step(self, step: Step) -> float:
         started = time.perf_counter()
-        rows = [index for sequence in step.sequences for index in sequence]
-        labels = sum(self.train[index].labels for index in rows)
-        tokens = sum(self.lengths[index] for index in rows)
+        units = [unit for sequence in step.sequences for unit in sequence]
+        weight = sum(self.train.weight(unit) for unit in units)
+        tokens = sum(self.train.lengths[unit] for unit in units)
         rate = learning_rate(self.config, self.progress.step, len(self.steps))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        own_loss = self._gradients(share_out(step.sequences, self.lengths, self.group.size), labels)
+        own_loss, own_right = self._gradients(share_out(step.sequences, self.train.lengths, self.group.size), weight)
         parameters = self.trainee.trainable
         self.group.add_gradients(parameters)
         norm = self.group.clip(parameters, self.config.clip)
-        [loss] = self.group.totals([own_loss])
+        loss, right = self.group.totals([own_loss, float(own_right)])
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise UserError(
                 f"The loss of step {self.progress.step + 1} is not a number. Lower the learning rate (it is "
@@ -115,33 +117,42 @@ class Run:
             tokens=tokens,
             seconds=time.perf_counter() - started,
             memory=peak_memory(self.group.device),
+            preferred=self._share(right, len(units)),
         )
         self._tell(event)
         if self.board:
             self.board.step(event)
         return loss
 
-    def _gradients(self, shares: Sequence[Sequence[tuple[int, ...]]], labels: int) -> float:
-        """Add up the gradients of this process's share of a step; returns its part of the step's loss.
+    def _share(self, right: float, units: int) -> float | None:
+        """What of the pairs comes out as people want it; None where there are no pairs."""
+        return round(right / units, 4) if self.config.objective == "dpo" else None
+
+    def _gradients(self, shares: Sequence[Sequence[tuple[int, ...]]], whole: int) -> tuple[float, int]:
+        """Add up the gradients of this process's share of a step of weight `whole`; its part of the loss and of what comes out right.
 
         Where the GPU's memory does not suffice, half as much is computed at once from then on, and the step begins anew.
         """
         random = torch.get_rng_state()
         while True:
-            total = 0.0
-            parts = [micro_batches(one, self.lengths, rows=self.rows_at_once, tokens=self.tokens_at_once) for one in shares]
+            total, right = 0.0, 0
+            parts = [
+                micro_batches(one, self.train.lengths, rows=self.rows_at_once, tokens=self.tokens_at_once) for one in shares
+            ]
             groups = parts[self.group.rank]
             # Who has less to do than others, where all must keep in step, computes a row that counts for nothing.
             idle = max(map(len, parts)) - len(groups) if self.group.in_step else 0
             work = [(indices, 1) for indices in groups] + [([0], 0)] * idle
             try:
                 for number, (indices, weight) in enumerate(work, 1):
-                    loss = self.forward.loss_sum([self.train[index] for index in indices]) * (weight / labels)
+                    loss, well = self.train.loss_sum(indices)
+                    loss = loss * (weight / whole)
                     self.group.backward(loss, last=number == len(work))
                     total += float(loss.detach())
-                return total
+                    right += well * weight
+                return total, right
             except torch.cuda.OutOfMemoryError:
-                largest = max(sum(self.lengths[index] for index in indices) for indices in groups)
+                largest = max(sum(self.train.lengths[index] for index in indices) for indices in groups)
                 if self.config.micro_rows is not None or all(len(indices) == 1 for indices in groups):
                     raise UserError(
                         "The GPU's memory does not suffice. Turn gradient checkpointing on, lower the cutoff or the micro-batch, "
@@ -180,12 +191,12 @@ class Run:
     def _measure(self) -> str | None:
         """Loss on the held-out rows. Returns why the run should end, or None."""
         progress = self.progress
-        loss = self._held_out_loss()
+        loss, preferred = self._held_out_loss()
         better = progress.best_loss is None or loss < progress.best_loss
         progress.worse = 0 if better else progress.worse + 1
         if better:
             progress.best_loss, progress.best_step = loss, progress.step
-        event = events.Evaluated(progress.step, loss, better)
+        event = events.Evaluated(progress.step, loss, better, preferred)
         self._tell(event)
         if self.board:
             self.board.evaluated(event)
@@ -194,21 +205,24 @@ class Run:
         return None
 
     @torch.no_grad()
-    def _held_out_loss(self) -> float:
-        lengths = [len(sample.tokens) for sample in self.held_out]
-        shares = share_out([(index,) for index in range(len(lengths))], lengths, self.group.size)
-        mine = shares[self.group.rank]
-        parts = [micro_batches(one, lengths, rows=self.rows_at_once, tokens=self.tokens_at_once or 4096) for one in shares]
+    def _held_out_loss(self) -> tuple[float, float | None]:
+        """(mean loss, share of the pairs that come out right)."""
+        part = self.held_out
+        assert part is not None
+        shares = share_out([(index,) for index in range(len(part.lengths))], part.lengths, self.group.size)
+        mine = [unit for (unit,) in shares[self.group.rank]]
+        parts = [micro_batches(one, part.lengths, rows=self.rows_at_once, tokens=self.tokens_at_once or 4096) for one in shares]
         groups = parts[self.group.rank]
         idle = max(map(len, parts)) - len(groups) if self.group.in_step else 0
         self.trainee.model.eval()
-        total = sum(float(self.forward.loss_sum([self.held_out[index] for index in indices])) for indices in groups)
+        found = [part.loss_sum(indices) for indices in groups]
         for _ in range(idle):
-            self.forward.loss_sum([self.held_out[0]])
+            part.loss_sum([0])
         self.trainee.model.train()
-        labels = sum(self.held_out[index].labels for (index,) in mine)
-        loss, count = self.group.totals([total, float(labels)])
-        return loss / count
+        own = [sum(float(loss) for loss, _ in found), float(sum(right for _, right in found))]
+        weight = float(sum(part.weight(unit) for unit in mine))
+        loss, right, whole, units = self.group.totals([*own, weight, float(len(mine))])
+        return loss / whole, self._share(right, int(units))
 
     def _answer(self) -> None:
         assert self.replies is not None
@@ -280,6 +294,17 @@ class Run:
             stored_data.store(self.folder.data, train, held_out, sentence)
         self.group.wait()
         return stored_data.load(self.folder.data)
+
+    def _objectives(self, train: list[Sample], held_out: list[Sample]) -> tuple[Objective, Objective | None]:
+        """The loss over each part of the data."""
+        if self.config.objective == "sft":
+            return Imitation(self.forward, train), Imitation(self.forward, held_out) if held_out else None
+        reference = reference_of(
+            self.folder.reference, [*train, *held_out], self.forward, self.group, resumed=self.progress.step > 0
+        )
+        beta, size = self.config.dpo_beta, len(train)
+        measured = Preference(self.forward, held_out, reference[size:], beta) if held_out else None
+        return Preference(self.forward, train, reference[:size], beta), measured
 
     def _make_replies(self) -> Replies | None:
         if not (self.config.prompts and self.group.is_first):

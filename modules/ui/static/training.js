@@ -5,7 +5,7 @@ import {address, attempt, get, post, remove} from "./api.js";
 import {copyText, h, showDialog, toast} from "./dom.js";
 import {count, t} from "./words.js";
 
-const KINDS = {loss: ["loss", "smoothed", "evaluated"], rate: ["rate"], norm: ["norm"], speed: ["speed"], memory: ["memory"]};
+const KINDS = {loss: ["loss", "smoothed", "evaluated"], rate: ["rate"], norm: ["norm"], speed: ["speed"], memory: ["memory"], preferred: ["preferred"]};
 const LINES = {loss: "--tl-line", smoothed: "--tl-accent", evaluated: "--tl-good"};
 
 class Training {
@@ -70,6 +70,7 @@ class Training {
     this.run = run;
     this.drawHead(run);
     this.drawButtons(run);
+    for (const button of this.kinds.children) button.hidden = button.dataset.kind === "preferred" && !run.curves.preferred.length;
     this.drawPlot();
     this.drawRest(run);
   }

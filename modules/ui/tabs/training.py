@@ -176,19 +176,24 @@ def _kind(text: str) -> str:
 def preview_html(prepared: Prepared, tokenizer: Any, cutoff: int) -> str:
     """The first rows with learnt tokens marked, how long rows are, and what is wrong with which."""
     template = f" · {html.escape(prepared.template)}" if prepared.template else ""
-    rows = "".join(_row(sample, tokenizer) for sample in prepared.samples[:_SHOWN_ROWS])
+    rows = "".join(
+        _row(sample, tokenizer, rejected=prepared.pairs and at % 2 == 1)
+        for at, sample in enumerate(prepared.samples[:_SHOWN_ROWS])
+    )
     return (
         f"<p><strong>{html.escape(prepared.format)}</strong>{template} · {html.escape(prepared.sentence)}</p>"
         f"{histogram([len(sample.tokens) + sample.cut for sample in prepared.samples], cutoff)}{_problems(prepared)}{rows}"
     )
 
 
-def _row(sample: Sample, tokenizer: Any) -> str:
+def _row(sample: Sample, tokenizer: Any, *, rejected: bool) -> str:
+    """rejected: what is marked is the answer that is to become less likely."""
+    kind = ' class="tl-rejected"' if rejected else ""
     left = _SHOWN_CHARACTERS
     parts = []
     for text, learnt in readable(tokenizer, sample):
         part = html.escape(text[:left])
-        parts.append(f"<mark>{part}</mark>" if learnt else part)
+        parts.append(f"<mark{kind}>{part}</mark>" if learnt else part)
         left -= len(text)
         if left <= 0:
             parts.append("…")
