@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import shutil
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from modules.errors import UserError
@@ -46,12 +47,27 @@ class RunFolder:
         self.process = path / "process.json"
         self.queued = path / "queued"
         self.accelerate = path / "accelerate.yaml"
+        self.merge = path / "merge.json"
+        self.merge_process = path / "merge-process.json"
+        self.merge_log = path / "merge.log"
 
     def create(self, config: TrainingConfig, plan: Plan) -> None:
         """Write what the worker reads."""
         self.path.mkdir(parents=True)
         write_config(self.config_file, config)
         write_text(self.plan_file, json.dumps(asdict(plan), indent=1, ensure_ascii=False))
+
+    def repeat(self, again: RunFolder, name: str) -> None:
+        """Write into the new folder `again` what makes a run of the same rows and settings, with a result called `name`."""
+        plan = self.read_plan()
+        output = Path(plan.output).with_name(name)
+        if output.exists():
+            raise UserError(f"There is already one called {name}: choose another name.")
+        again.path.mkdir(parents=True, exist_ok=True)
+        if self.data.exists():
+            shutil.copy(self.data, again.data)
+        write_config(again.config_file, self.read_config().changed({"name": name}))
+        write_text(again.plan_file, json.dumps(asdict(replace(plan, output=str(output))), indent=1, ensure_ascii=False))
 
     def read_plan(self) -> Plan:
         """Raises UserError."""

@@ -24,6 +24,7 @@ from modules.training.checks import check_model, check_output, check_settings
 from modules.training.config import TrainingConfig
 from modules.training.dataset import Places, Prepared, prepare, split
 from modules.training.folder import Plan, RunFolder
+from modules.training.merging import Merge, read_merge, start_merge
 from modules.training.samples import load_tokenizer
 
 State = Literal["queued", "starting", "running", "stopping", "done", "stopped", "failed", "interrupted", "new"]
@@ -118,6 +119,8 @@ class TrainingJobs:
             running = [job for job in self.list() if job.state in ACTIVE or job.state == "queued"]
             if running and not queue and config.machines == 1:
                 raise Conflict(f"{running[0].name} is being trained: put this one into the queue, or stop the other.")
+            if not config.overwrite and any(self._output(job.config) == self._output(config) for job in running):
+                raise Conflict(f"A run that goes on makes {config.name}, too: choose another name.", param="name")
             folder = self._new_folder(config)
             if config.machines > 1:
                 pass  # each machine's command is typed there; the job shows them
@@ -234,24 +237,35 @@ class TrainingJobs:
     def commands(self, id: str) -> str:
         """What to type to repeat the run by hand, for each machine."""
         folder = self._folder(id)
-        return launch.shown_commands(folder.read_config(), _relative(folder.path), _relative(folder.accelerate))
+        return launch.shown_commands(
+            folder.read_config(), _relative(folder.path), _relative(folder.accelerate), self.copy(id).name
+        )
 
     def accelerate_file(self, id: str) -> str:
         """The configuration for `accelerate launch`, empty where none is used."""
         config = self._folder(id).read_config()
         return launch.accelerate_config(config) if config.sharding != "none" else ""
 
+    def merge(self, id: str, name: str, checkpoint: str = "") -> Merge:
+        """Begin to write the run's adapter (or that of a checkpoint) into a copy of its model, models/`name`. Raises UserError."""
+        folder, job = self._folder(id), self.get(id)
+        if job.config.method == "full":
+            raise UserError(f"This run made a whole model: {job.name} is one already.")
+        if not checkpoint and not (job.state == "done" and Path(job.output).is_dir()):
+            raise Conflict(f"{job.name} has no finished adapter. Choose one of its checkpoints.")
+        adapter = self._adapter_of(folder, job.config, checkpoint) if checkpoint else Path(job.output)
+        with self._lock:
+            return start_merge(folder, self.models.find(job.config.model), adapter, self.models.folder, name)
+
+    def merging(self, id: str) -> Merge | None:
+        """How the last merge of the run stands."""
+        return read_merge(self._folder(id))
+
     def use_checkpoint(self, id: str, checkpoint: str) -> str:
         """Copy the adapter of a checkpoint to the adapters folder, and return its name there. Raises UserError."""
         folder = self._folder(id)
         config = folder.read_config()
-        if config.method == "full":
-            raise UserError("This run trains a whole model: its checkpoints are no adapters.", param="checkpoint")
-        source = folder.checkpoints / safe_name(checkpoint, "checkpoint")
-        if not checkpoints.is_complete(source):
-            raise NotFound(f"There is no complete checkpoint {checkpoint} in this run.", param="checkpoint")
-        if config.init in ("pissa", "olora"):
-            raise UserError("Adapters begun with pissa or olora can be used when the run is done.", param="checkpoint")
+        source = self._adapter_of(folder, config, checkpoint)
         target = self.loras.folder / f"{config.name}-{source.name}"
         draft = target.with_name(f".{target.name}.part")
         shutil.rmtree(draft, ignore_errors=True)
@@ -267,6 +281,17 @@ class TrainingJobs:
         self._closing.set()
 
     # --- inside
+
+    def _adapter_of(self, folder: RunFolder, config: TrainingConfig, checkpoint: str) -> Path:
+        """The folder of a checkpoint, where it is an adapter for the plain base. Raises UserError."""
+        if config.method == "full":
+            raise UserError("This run trains a whole model: its checkpoints are no adapters.", param="checkpoint")
+        source = folder.checkpoints / safe_name(checkpoint, "checkpoint")
+        if not checkpoints.is_complete(source):
+            raise NotFound(f"There is no complete checkpoint {checkpoint} in this run.", param="checkpoint")
+        if config.init in ("pissa", "olora"):
+            raise UserError("Adapters begun with pissa or olora can be used when the run is done.", param="checkpoint")
+        return source
 
     def _folder(self, id: str) -> RunFolder:
         folder = RunFolder(self.runs / safe_name(id, "run"))

@@ -18,29 +18,38 @@ CODE = Path(__file__).resolve().parent.parent.parent
 """The folder that commands must be started in."""
 
 
-def command(config: TrainingConfig, folder: Path, *, machine: int = 0, python: str = "") -> list[str]:
-    """The words that start the run on one machine (numbered from 0)."""
+def command(config: TrainingConfig, folder: Path, *, machine: int = 0, python: str = "", name: str = "") -> list[str]:
+    """The words that start the run on one machine (numbered from 0), or go on with it; with `name` they repeat it under that name."""
     python = python or sys.executable
+    worker = ["-m", WORKER, str(folder), *(["--as", name] if name else [])]
     if config.processes == 1 and config.machines == 1:
-        return [python, "-m", WORKER, str(folder)]
+        return [python, *worker]
     words = [python, "-m", "torch.distributed.run", "--nproc_per_node", str(config.processes)]
     port = str(config.main_port or (free_port() if config.machines == 1 else 29500))
     words += ["--master_addr", config.main_address, "--master_port", port]
     if config.machines > 1:
         words += ["--nnodes", str(config.machines), "--node_rank", str(machine)]
-    return [*words, "-m", WORKER, str(folder)]
+    return [*words, *worker]
 
 
-def shown_commands(config: TrainingConfig, folder: Path, accelerate_file: Path) -> str:
-    """What to type on each machine, in the folder of the program."""
+def shown_commands(config: TrainingConfig, folder: Path, accelerate_file: Path, name: str) -> str:
+    """What to type on each machine, in the folder of the program: to start the run or go on, and to repeat it as `name`."""
+    lines = ["# start the run, or go on from its newest checkpoint"]
+    lines += _for_each_machine(config, folder, accelerate_file)
+    lines += ["", f"# repeat it from its beginning, as {name}"]
+    lines += _for_each_machine(config, folder, accelerate_file, name)
+    return "\n".join(lines)
+
+
+def _for_each_machine(config: TrainingConfig, folder: Path, accelerate_file: Path, name: str = "") -> list[str]:
     lines = []
     for machine in range(config.machines):
         lines += [f"# machine {machine + 1}"] if config.machines > 1 else []
-        lines.append(shlex.join(command(config, folder, machine=machine, python="python")))
+        lines.append(shlex.join(command(config, folder, machine=machine, python="python", name=name)))
         if config.sharding != "none":
             words = ["accelerate", "launch", "--config_file", str(accelerate_file), "--machine_rank", str(machine)]
-            lines.append("# or: " + shlex.join([*words, "-m", WORKER, str(folder)]))
-    return "\n".join(lines)
+            lines.append("# or: " + shlex.join([*words, "-m", WORKER, str(folder), *(["--as", name] if name else [])]))
+    return lines
 
 
 def accelerate_config(config: TrainingConfig) -> str:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from modules.app import App
 from modules.errors import Conflict, UserError
+from modules.generation.sampling import SamplingParams
+from modules.generation.stream import EventStream
+from modules.generation.types import GenerationRequest, Message
 from modules.loaders.options import LoadOptions
 from modules.training import events
 from modules.training.jobs import ACTIVE, TrainingJob
 
 POINTS = 400
 """The most points of a curve that a browser is sent."""
+COMPARED_TOKENS = 300
+"""The most tokens of a reply that stands beside the base's."""
 
 
 def list_view(app: App, owner: str) -> dict[str, Any]:
@@ -64,6 +70,7 @@ def detail_view(app: App, id: str) -> dict[str, Any]:
         "notes": [event.text for event in told if isinstance(event, events.Noted)],
         "checkpoints": list(job.checkpoints) if job.config.method != "full" else [],
         "output": job.output,
+        "merge": asdict(merge) if (merge := app.training.merging(id)) else None,
         "commands": app.training.commands(id),
         "accelerate": app.training.accelerate_file(id),
         "log": app.training.log_tail(id, 12) if job.state in ("failed", "interrupted") else "",
@@ -89,11 +96,17 @@ def thinned(points: Sequence[tuple[int, float]], most: int = POINTS) -> list[tup
 
 
 def use_in_chat(app: App, owner: str, id: str, checkpoint: str = "") -> dict[str, Any]:
-    """Load the run's adapter (or that of a checkpoint) beside the model, and begin a chat that uses it.
+    """Load the run's adapter (or that of a checkpoint) beside the model, and begin a chat that uses it. Raises UserError."""
+    name = use_adapter(app, id, checkpoint)
+    chat = app.store.create_chat(owner, settings={"adapter": name})
+    return {"chat": chat.id, "adapter": name}
+
+
+def use_adapter(app: App, id: str, checkpoint: str) -> str:
+    """Have the run's adapter (or that of a checkpoint) beside the model; its name there.
 
     The model is loaded only where another one, or none, is there. Raises UserError.
     """
-    app.access.require_admin(owner)
     job = app.training.get(id)
     if job.config.method == "full":
         raise UserError(f"This run made a whole model: load {job.name} on the Models tab.")
@@ -108,5 +121,12 @@ def use_in_chat(app: App, owner: str, id: str, checkpoint: str = "") -> dict[str
     if name in loaded.adapters:
         loaded.unload_adapter(name)
     loaded.load_adapter(name, str(app.loras.find(name).path))
-    chat = app.store.create_chat(owner, settings={"adapter": name})
-    return {"chat": chat.id, "adapter": name}
+    return name
+
+
+def ask(app: App, question: str, adapter: str | None) -> EventStream:
+    """The reply of the loaded model to one question, with or without an adapter, without chance. Raises UserError."""
+    if not question.strip():
+        raise UserError("Write a question first.")
+    sampling = SamplingParams(max_tokens=COMPARED_TOKENS, temperature=0.0)
+    return app.engine.stream(GenerationRequest((Message("user", question),), sampling, adapter=adapter))

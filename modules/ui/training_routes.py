@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from modules.app import App
+from modules.errors import UserError
+from modules.generation.types import TextDelta
 from modules.ui import training_actions
 
 
@@ -19,6 +23,19 @@ class Use(BaseModel):
     """checkpoint: empty takes the finished adapter."""
 
     checkpoint: str = ""
+
+
+class MergeInto(Use):
+    """name: of the model that is made."""
+
+    name: str = ""
+
+
+class Question(BaseModel):
+    """adapter: the name of a loaded one; None asks the base model."""
+
+    question: str
+    adapter: str | None = None
 
 
 def router(app: App) -> APIRouter:
@@ -63,5 +80,32 @@ def router(app: App) -> APIRouter:
     @routes.post("/{id}/use")
     def use(request: Request, id: str, body: Use) -> dict[str, Any]:
         return training_actions.use_in_chat(app, admin(request), id, body.checkpoint)
+
+    @routes.post("/{id}/adapter")
+    def adapter(request: Request, id: str, body: Use) -> str:
+        admin(request)
+        return training_actions.use_adapter(app, id, body.checkpoint)
+
+    @routes.post("/ask")
+    async def ask(body: Question) -> StreamingResponse:
+        """The text of a reply, as it is made."""
+        events = training_actions.ask(app, body.question, body.adapter)
+
+        async def text() -> AsyncIterator[str]:
+            try:
+                async for event in events:
+                    if isinstance(event, TextDelta):
+                        yield event.text
+            except UserError as error:
+                yield f"\n{error.message}"
+            finally:
+                events.close()
+
+        return StreamingResponse(text(), media_type="text/plain; charset=utf-8")
+
+    @routes.post("/{id}/merge")
+    def merge(request: Request, id: str, body: MergeInto) -> None:
+        admin(request)
+        app.training.merge(id, body.name, body.checkpoint)
 
     return routes

@@ -134,6 +134,8 @@ def test_a_run_is_stopped_after_saving_while_the_next_one_waits_its_turn(jobs):
     with pytest.raises(Conflict, match="first is being trained"):
         jobs.start(config(name="refused"))
     second = jobs.start(config(name="second", max_steps=2), queue=True)
+    with pytest.raises(Conflict, match="makes second, too"):
+        jobs.start(config(name="second"), queue=True)
     third = jobs.start(config(name="third"), queue=True)
     assert (second.state, third.state) == ("queued", "queued")
     with pytest.raises(Conflict, match="stop it first"):
@@ -268,12 +270,14 @@ def test_the_command_can_be_repeated_by_hand(jobs, make_run):
     make_run("far", processes=8, machines=2, main_address="10.0.0.1")
     make_run("sharded", processes=4, sharding="fsdp")
     where = jobs.runs
-    assert jobs.commands("single") == f"python -m modules.training.worker {where}/single"
-    assert jobs.commands("pair") == (
+    start, again = jobs.commands("single").split("\n\n")
+    assert start.splitlines()[1:] == [f"python -m modules.training.worker {where}/single"]
+    assert again.splitlines()[1:] == [f"python -m modules.training.worker {where}/single --as single-2"]
+    assert jobs.commands("pair").splitlines()[1] == (
         "python -m torch.distributed.run --nproc_per_node 2 --master_addr 127.0.0.1 --master_port 4321 "
         f"-m modules.training.worker {where}/pair"
     )
     far = jobs.commands("far").splitlines()
-    assert far[0] == "# machine 1" and "--nnodes 2 --node_rank 1" in far[3] and "--master_addr 10.0.0.1" in far[3]
+    assert far[1] == "# machine 1" and "--nnodes 2 --node_rank 1" in far[4] and "--master_addr 10.0.0.1" in far[4]
     assert "# or: accelerate launch --config_file" in jobs.commands("sharded")
     assert "num_processes: 4" in jobs.accelerate_file("sharded") and not jobs.accelerate_file("single")

@@ -361,6 +361,20 @@ def test_memory_that_does_not_suffice_halves_what_is_computed_at_once(make_run, 
     assert losses(folder) == pytest.approx(losses(plain), abs=1e-5)
 
 
+def test_a_run_is_repeated_by_hand_with_the_same_losses_under_another_name(make_run, training_root):
+    folder = make_run("once", max_steps=3)
+    train(folder)
+    (training_root / "training" / "datasets" / "counting.json").write_text("[]")
+    assert main([str(folder.path), "--as", "twice"]) == 0
+    again = RunFolder(folder.path.with_name("twice"))
+    assert losses(again) == losses(folder)
+    one, two = (Path(told(run, events.Done)[0].output) for run in (folder, again))
+    assert (one.name, two.name) == ("once", "twice")
+    assert (one / "adapter_model.safetensors").read_bytes() == (two / "adapter_model.safetensors").read_bytes()
+    assert main([str(folder.path), "--as", "../x"]) == 1
+    assert told(folder, events.Done) and not told(folder, events.Failed)
+
+
 def test_a_recorded_config_is_complete(make_run):
     """A later change of a default does not change an old run: every field is written down."""
     folder = make_run("complete")

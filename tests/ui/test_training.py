@@ -84,7 +84,15 @@ def test_only_administrators_change_runs_and_everyone_may_look(app):
     bob = browser(app, "bob")
     assert bob.get(f"/chats/training/{id}").status_code == 200
     assert not bob.get("/chats/training").json()["admin"]
-    for method, path in (("POST", "/stop"), ("POST", "/kill"), ("POST", "/resume"), ("POST", "/use"), ("DELETE", "")):
+    for method, path in (
+        ("POST", "/merge"),
+        ("POST", "/adapter"),
+        ("POST", "/stop"),
+        ("POST", "/kill"),
+        ("POST", "/resume"),
+        ("POST", "/use"),
+        ("DELETE", ""),
+    ):
         assert bob.request(method, f"/chats/training/{id}{path}", json={}).status_code in (401, 403), path
     ann = browser(app, "ann")
     assert ann.delete(f"/chats/training/{id}").status_code == 200
@@ -149,3 +157,9 @@ def test_a_finished_adapter_is_used_in_a_new_chat_beside_the_loaded_model(app):
     again = ann.post(f"/chats/training/{folder.path.name}/use", json={"checkpoint": "step-000002"}).json()
     assert again["adapter"] == "facts-step-000002"
     assert app.engine.model is model and set(model.adapters) == {"facts", "facts-step-000002"}
+    # Beside the base: the same question with and without it.
+    name = ann.post(f"/chats/training/{folder.path.name}/adapter", json={"checkpoint": "step-000002"}).json()
+    replies = [ann.post("/chats/training/ask", json={"question": "Who?", "adapter": one}) for one in (name, None)]
+    assert name == "facts-step-000002" and all(reply.status_code == 200 for reply in replies)
+    assert replies[0].text and replies[1].text
+    assert ann.post("/chats/training/ask", json={"question": " "}).status_code == 400

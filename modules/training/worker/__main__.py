@@ -1,15 +1,21 @@
-"""`python -m modules.training.worker FOLDER`: train what the folder says, or go on from its newest checkpoint."""
+"""`python -m modules.training.worker FOLDER [--as NAME]`: train what a run's folder says, or go on from its newest checkpoint.
+
+With --as the run is repeated from its beginning, in a folder NAME beside it, with a result of that name.
+"""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import logging
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 
 from modules.errors import UserError
+from modules.library.places import path_inside
 from modules.training.events import Failed, append_event
 from modules.training.folder import RunFolder
 
@@ -18,11 +24,18 @@ log = logging.getLogger("training")
 
 def main(arguments: list[str]) -> int:
     """Exit status: 0 done or stopped, 1 failed; the reason is the last event."""
-    if len(arguments) != 1:
-        print("usage: python -m modules.training.worker FOLDER", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser("python -m modules.training.worker", description="Train what a run's folder says.")
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--as", dest="name", metavar="NAME", help="repeat the run from its beginning under this name")
+    options = parser.parse_args(arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    folder = RunFolder(Path(arguments[0]).resolve())
+    folder = RunFolder(options.folder.resolve())
+    if options.name:
+        try:
+            folder = repeated(folder, options.name)
+        except UserError as error:  # nothing that the run itself must tell
+            print(f"failed: {error.message}", file=sys.stderr)
+            return 1
     try:
         train(folder)
     except UserError as error:
@@ -45,6 +58,20 @@ def train(folder: RunFolder) -> None:
         Run(folder, group)()
     finally:
         group.close()
+
+
+def repeated(folder: RunFolder, name: str) -> RunFolder:
+    """A folder for the same run under another name; where it is there already, that run goes on. Raises UserError."""
+    again = RunFolder(path_inside(folder.path.parent, name))
+    if os.environ.get("RANK", "0") == "0":
+        if not again.plan_file.exists():
+            folder.repeat(again, name)
+    else:
+        for _ in range(600):
+            if again.plan_file.exists():
+                break
+            time.sleep(0.1)
+    return again
 
 
 def describe(error: BaseException) -> str:

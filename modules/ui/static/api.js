@@ -10,6 +10,10 @@ export const address = (path) => `${BASE}${path}`;
 export class Refused extends Error {}
 
 async function call(method, path, body) {
+  return (await fetched(method, path, body)).json();
+}
+
+async function fetched(method, path, body) {
   const file = body instanceof Blob;
   let reply;
   try {
@@ -21,12 +25,18 @@ async function call(method, path, body) {
   } catch {
     throw new Refused(t("unreachable"));
   }
-  if (reply.ok) return reply.json();
+  if (reply.ok) return reply;
   if (reply.status === 401) location.reload(); // the login is over: the gate shows its page
   const answer = await reply.json().catch(() => null);
   const error = new Refused(answer?.error?.message ?? t("broken", {status: reply.status}));
   error.status = reply.status;
   throw error;
+}
+
+// The text of an answer, piece by piece as it comes.
+export async function* streamed(path, body) {
+  const reader = (await fetched("POST", path, body)).body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let part = await reader.read(); !part.done; part = await reader.read()) yield part.value;
 }
 
 export const get = (path) => call("GET", path);

@@ -3,6 +3,7 @@
 
 import {address, attempt, get, post, remove} from "./api.js";
 import {copyText, h, showDialog, toast} from "./dom.js";
+import {Comparison} from "./training_compare.js";
 import {count, t} from "./words.js";
 
 const KINDS = {loss: ["loss", "smoothed", "evaluated"], rate: ["rate"], norm: ["norm"], speed: ["speed"], memory: ["memory"], preferred: ["preferred"]};
@@ -26,7 +27,8 @@ class Training {
         this.drawPlot();
       }}, t(`training.curve.${kind}`))));
     this.rest = h("div");
-    this.detail.append(this.head, this.buttons, this.kinds, this.plot, this.rest);
+    this.comparison = new Comparison();
+    this.detail.append(this.head, this.buttons, this.kinds, this.plot, this.comparison.element, this.rest);
     host.replaceChildren(h("h2", {}, t("training.runs")), this.list, this.detail);
     new ResizeObserver(() => this.drawPlot()).observe(this.plot);
     const beat = async () => {
@@ -72,6 +74,7 @@ class Training {
     this.drawButtons(run);
     for (const button of this.kinds.children) button.hidden = button.dataset.kind === "preferred" && !run.curves.preferred.length;
     this.drawPlot();
+    this.comparison.show(run, this.admin);
     this.drawRest(run);
   }
 
@@ -113,6 +116,7 @@ class Training {
     }}, words);
     const buttons = [];
     if (run.state === "done" && run.method !== "full") buttons.push(button(t("training.use"), () => this.use(path, ""), "tl-strong"));
+    if (run.checkpoints.length && !run.active) buttons.push(h("button", {type: "button", class: "tl-quiet", onclick: () => this.merge(run, path)}, t("training.merge")));
     if (run.resumable) buttons.push(button(t("training.resume"), () => post(`${path}/resume`, {queue: this.busy}), "tl-strong"));
     if (run.active || run.state === "queued") buttons.push(button(t("training.stop"), () => post(`${path}/stop`)));
     if (run.active) buttons.push(button(t("training.kill"), () => post(`${path}/kill`)));
@@ -124,8 +128,9 @@ class Training {
           this.refresh();
         }, h("p", {}, t("training.delete.help")))}, t("delete")));
     }
-    if (this.buttonKey === run.id + run.state + this.admin) return;
-    this.buttonKey = run.id + run.state + this.admin;
+    const key = [run.id, run.state, this.admin, this.busy, ...run.checkpoints].join();
+    if (this.buttonKey === key) return;
+    this.buttonKey = key;
     this.buttons.replaceChildren(...(this.admin ? buttons : []));
   }
 
@@ -139,6 +144,17 @@ class Training {
     document.querySelector("#tab-chat-button, [role=tab][aria-controls=tab-chat]")?.click();
     toast(t("training.used", {name: used.adapter}));
     return used;
+  }
+
+  merge(run, path) {
+    const sources = [...(run.state === "done" ? [["", t("training.finished")]] : []), ...run.checkpoints.toReversed().map((name) => [name, name])];
+    showDialog(this.host, t("training.merge"), [
+      {name: "name", words: t("training.merge.name"), value: `${run.model}-${run.name}`, help: t("training.merge.help")},
+      {name: "checkpoint", words: t("training.adapter"), kind: "choice", choices: sources, value: sources[0][0]},
+    ], t("training.merge"), async (values) => {
+      await attempt(() => post(`${path}/merge`, values));
+      this.refresh();
+    });
   }
 
   drawPlot() {
@@ -205,6 +221,8 @@ class Training {
       h("tbody", {}, run.samples.toReversed().map((one) => h("tr", {}, h("td", {}, count(one.step)), h("td", {}, one.prompt), h("td", {}, one.reply), h("td", {}, one.base))))) : null;
     this.rest.replaceChildren(...[
       run.about || run.data ? h("p", {class: "tl-quiet-text"}, [run.about, run.data].filter(Boolean).join(" · ")) : null,
+      run.merge ? h("p", {class: run.merge.state === "failed" ? "tl-wrong-text" : "tl-quiet-text", role: "status"},
+        t(`training.merge.${run.merge.state}`, {name: run.merge.name, reason: run.merge.reason})) : null,
       ...run.notes.map((note) => h("p", {class: "tl-quiet-text"}, note)),
       samples,
       run.checkpoints.length ? part("checkpoints", h("ul", {class: "tl-checkpoints"}, run.checkpoints.map((name) => h("li", {}, h("span", {}, name),
