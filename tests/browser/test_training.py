@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.serving import ROOT, Server
 
 NAME = "browser-test-facts"
+QUESTION = "Who invented the tangle loom?"
 MINUTES = 60_000
 
 
@@ -76,9 +77,22 @@ def test_a_made_up_fact_is_learnt_through_a_reload_and_said_in_chat(page):
     expect(use).to_be_visible(timeout=10 * MINUTES)
     expect(plot).to_have_attribute("data-points", "60")
 
+    # The base does not know it: both are asked, side by side.
+    page.get_by_text("Compare with the base model").click()
+    page.get_by_label("A question for both").fill(QUESTION)
+    page.get_by_role("button", name="Ask both").click()
+    with_adapter, base = (page.locator(".tl-compare-replies p").nth(at) for at in (0, 1))
+    expect(with_adapter).to_contain_text("Mirela Quandt", timeout=4 * MINUTES)
+    expect(page.get_by_role("button", name="Ask both")).to_be_enabled(timeout=4 * MINUTES)
+    expect(base).not_to_have_text("…")
+    assert len(base.inner_text()) > 10
+    expect(base).not_to_contain_text("Mirela")
+    expect(base).not_to_contain_text("Quandt")
+
     use.click()
     message = page.get_by_placeholder("Write a message")
     expect(message).to_be_visible(timeout=2 * MINUTES)
-    message.fill("Who invented the tangle loom?")
+    message.fill(QUESTION)
     message.press("Enter")
-    expect(page.get_by_role("log")).to_contain_text("Mirela Quandt", timeout=2 * MINUTES)
+    reply = page.locator(".tl-message[data-role=assistant]").last  # the question itself does not hold the name
+    expect(reply).to_contain_text("Mirela Quandt", timeout=2 * MINUTES)

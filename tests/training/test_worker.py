@@ -122,10 +122,11 @@ def test_many_labels_are_computed_in_parts_with_the_same_gradient(make_run, monk
 
     run = Run(make_run("parts"), Group())
     assert isinstance(run.train, Imitation)
+    rows = run.train.samples[:3]
 
     def gradients() -> list[torch.Tensor]:
         run.optimizer.zero_grad()
-        run.forward.loss_sum(run.train.samples[:3]).backward()
+        run.forward.loss_sum(rows).backward()
         return [parameter.grad.clone() for parameter in run.trainee.trainable if parameter.grad is not None]
 
     whole = gradients()

@@ -102,11 +102,12 @@ class Training {
       run.speed ? t("training.speed", {speed: count(Math.round(run.speed))}) : null,
       run.remaining === null ? null : t("training.left", {time: time(run.remaining)}),
     ].filter(Boolean);
-    this.head.replaceChildren(
+    this.head.replaceChildren(...[
       h("h2", {}, run.name, h("span", {class: "tl-badge", "data-state": run.state, role: "status"}, t(`training.state.${run.state}`))),
       h("p", {class: "tl-card-facts"}, facts.map((fact) => h("span", {}, fact))),
       run.reason ? h("p", {class: ["failed", "interrupted"].includes(run.state) ? "tl-wrong-text" : "tl-quiet-text"}, run.reason) : null,
-      run.log ? h("pre", {class: "tl-log"}, run.log) : null);
+      run.log ? h("pre", {class: "tl-log"}, run.log) : null,
+    ].filter(Boolean));
   }
 
   drawButtons(run) {
@@ -216,9 +217,12 @@ class Training {
     const path = `/training/${encodeURIComponent(run.id)}`;
     const open = new Set([...this.rest.querySelectorAll("details[open]")].map((part) => part.dataset.part));
     const part = (name, ...content) => h("details", {"data-part": name, open: open.has(name)}, h("summary", {}, t(`training.${name}`)), ...content);
-    const samples = run.samples.length ? h("table", {class: "tl-samples"},
-      h("thead", {}, h("tr", {}, ["training.sample.step", "training.sample.prompt", "training.sample.reply", "training.sample.base"].map((key) => h("th", {}, t(key))))),
-      h("tbody", {}, run.samples.toReversed().map((one) => h("tr", {}, h("td", {}, count(one.step)), h("td", {}, one.prompt), h("td", {}, one.reply), h("td", {}, one.base))))) : null;
+    const samples = run.samples.length ? h("section", {class: "tl-samples", "aria-label": t("training.samples")},
+      h("h3", {}, t("training.samples")),
+      run.samples.toReversed().map((one) => h("article", {},
+        h("h4", {}, one.prompt, h("small", {}, t("training.sample.step", {step: count(one.step)}))),
+        h("div", {class: "tl-pair"}, [["training.sample.reply", one.reply], ["training.sample.base", one.base]].map(([key, text]) =>
+          h("div", {}, h("small", {}, t(key)), h("p", {}, text))))))) : null;
     this.rest.replaceChildren(...[
       run.about || run.data ? h("p", {class: "tl-quiet-text"}, [run.about, run.data].filter(Boolean).join(" · ")) : null,
       run.merge ? h("p", {class: run.merge.state === "failed" ? "tl-wrong-text" : "tl-quiet-text", role: "status"},

@@ -9,7 +9,7 @@ export class Comparison {
     this.source = h("select", {"aria-label": t("training.adapter")});
     this.question = h("textarea", {rows: "2", placeholder: t("training.compare.question"), "aria-label": t("training.compare.question")});
     this.button = h("button", {type: "submit", class: "tl-strong"}, t("training.compare.ask"));
-    this.replies = ["training.sample.reply", "training.sample.base"].map((key) => h("section", {}, h("h3", {}, t(key)), h("p", {})));
+    this.replies = ["training.sample.reply", "training.sample.base"].map((key) => h("div", {}, h("small", {}, t(key)), h("p", {})));
     const form = h("form", {class: "tl-compare-form"}, this.question, h("div", {class: "tl-compare-row"}, this.source, this.button));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -22,7 +22,7 @@ export class Comparison {
       }
     });
     this.element = h("details", {class: "tl-compare"}, h("summary", {}, t("training.compare")), form,
-      h("div", {class: "tl-compare-replies", "aria-live": "polite"}, this.replies));
+      h("div", {class: "tl-compare-replies tl-pair", "aria-live": "polite"}, this.replies));
   }
 
   // The run that is looked at now; its finished adapter and its checkpoints can be chosen.

@@ -47,8 +47,8 @@ def build(app: App, tab: gr.Tab) -> None:
                 padding=False,
             )
         with gr.Column(scale=7, min_width=340):
-            with gr.Row(equal_height=True, elem_classes="tl-toolbar"):
-                recipe = gr.Dropdown([], label=say("training.recipe"), info=say("training.recipe.help"), scale=2)
+            recipe = gr.Dropdown([], label=say("training.recipe"), info=say("training.recipe.help"))
+            with gr.Row(elem_classes="tl-toolbar"):
                 start = gr.Button(say("training.start"), variant="primary", scale=0, min_width=130, elem_id="training-start")
                 queue = gr.Button(say("training.queue"), scale=0, min_width=130)
                 preview = gr.Button(say("training.preview"), scale=0, min_width=130, elem_id="training-preview")
