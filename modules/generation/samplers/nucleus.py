@@ -64,10 +64,11 @@ def keep_top_n_sigma(scores: Tensor, sigmas: Tensor) -> Tensor:
     scores [rows, width] float32, where -inf does not count; sigmas [rows, 1], 0 keeps all.
     Returns the same shape, masked with -inf.
     """
-    counted = scores > NEVER
-    count = counted.sum(-1, keepdim=True)
-    present = scores.masked_fill(~counted, 0)
-    mean = present.sum(-1, keepdim=True) / count
-    spread = ((present - mean).square() * counted).sum(-1, keepdim=True).div(count).sqrt()
+    best = scores.amax(-1, keepdim=True)
+    count = (scores > NEVER).sum(-1, keepdim=True)
+    # Distances from the best are small numbers: the mean of their squares, less the square of their mean, is exact enough.
+    away = (scores - best).nan_to_num_(neginf=0.0)
+    mean = away.sum(-1, keepdim=True) / count
+    spread = (torch.linalg.vector_norm(away, dim=-1, keepdim=True).square() / count - mean.square()).clamp(min=0).sqrt()
     reach = torch.where(sigmas > 0, sigmas * spread, math.inf)
-    return scores.masked_fill(scores < scores.amax(-1, keepdim=True) - reach, NEVER)
+    return scores.masked_fill(scores < best - reach, NEVER)

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from modules.generation.samplers.candidates import NEVER
 
+LEAST = -1e9
+"""Farther from the best than any score that counts; its cube is still a number."""
+
 
 def apply_temperature(scores: Tensor, temperature: Tensor) -> Tensor:
     """scores / temperature. scores [rows, width] float32; temperature [rows, 1] above 0, 1 changes nothing."""
@@ -32,7 +35,7 @@ def smooth_quadratically(scores: Tensor, factor: Tensor, curve: Tensor) -> Tenso
     factor [rows, 1], 0 changes nothing; curve [rows, 1]; above 3, tokens near the best may overtake it.
     """
     best = scores.amax(-1, keepdim=True)
-    away = scores - best
+    away = (scores - best).clamp_(min=LEAST)
     flat, steep = factor * (3 - curve) / 2, factor * (curve - 1) / 2
-    bent = best - (flat - steep * away) * away * away
+    bent = (away * steep).sub_(flat).mul_(away).mul_(away).add_(best)
     return torch.where((scores > NEVER) & (factor > 0), bent, scores)
