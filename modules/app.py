@@ -15,6 +15,7 @@ from modules.chats.store import ChatStore
 from modules.errors import UserError
 from modules.generation.engine import Engine
 from modules.generation.sampling import SamplingParams
+from modules.generation.template import template_problem
 from modules.generation.types import LoadedModel
 from modules.library.characters import CharacterLibrary
 from modules.library.download_jobs import DownloadJobs
@@ -79,6 +80,8 @@ class App:
 
         model = self.engine.replace(spec.name, load, stop_running=stop_running)
         log.info("loaded %s", spec.name)
+        if model.chat_template and (problem := template_problem(model.chat_template)):
+            log.warning("the chat template of %s fails its test: %s", spec.name, problem)
         return model
 
     def load_at_start(self) -> None:

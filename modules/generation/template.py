@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -161,6 +162,8 @@ def template_problem(source: str) -> str | None:
     """
     from modules.generation.types import Message
 
+    if source and not re.search(r"\{[{%]|[^\s]", re.sub(r"\{#.*?#\}", "", source, flags=re.DOTALL)):
+        return None  # nothing but a comment: the conversation is rendered elsewhere
     said = ("What is in the blue box?", "A brass key is in it.", "And in the red one?")
     turns = [Message(role, text) for role, text in zip(("user", "assistant", "user"), said, strict=True)]
     variables = {"bos_token": "", "eos_token": "<eos>"}

@@ -63,8 +63,9 @@ def test_a_bad_template_is_told_in_a_sentence(source: str, problem: str):
     assert problem in (template_problem(source) or "")
 
 
-def test_a_good_template_has_no_problem():
+def test_a_good_template_has_no_problem_and_neither_has_one_that_is_rendered_elsewhere():
     assert template_problem(CHATML) is None
+    assert template_problem("{# The engine renders it. #}") is None
 
 
 def test_a_template_may_refuse_a_conversation():

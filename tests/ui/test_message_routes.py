@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from modules.training.formats import read_format
+from modules.generation.sampling import SamplingParams
+from modules.training.formats import guess_format, read_format
 from modules.training.rows import read_rows
+from modules.ui import preferences
 from tests.fakes import EVERYTHING, EchoModel
 from tests.ui.test_routes import Page, apps, text_of
 
@@ -310,6 +312,12 @@ def test_marks_become_data_sets_that_training_reads(apps: Any):
         ("user", "question"),
         ("assistant", "good answer"),
     ]
+    page.ok("POST", "/marks/dataset", {"kind": "preferences", "name": "pairs"})
+    rows = read_rows(page.app.training.places.datasets, "pairs")
+    name = guess_format(ROOT / "training" / "formats", rows.columns, rows.rows[0][1])
+    assert name == "preferences"
+    pair: Any = read_format(ROOT / "training" / "formats", name).read_row(rows.rows[0][1])
+    assert [side.messages[-1].content for side in (pair.chosen, pair.rejected)] == ["good answer", "bad answer"]
     assert page.refused("POST", "/marks/dataset", {"kind": "examples", "name": "mine"})[0] == 409
     assert page.refused("POST", "/marks/dataset", {"kind": "examples", "name": "../x"})[0] == 400
     page.ok("POST", f"/messages/{bad}/better", {"rejected": good})
@@ -341,3 +349,40 @@ def test_only_versions_of_one_reply_are_preferred_and_only_ones_own(apps: Any):
     ):
         assert ben.refused("POST", path, body)[0] == 404
     assert ben.refused("POST", "/marks/dataset", {"kind": "examples", "name": "x"})[0] == 401
+
+
+# --- with real tokens
+
+
+@pytest.mark.parametrize("kind", ["folder", "gguf"])
+def test_real_models_run_again_exactly_and_go_on_from_a_chosen_token(
+    apps: Any, kind: str, tiny_llama_folder: Path, tiny_gguf: Path
+):
+    app = apps()
+    source = tiny_llama_folder if kind == "folder" else tiny_gguf
+    (app.models.folder / source.name).symlink_to(source)
+    app.load_model(source.name)
+    page = Page(app)
+    page.ok("POST", "/token-view", {"on": True})
+    preferences.set_sampling(app, "local", SamplingParams(max_tokens=48, temperature=1.5, ban_eos=True, seed=5), None)
+    chat, reply = answered(page, "Tell me.")
+    content = app.store.message("local", reply).content
+    parts = page.ok("GET", f"/messages/{reply}/tokens")["parts"]
+    assert "".join(row[0] for part in parts for row in part["tokens"]) == content
+    page.ok("POST", f"/messages/{reply}/again")
+    assert last(page, chat)["again"] == {"of": reply, "same_prompt": True, "same_text": True}
+    rows = parts[0]["tokens"]
+    index, other = next(
+        (index, other)
+        for index, row in enumerate(rows[3:], 3)
+        for other in row[3]
+        if other[0] != row[4] and other[1].strip() and "\ufffd" not in other[1] and not other[1].startswith("<")
+    )
+    version = page.ok("POST", f"/messages/{reply}/choose", {"stretch": 0, "index": index, "token": other[0]})["reply"]
+    page.finished(chat)
+    kept = app.store.message("local", version).content
+    assert kept.startswith("".join(row[0] for row in rows[:index]) + other[1])
+    if kind == "folder":
+        asked = page.ok("POST", f"/messages/{reply}/tokens")["parts"][0]["tokens"]
+        if [row[4] for row in asked] == [row[4] for row in rows]:
+            assert all(abs(one[2] - two[2]) < 0.02 for one, two in zip(asked, rows, strict=True)), "computed is as recorded"

@@ -53,6 +53,9 @@ export class MessageView {
 
   drawTools() {
     const {view, actions} = this;
+    const key = JSON.stringify([view.id, view.state === "streaming", view.versions, view.extra?.good]);
+    if (this.toolsKey === key) return; // a menu may stand under one of them
+    this.toolsKey = key;
     const tools = [];
     if (view.versions.length > 1 && !this.compared) {
       const at = view.versions.indexOf(view.id);
