@@ -348,7 +348,7 @@ def test_only_versions_of_one_reply_are_preferred_and_only_ones_own(apps: Any):
         (f"/messages/{reply}/keep", {}),
     ):
         assert ben.refused("POST", path, body)[0] == 404
-    assert ben.refused("POST", "/marks/dataset", {"kind": "examples", "name": "x"})[0] == 401
+    assert ben.refused("POST", "/marks/dataset", {"kind": "examples", "name": "x"})[0] == 403
 
 
 # --- with real tokens
