@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from modules.api import tools
 from modules.api.chat_request import ChatCompletionRequest, JsonFormat, SchemaFormat
@@ -30,7 +31,8 @@ from modules.api.replies import (
 from modules.api.streaming import DONE, EVENTS, EventSource, begun, close_all, data, merged, open_streams, unless_gone
 from modules.api.tool_calls import CallArguments, CallBegins, Piece, ToolReader
 from modules.errors import UserError
-from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Token
+from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Messages, Token
+from modules.library.modes import Staged, staged
 from modules.library.templates import stop_texts
 
 if TYPE_CHECKING:
@@ -52,15 +54,15 @@ def router(app: App) -> APIRouter:
     @routes.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
     async def create_chat_completion(body: ChatCompletionRequest, request: Request) -> Response:
         """Answer a conversation."""
-        return await unless_gone(request, answer(app, body))
+        return await unless_gone(request, answer(app, body, app.access.require_api(request)))
 
     return routes
 
 
-async def answer(app: App, body: ChatCompletionRequest) -> Response:
+async def answer(app: App, body: ChatCompletionRequest, owner: str) -> Response:
     """The whole reply, or its beginning where it is streamed. Raises UserError."""
     model = app.engine.model
-    request = await generation_request(app, model, body)
+    request = await generation_request(app, model, body, owner)
     head = Head.new("chatcmpl", shown_name(model, request.adapter))
     readers = [tools.reader_for(body, request.template or model.chat_template) for _ in range(body.n)]
     streams = await open_streams(app.engine, replies_of(request, body.n))
@@ -75,10 +77,10 @@ async def answer(app: App, body: ChatCompletionRequest) -> Response:
     return Response(reply.model_dump_json(), media_type="application/json")
 
 
-async def generation_request(app: App, model: LoadedModel, body: ChatCompletionRequest) -> GenerationRequest:
-    """What the engine is asked for. Raises UserError."""
+async def generation_request(app: App, model: LoadedModel, body: ChatCompletionRequest, owner: str) -> GenerationRequest:
+    """What the engine is asked for; owner: whose characters and presets are meant. Raises UserError."""
     adapter = chosen_adapter(model, body)
-    template = template_for(app, model, body.template)
+    template = template_for(app, model, body.template) if body.mode != "chat" or body.template else None
     variables: dict[str, Any] = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
         variables["reasoning_effort"] = body.reasoning_effort
@@ -102,20 +104,42 @@ async def generation_request(app: App, model: LoadedModel, body: ChatCompletionR
     elif "max_tokens" not in body.model_fields_set:
         more["max_tokens"] = whole_context(model, app)
     sampling = effective_sampling(app, model, body, more)
-    if template and (stops := stop_texts(template)):
-        sampling = sampling.changed({"stop": (*sampling.stop, *stops)})
+    messages = await read_messages(
+        body.messages, images=model.capabilities.images, remote_images=app.options.allow_remote_images
+    )
+    stage = await run_in_threadpool(_staged, app, model, body, owner, messages, template)
+    if stage.stop:
+        sampling = sampling.changed({"stop": (*sampling.stop, *stage.stop)})
     return GenerationRequest(
-        prompt=await read_messages(
-            body.messages, images=model.capabilities.images, remote_images=app.options.allow_remote_images
-        ),
+        prompt=stage.messages,
         sampling=sampling,
-        template=template,
+        template=stage.template,
         template_variables=variables,
         continue_reply=body.continue_final_message,
         adapter=adapter,
         adapter_strength=body.adapter_strength,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         overflow=overflow,
+    )
+
+
+def _staged(
+    app: App, model: LoadedModel, body: ChatCompletionRequest, owner: str, messages: Messages, template: str | None
+) -> Staged:
+    """The conversation with the character that the request names; without one, as it came."""
+    if body.character is None and body.mode == "instruct":
+        return Staged(messages, template, stop_texts(template) if template else ())
+    character = app.characters.read(owner, body.character) if body.character is not None else None
+    told = [message.content for message in messages if message.role == "system"]
+    turns = [message for message in messages if message.role != "system"]
+    return staged(
+        turns,
+        body.mode,
+        character,
+        user=body.user_name,
+        system="\n\n".join(told),
+        template=template,
+        own_template=model.chat_template,
     )
 
 

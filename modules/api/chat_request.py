@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from modules.api.common import CommonRequest
 from modules.generation.sampling import MAX_TOKENS
+from modules.library.modes import Mode
 from modules.settings.declare import Settings, setting
 
 Json = dict[str, Any]
@@ -165,6 +166,12 @@ class ChatCompletionRequest(CommonRequest):
     """More variables for the chat template, such as enable_thinking."""
     template: str | None = None
     """The name of a chat template of the server, or Jinja source, in place of the model's own."""
+    character: str | None = None
+    """The name of a character of the server, whom the model plays."""
+    mode: Mode = "instruct"
+    """How the conversation is put to the model: instruct by its template, chat as lines with names, chat-instruct as both."""
+    user_name: str = Field("", max_length=80)
+    """What the character calls the person it speaks with."""
     continue_final_message: bool = False
     """The last message is the beginning of the reply, and is continued."""
 
@@ -180,6 +187,8 @@ class ChatCompletionRequest(CommonRequest):
                 raise ValueError(f"tool_choice names {wanted}, which is not among the tools")
         elif self.tool_choice == "required" and not self.tools:
             raise ValueError("tool_choice 'required' needs tools")
+        if self.tools and self.mode != "instruct":
+            raise ValueError("mode must be instruct for tools, because only the model's template has a place for them")
         if self.response_format is not None and self.response_format.type != "text" and self.must_call:
             raise ValueError("response_format and a forced tool call cannot be had together")
         return self

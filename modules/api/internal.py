@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
@@ -180,10 +180,12 @@ def _add_text(routes: APIRouter, app: App) -> None:
         return LikelyTokens(tokens=_likely(found.model), left=_likely(found.left))
 
     @routes.post("/chat-prompt")
-    async def render_chat_prompt(body: ChatCompletionRequest) -> RenderedChat:
+    async def render_chat_prompt(body: ChatCompletionRequest, request: Request) -> RenderedChat:
         """The exact prompt that a chat request makes, without answering it."""
         model = app.engine.model
-        rendered = await run_in_threadpool(model.render, await generation_request(app, model, body))
+        rendered = await run_in_threadpool(
+            model.render, await generation_request(app, model, body, app.access.require_api(request))
+        )
         tokens = list(rendered.tokens)
         return RenderedChat(prompt=rendered.text, length=len(tokens), tokens=tokens, dropped_messages=rendered.dropped_messages)
 

@@ -93,16 +93,16 @@ def router(app: App) -> APIRouter:
     @routes.post("/v1/responses", response_model=ResponseReply, responses=STREAMED)
     async def create_response(body: ResponseRequest, request: Request) -> Response:
         """Answer a conversation, in the newer form of the protocol."""
-        return await unless_gone(request, answer(app, body))
+        return await unless_gone(request, answer(app, body, app.access.require_api(request)))
 
     return routes
 
 
-async def answer(app: App, body: ResponseRequest) -> Response:
+async def answer(app: App, body: ResponseRequest, owner: str) -> Response:
     """The whole response, or its beginning where it is streamed. Raises UserError."""
     chat = _as_chat(body)
     model = app.engine.model
-    request = await generation_request(app, model, chat)
+    request = await generation_request(app, model, chat, owner)
     reader = tools.reader_for(chat, request.template or model.chat_template)
     builder = ResponseBuilder(body, shown_name(model, request.adapter))
     streams = await open_streams(app.engine, [request])

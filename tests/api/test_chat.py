@@ -218,3 +218,32 @@ def test_a_model_without_any_template_says_what_to_do(serve):
     reply = serve(EchoModel(chat_template=None)).post("/v1/chat/completions", {"messages": HELLO})
     assert reply.status_code == 400
     assert "/v1/completions" in reply.json()["error"]["message"]
+
+
+def test_a_character_of_the_server_is_played_in_every_mode(server):
+    folder = server.app.characters.folder
+    folder.mkdir(exist_ok=True)
+    (folder / "Bo.yaml").write_text("name: Bo\ncontext: Bo is a {{char}} who likes {{user}}.\n", encoding="utf-8")
+    body = {"messages": [{"role": "system", "content": "Be brief."}, *HELLO], "character": "Bo", "user_name": "Ann"}
+    seen = {}
+    for mode in ("instruct", "chat", "chat-instruct"):
+        server.post("/v1/chat/completions", {**body, "mode": mode}).raise_for_status()
+        seen[mode] = server.post("/v1/internal/chat-prompt", {**body, "mode": mode}).json()["prompt"]
+        assert "Bo is a Bo who likes Ann." in seen[mode] and "Be brief." in seen[mode]
+    assert "<|im_start|>" in seen["instruct"] and "<|im_start|>" in seen["chat-instruct"]
+    assert seen["chat"].endswith("Bo:") and "\nAnn: " in seen["chat"] and "<|im_start|>" not in seen["chat"]
+    assert "\nAnn:" in server.model.requests[1].sampling.stop
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param"),
+    [
+        ({"character": "ghost"}, 404, "character"),
+        ({"character": "../Bo"}, 400, "name"),
+        ({"mode": "opera"}, 400, "mode"),
+        ({"mode": "chat", "tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "mode"),
+    ],
+)
+def test_a_character_that_is_not_there_is_named(server, fields, status, param):
+    reply = server.post("/v1/chat/completions", {"messages": HELLO, **fields})
+    assert (reply.status_code, reply.json()["error"]["param"]) == (status, param)
