@@ -1,16 +1,19 @@
-"""llama.ipynb in a fresh kernel, with the starter model: what its cells print, and that the address answers."""
+"""llama.ipynb in a fresh kernel, by nbclient and by `jupyter nbconvert`, with the starter model: its addresses answer."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
-import time
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import nbformat
 import pytest
-from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_client.manager import KernelManager, start_new_kernel
+from nbclient import NotebookClient
 
 from tests.serving import ROOT, free_port
 
@@ -18,62 +21,28 @@ pytestmark = [
     pytest.mark.slow,
     # jupyter_client's own sockets and path notices
     pytest.mark.filterwarnings("ignore::DeprecationWarning:jupyter_client"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning:zmq"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
+BLOCKING, FREE = ("install", "parameters", "download", "launch"), ("parameters", "python", "stop")
 
 
-@pytest.fixture
-def kernel():
-    manager, client = start_new_kernel(cwd=str(ROOT))
-    yield manager, client
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
+def notebook(tags: tuple[str, ...], data: Path, port: int) -> Any:
+    """The notebook with the code cells of these tags; its flags keep to this machine, a port and a folder of the test."""
+    made = nbformat.read(ROOT / "llama.ipynb", as_version=4)
+    made.cells = [cell for cell in made.cells if cell.cell_type == "markdown" or set(cell.metadata.get("tags", [])) & set(tags)]
+    flags = f"--listen-port {port} --load-in-8bit --bf16 --auto-devices --data-dir {data}"
+    cells = by_tag(made)
+    assert 'FLAGS = "--share --load-in-8bit --bf16 --auto-devices"' in cells["parameters"].source
+    cells["parameters"].source += f"\nFLAGS = {flags!r}"
+    return made
 
 
-def cells() -> dict[str, str]:
-    """Tag → source of the cell that has it."""
-    notebook = nbformat.read(ROOT / "llama.ipynb", as_version=4)
-    return {tag: cell.source for cell in notebook.cells for tag in cell.metadata.get("tags", [])}
+def by_tag(made: Any) -> dict[str, Any]:
+    return {tag: cell for cell in made.cells for tag in cell.metadata.get("tags", [])}
 
 
-def parameters(tmp_path: Path, port: int) -> str:
-    flags = f"--listen-port {port} --load-in-8bit --bf16 --auto-devices --data-dir {tmp_path}"
-    return cells()["parameters"] + f"\nFLAGS = {flags!r}"
-
-
-class Cell:
-    """One cell under way in a kernel: its printed text so far, and how it ended."""
-
-    def __init__(self, client: BlockingKernelClient, source: str) -> None:
-        self._client = client
-        self._id = client.execute(source)
-        self.text = ""
-        self.error: str | None = None
-
-    def read_until(self, pattern: str | None, timeout: float = 180) -> re.Match[str] | None:
-        """Read output until it matches `pattern`; None reads to the end of the cell."""
-        ends = time.monotonic() + timeout
-        while True:
-            if pattern and (match := re.search(pattern, self.text)):
-                return match
-            message = self._client.get_iopub_msg(timeout=max(0.1, ends - time.monotonic()))
-            if message["parent_header"].get("msg_id") != self._id:
-                continue
-            content = message["content"]
-            if message["msg_type"] == "stream":
-                self.text += content["text"]
-            elif message["msg_type"] == "error":
-                self.error = content["ename"]
-            elif message["msg_type"] == "status" and content["execution_state"] == "idle":
-                assert pattern is None, f"the cell ended before {pattern}: {self.error}\n{self.text}"
-                return None
-
-
-def run(client: BlockingKernelClient, source: str) -> Cell:
-    cell = Cell(client, source)
-    cell.read_until(None)
-    assert cell.error is None, cell.text
-    return cell
+def printed(cell: Any) -> str:
+    return "".join(output.get("text", "") for output in cell.get("outputs", []))
 
 
 def ask(url: str) -> str:
@@ -82,34 +51,60 @@ def ask(url: str) -> str:
     return answer.json()["choices"][0]["message"]["content"]
 
 
-def test_the_launch_cell_prints_the_address_and_an_interrupt_ends_it(
-    kernel: tuple[KernelManager, BlockingKernelClient], tmp_path
-):
-    manager, client = kernel
-    port = free_port()
-    run(client, "import sys\n" + parameters(tmp_path, port))
-    assert "SmolLM2" in run(client, cells()["download"]).text
-    cell = Cell(client, cells()["launch"])
-    ready = cell.read_until(r"READY local=(\S+)")
-    assert ready
-    assert "--load-in-8bit" in cell.text, "what does not apply is named"
-    assert ask(ready[1])
-    manager.interrupt_kernel()
-    cell.read_until(None)
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(ready[1] + "/health")
+def closed(url: str) -> bool:
+    try:
+        return httpx.get(url + "/health").status_code == 0
+    except httpx.TransportError:
+        return True
 
 
-def test_the_python_cell_leaves_the_kernel_free_and_can_be_stopped(
-    kernel: tuple[KernelManager, BlockingKernelClient], tmp_path
-):
-    _, client = kernel
-    port = free_port()
-    run(client, parameters(tmp_path, port))
-    opened = re.search(r"Open: (\S+)", run(client, cells()["python"]).text)
+def test_the_cells_install_download_and_launch_and_an_interrupt_ends_it(tmp_path: Path):
+    made = notebook(BLOCKING, tmp_path, free_port())
+    cells = by_tag(made)
+    cells["launch"].metadata["tags"].append("raises-exception")  # what an interrupt looks like
+    client = NotebookClient(made, timeout=240, resources={"metadata": {"path": str(ROOT)}})
+
+    async def play() -> str:
+        run = asyncio.create_task(client.async_execute())
+        while not (ready := re.search(r"READY local=(\S+)", printed(cells["launch"]))):
+            assert not run.done(), {tag: printed(cell) for tag, cell in cells.items()}
+            await asyncio.sleep(0.2)
+        assert await asyncio.to_thread(ask, ready[1])
+        assert client.km is not None
+        await client.km.interrupt_kernel()  # type: ignore[misc]
+        await asyncio.wait_for(run, 60)
+        return ready[1]
+
+    url = asyncio.run(play())
+    assert closed(url)
+    assert "SmolLM2" in printed(cells["download"])
+    assert "--load-in-8bit" in printed(cells["launch"]), "what does not apply is named"
+
+
+def test_nbconvert_runs_the_cells_that_leave_the_kernel_free(tmp_path: Path):
+    made = notebook(FREE, tmp_path, free_port())
+    cells = by_tag(made)
+    cells["stop"].source = (
+        "import httpx\n"
+        "body = {'messages': [{'role': 'user', 'content': 'Say hello.'}], 'max_tokens': 8}\n"
+        "print(httpx.post(server.url + '/v1/chat/completions', json=body, timeout=60).json()['usage'])\n"
+        + cells["stop"].source.removeprefix("# ")
+    )
+    assert "\nserver.stop()" in cells["stop"].source
+    file = ROOT / f"llama-{tmp_path.name}.ipynb"  # beside the real one, because the cells import what stands there
+    nbformat.write(made, file)
+    try:
+        command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "notebook", "--stdout", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=ROOT)
+    finally:
+        file.unlink()
+    assert done.returncode == 0, done.stderr
+    ran = {tag: cell for cell in json.loads(done.stdout)["cells"] for tag in cell["metadata"].get("tags", [])}
+    opened = re.search(r"Open: (\S+)", text_of(ran["python"]))
     assert opened
-    assert run(client, "print(6 * 7)").text == "42\n"
-    assert ask(opened[1])
-    run(client, "server.stop()")
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(opened[1] + "/health")
+    assert "'completion_tokens': 8" in text_of(ran["stop"])
+    assert closed(opened[1])
+
+
+def text_of(cell: dict[str, Any]) -> str:
+    return "".join("".join(output.get("text", "")) for output in cell["outputs"])

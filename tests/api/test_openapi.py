@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -14,6 +16,7 @@ from modules.generation.sampling import SamplingParams
 from modules.web import build
 from tests.api.conftest import make_app
 from tests.fakes import EchoModel
+from tests.library.hub_server import running_hub
 from tools import openapi as golden
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
@@ -38,42 +41,64 @@ def test_every_sampling_setting_is_a_field_with_its_bounds(tmp_path):
 
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-LEFT_OUT = ("/model/load", "/model/unload", "/adapters/load", "/download", "/training/jobs", "/metrics")
-"""What would change the server for the others, and what has no schema."""
 
 
 @pytest.fixture(scope="module")
-def operations(tmp_path_factory):
-    """Every operation of the schema, over a model that answers briefly."""
+def schema(tmp_path_factory):
+    """The schema over a model that answers briefly, with a Hub that knows no model; loading and unloading change nothing."""
     app = make_app(tmp_path_factory.mktemp("schemathesis"), EchoModel(lambda request: "ok 好"), {})
-    schema = schemathesis.openapi.from_asgi("/openapi.json", build(app), headers=LOCAL)
-    results = list(schema.get_all_operations())
-    assert all(isinstance(result, Ok) for result in results)
-    yield [result.ok() for result in results if isinstance(result, Ok)]
+    app.engine.unload = lambda *, stop_running=False: None  # type: ignore[method-assign]
+    with running_hub() as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", hub.address)
+        yield schemathesis.openapi.from_asgi("/openapi.json", build(app), headers=LOCAL)
     app.close()
 
 
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_no_request_breaks_the_server_or_its_promises(operations, mode):
-    tried = 0
-    for operation in operations:
-        if operation.path.endswith(LEFT_OUT) or (mode == GenerationMode.NEGATIVE and not operation.body):
-            continue
-        cases = operation.as_strategy(generation_mode=mode)
+LIMITS = settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)
 
-        @settings(
-            max_examples=20,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
-        )
-        @given(cases)
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+def test_no_request_breaks_the_server_or_its_promises(schema, mode):
+    """Every operation of the schema: requests that fit it, and bodies that do not."""
+    tried: Counter[str] = Counter()
+    results = list(schema.get_all_operations())
+    assert all(isinstance(result, Ok) for result in results)
+    for operation in (result.ok() for result in results):
+        if mode == GenerationMode.NEGATIVE and not operation.body:
+            continue
+
+        @LIMITS
+        @given(operation.as_strategy(generation_mode=mode))
         def check(case):
-            nonlocal tried
-            tried += 1
+            tried[case.operation.label] += 1
             case.call_and_validate(headers=LOCAL, checks=CHECKS)
 
         check()
-    assert tried > 100
+    assert len(tried) == (
+        len(results) if mode == GenerationMode.POSITIVE else sum(bool(result.ok().body) for result in results)
+    )
+    assert sum(tried.values()) > 100
+
+
+def test_no_row_of_requests_breaks_it_either(schema):
+    """Stateful: what one operation answers goes into the next, along the links of the schema and those it implies."""
+    machine = schema.as_state_machine()
+    steps: Counter[str] = Counter()
+
+    class Checked(machine):
+        def get_call_kwargs(self, case):
+            steps[case.operation.label] += 1
+            return {"headers": LOCAL}
+
+        def validate_response(self, response, case, **more):
+            case.validate_response(response, checks=CHECKS)
+
+    Checked.run(settings=settings(LIMITS, max_examples=12, stateful_step_count=6))
+    assert len(steps) > 5 and sum(steps.values()) > 30
