@@ -43,7 +43,7 @@ class Norm:
             self._floor = torch.tensor((width * self.least) ** 0.5)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._quick:
+        if self._quick and x.dtype == torch.float32:
             # The same with the root of the sum of squares, which is one operation, and so half as long on a processor.
             return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._floor) * self._scaled
         return functional.rms_norm(x, self._shape, self.weight, self.least)

@@ -37,6 +37,29 @@ def test_one_row_gives_what_generate_gives(make_local, generate) -> None:
     assert tokens_of(make_local().stream(greedy(prompt, 40))) == reply_of(generate(prompt, 40))
 
 
+def test_packed_weights_in_float32_give_the_scores_of_the_model_itself(tiny_llama_folder, tiny_tokenizer) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from modules.generation.local.model import Limits, LocalModel
+
+    def single() -> Any:
+        return LlamaForCausalLM.from_pretrained(tiny_llama_folder, dtype=torch.float32).eval()
+
+    reference, model = single(), LocalModel("tiny", single(), tiny_tokenizer, Limits(cache_bytes=1 << 26))
+    try:
+        assert model._compute.decoder.layers[0].out._packed is not None
+        for prompt in (some_prompt(3), some_prompt(70, 1), some_prompt(600, 2)):
+            found = model.next_tokens(GenerationRequest(tuple(prompt)), 260)
+            with torch.inference_mode():
+                truth = torch.log_softmax(reference(torch.tensor([prompt])).logits[0, -1], -1)
+            assert [token.logprob for token in found.model] == pytest.approx(
+                truth[[t.id for t in found.model]].tolist(), abs=1e-4
+            )
+    finally:
+        model.close()
+
+
 def test_rows_of_different_lengths_do_not_change_each_other(make_local, generate) -> None:
     model = make_local(prefill_chunk=16)
     prompts = [some_prompt(length, length) for length in (1, 7, 40, 300)]
