@@ -48,7 +48,8 @@ def test_packed_weights_in_float32_give_the_scores_of_the_model_itself(tiny_llam
 
     reference, model = single(), LocalModel("tiny", single(), tiny_tokenizer, Limits(cache_bytes=1 << 26))
     try:
-        assert model._compute.decoder.layers[0].out._packed is not None
+        compute: Any = model._compute
+        assert compute.decoder.layers[0].out._packed is not None
         for prompt in (some_prompt(3), some_prompt(70, 1), some_prompt(600, 2)):
             found = model.next_tokens(GenerationRequest(tuple(prompt)), 260)
             with torch.inference_mode():
