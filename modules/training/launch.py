@@ -53,10 +53,16 @@ def _for_each_machine(config: TrainingConfig, folder: Path, accelerate_file: Pat
 
 
 def accelerate_config(config: TrainingConfig) -> str:
-    """The file for `accelerate launch`, which starts the same worker as torchrun does; the worker divides the weights itself."""
+    """The file for `accelerate launch`: FSDP 2 as the run's sharding says. It starts the same worker as torchrun does."""
     values: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
-        "distributed_type": "MULTI_GPU",
+        "distributed_type": "FSDP",
+        "fsdp_config": {
+            "fsdp_version": 2,
+            "fsdp_reshard_after_forward": config.sharding == "fsdp",
+            "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "fsdp_state_dict_type": "FULL_STATE_DICT",
+        },
         "num_machines": config.machines,
         "num_processes": config.processes * config.machines,
         "main_process_ip": config.main_address,

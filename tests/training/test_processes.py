@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,13 @@ def losses(folder: RunFolder) -> list[float]:
     return [event.loss for event in told(folder, events.Stepped)]
 
 
-def in_processes(folder: RunFolder) -> None:
-    """As the page starts it."""
+def in_processes(folder: RunFolder, *, by_accelerate: bool = False) -> None:
+    """As the page starts it, or as the page shows how to do it with accelerate."""
     words = launch.command(folder.read_config(), folder.path)
+    if by_accelerate:
+        folder.accelerate.write_text(launch.accelerate_config(folder.read_config()))
+        options = ["--config_file", str(folder.accelerate), "--machine_rank", "0"]
+        words = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", launch.WORKER, str(folder.path)]
     done = subprocess.run(words, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -76,14 +81,18 @@ def middle(folder: RunFolder) -> float:
 @pytest.mark.parametrize(("method", "sharding"), [("lora", "fsdp"), ("full", "fsdp-gradients")])
 def test_divided_weights_give_the_losses_of_whole_ones_and_go_on_where_they_were(make_run, threads, method, sharding):
     whole = make_run("whole", max_steps=4, method=method, learning_rate=1e-3)
-    divided = make_run("divided", max_steps=4, method=method, learning_rate=1e-3, processes=2, sharding=sharding, save_every=2)
+    divided = make_run(
+        "divided", max_steps=4, method=method, learning_rate=1e-3, processes=2, sharding=sharding, save_every=2,
+        main_port=launch.free_port(),
+    )  # fmt: skip
     train(whole)
     in_processes(divided)
     assert losses(divided) == pytest.approx(losses(whole), abs=1e-4)
     (checkpoints.list_checkpoints(divided.checkpoints)[-1].path / checkpoints.COMPLETE).unlink()
     divided.events.unlink()
-    in_processes(divided)
-    assert told(divided, events.Started)[0].step == 2
+    in_processes(divided, by_accelerate=True)
+    started = told(divided, events.Started)[0]
+    assert (started.step, started.processes) == (2, 2)
     assert losses(divided) == pytest.approx(losses(whole)[2:], abs=1e-4)
     from safetensors.torch import load_file
 

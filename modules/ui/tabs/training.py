@@ -50,10 +50,10 @@ def build(app: App, tab: gr.Tab) -> None:
             recipe = gr.Dropdown([], label=say("training.recipe"), info=say("training.recipe.help"))
             with gr.Row(elem_classes="tl-toolbar"):
                 start = gr.Button(say("training.start"), variant="primary", scale=0, min_width=130, elem_id="training-start")
-                queue = gr.Button(say("training.queue"), scale=0, min_width=130)
+                queue = gr.Button(say("training.queue"), scale=0, min_width=160)
                 preview = gr.Button(say("training.preview"), scale=0, min_width=130, elem_id="training-preview")
-            about = gr.HTML(elem_classes="tl-summary")
-            shown = gr.HTML(elem_classes="tl-preview", elem_id="training-data")
+            about = gr.HTML(elem_classes="tl-summary", padding=False)
+            shown = gr.HTML(elem_classes="tl-preview", elem_id="training-data", padding=False)
             with gr.Accordion(say("training.add"), open=False):
                 upload = gr.File(label=say("training.upload"), file_types=[*SUFFIXES], type="filepath")
                 name = gr.Textbox(label=say("training.paste.name"), placeholder="my-data.jsonl")
@@ -228,5 +228,5 @@ def histogram(lengths: Sequence[int], cutoff: int) -> str:
     width = len(counts) * 10
     return (
         f'<svg class="tl-bars" viewBox="0 0 {width} 50" role="img" aria-label="{min(lengths)}–{top}">{bars}'
-        f'<text x="0" y="49">{min(lengths)}</text><text x="{width}" y="49" text-anchor="end">{top}</text></svg>'
+        f'<text x="0" y="49">0</text><text x="{width}" y="49" text-anchor="end">{top}</text></svg>'
     )
