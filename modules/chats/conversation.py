@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from modules.chats.records import StoredMessage
+from modules.chats.records import StoredMessage, pictures_of
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
-from modules.generation.types import GenerationRequest, Message
+from modules.generation.types import GenerationRequest, Image, Message
 from modules.library.character import Character
 from modules.library.modes import Mode, staged
 from modules.settings.declare import Settings, setting
@@ -49,17 +49,18 @@ def request_for(
     own_template: str | None = None,
     character: Character | None = None,
     user: str = "",
+    look: Callable[[StoredMessage], tuple[Image, ...]] = lambda message: (),
     continue_reply: bool = False,
     as_user: str | None = None,
 ) -> GenerationRequest:
     """What the model is asked when `messages` is the branch so far.
 
     template: Jinja source, None for own_template, the model's. character: who the chat's settings name; user: the name of the
-    person. continue_reply: go on with the last message, which is the model's. as_user: write the person's next message, which
+    person. look: the pictures of a message that the model is shown. continue_reply: go on with the last message, which is the model's. as_user: write the person's next message, which
     begins with this.
     Raises UserError where there is nothing to answer or to continue.
     """
-    turns = [Message(message.role, message.content) for message in messages]
+    turns = [_turn(message, look(message)) for message in messages]
     if not turns:
         raise UserError("There is nothing to answer yet: write a message first.")
     if continue_reply and turns[-1].role != "assistant":
@@ -93,3 +94,9 @@ def request_for(
         adapter_strength=settings.adapter_strength,
         overflow="drop_oldest",
     )
+
+
+def _turn(message: StoredMessage, images: tuple[Image, ...]) -> Message:
+    """A message as the model gets it; a picture that it cannot see is at least named where nothing else was said."""
+    hidden = bool(pictures_of(message.extra)) and not images
+    return Message(message.role, message.content or ("[picture]" if hidden else ""), images)

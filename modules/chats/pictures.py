@@ -6,9 +6,8 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from modules.chats.store import ChatStore
 from modules.errors import NotFound, UserError
@@ -31,11 +30,6 @@ class Picture:
     kind: str
     width: int
     height: int
-
-
-def pictures_of(extra: Mapping[str, Any]) -> tuple[int, ...]:
-    """The ids that a message's `extra` names."""
-    return tuple(id_ for id_ in extra.get("pictures", ()) if isinstance(id_, int))
 
 
 class PictureStore:

@@ -79,7 +79,7 @@ def chat_of(turns: Iterable[PortableMessage], title: str = "") -> PortableChat:
 
     Without a title it has the beginning of the first question. Raises UserError where nothing is left.
     """
-    kept = [turn for turn in turns if turn.content.strip() or turn.pictures]
+    kept = [turn for turn in turns if turn.content.strip() or (turn.pictures and turn.role != "system")]
     settings = {}
     if kept and kept[0].role == "system":
         settings["system_prompt"] = kept.pop(0).content

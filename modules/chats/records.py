@@ -130,3 +130,8 @@ class ListedChat:
     running: bool = False
     found: str = ""
     message_id: int | None = None
+
+
+def pictures_of(extra: Mapping[str, Any]) -> tuple[int, ...]:
+    """The ids that a message's `extra` names."""
+    return tuple(id_ for id_ in extra.get("pictures", ()) if isinstance(id_, int))

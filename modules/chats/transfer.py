@@ -9,9 +9,9 @@ import time
 from typing import Any
 
 from modules.chats.formats import markdown, openai, ours, pairs, sharegpt
-from modules.chats.pictures import PictureStore, pictures_of
+from modules.chats.pictures import PictureStore
 from modules.chats.portable import PortableChat, PortableMessage
-from modules.chats.records import Chat
+from modules.chats.records import Chat, pictures_of
 from modules.chats.store import ChatStore
 from modules.errors import NotFound, UserError
 

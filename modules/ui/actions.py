@@ -10,10 +10,10 @@ from typing import Any
 
 from modules.app import App
 from modules.chats.conversation import ChatSettings, request_for
-from modules.chats.records import Chat, Figures, Run, StoredMessage
+from modules.chats.records import Chat, Figures, Run, StoredMessage, pictures_of
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
-from modules.generation.types import GenerationRequest
+from modules.generation.types import GenerationRequest, Image
 from modules.library.download_jobs import DownloadJob
 from modules.library.wanted import Wanted
 from modules.loaders.options import LoadOptions
@@ -81,11 +81,17 @@ def request_of(
         own_template=app.engine.model.chat_template,
         character=app.characters.read(owner, way.settings.character) if way.settings.character else None,
         user=user_name(app, owner),
+        look=lambda message: _seen(app, owner, message),
         continue_reply=continue_reply,
         as_user=as_user,
     )
     records = token_view(app, owner) and app.engine.model.capabilities.logprobs
     return replace(request, logprobs=ALTERNATIVES) if records else request
+
+
+def _seen(app: App, owner: str, message: StoredMessage) -> tuple[Image, ...]:
+    """The pictures of a message, where the model sees any: a chat with some can go on with a model that does not."""
+    return app.pictures.images(owner, pictures_of(message.extra)) if app.engine.model.capabilities.images else ()
 
 
 def run_of(app: App, way: Way, request: GenerationRequest, *, at: int = 0, exact: bool = False) -> Run:
@@ -128,26 +134,31 @@ def add_reply(app: App, chat: Chat, parent: int, way: Way, request: GenerationRe
     return app.store.add(chat.owner, chat.id, parent, "assistant", start, state="streaming", extra=extra)
 
 
-def draft_of(chat: Chat, parent: int | None, content: str) -> StoredMessage:
+def draft_of(chat: Chat, parent: int | None, content: str, pictures: Sequence[int] = ()) -> StoredMessage:
     """What a user is about to say, before it is kept. Raises UserError where it is empty."""
     content = content.strip()
-    if not content:
+    if not content and not pictures:
         raise UserError("The message is empty: write something first.")
-    return StoredMessage(0, chat.id, parent, "user", content, "whole", 0, 0)
+    extra = {"pictures": list(pictures)} if pictures else {}
+    return StoredMessage(0, chat.id, parent, "user", content, "whole", 0, 0, extra=extra)
 
 
 def keep_draft(app: App, chat: Chat, draft: StoredMessage) -> tuple[Chat, StoredMessage]:
     """The draft as a message; a chat with the id 0 is made first."""
     kept = chat if chat.id else app.store.create_chat(chat.owner, settings=chat.settings)
-    return kept, app.store.add(chat.owner, kept.id, draft.parent_id, "user", draft.content)
+    return kept, app.store.add(chat.owner, kept.id, draft.parent_id, "user", draft.content, extra=draft.extra)
 
 
-def _say_and_answer(app: App, chat: Chat, branch: Sequence[StoredMessage], content: str) -> StoredMessage:
+def _say_and_answer(
+    app: App, chat: Chat, branch: Sequence[StoredMessage], content: str, pictures: Sequence[int] = ()
+) -> StoredMessage:
     """Add what a user says under a branch, and a reply to it. Nothing is kept where the model refuses the request.
 
     A chat with the id 0 is made first.
     """
-    draft = draft_of(chat, branch[-1].id if branch else None, content)
+    if pictures and not app.engine.model.capabilities.images:
+        raise UserError(f"{app.engine.model.name} cannot see pictures. Take them away, or load a model that sees.")
+    draft = draft_of(chat, branch[-1].id if branch else None, content, app.pictures.check(chat.owner, pictures))
     way = way_of(app, chat)
     request = request_of(app, chat.owner, way, [*branch, draft])
 
@@ -158,14 +169,14 @@ def _say_and_answer(app: App, chat: Chat, branch: Sequence[StoredMessage], conte
     return app.replies.begin(request, make, preset=way.preset)
 
 
-def send(app: App, owner: str, chat_id: int, content: str, after: int | None) -> StoredMessage:
+def send(app: App, owner: str, chat_id: int, content: str, after: int | None, pictures: Sequence[int] = ()) -> StoredMessage:
     """Say something after message `after` (None: first of all), and begin the reply, which is returned."""
-    return _say_and_answer(app, app.store.chat(owner, chat_id), branch_of(app, owner, chat_id, after), content)
+    return _say_and_answer(app, app.store.chat(owner, chat_id), branch_of(app, owner, chat_id, after), content, pictures)
 
 
-def begin_chat(app: App, owner: str, content: str, settings: dict[str, object]) -> StoredMessage:
+def begin_chat(app: App, owner: str, content: str, settings: dict[str, object], pictures: Sequence[int] = ()) -> StoredMessage:
     """Say the first thing in a new chat, which is made only if the model takes the message."""
-    return _say_and_answer(app, new_chat(owner, settings), [], content)
+    return _say_and_answer(app, new_chat(owner, settings), [], content, pictures)
 
 
 def new_chat(owner: str, settings: Mapping[str, object] | None) -> Chat:
@@ -217,8 +228,9 @@ def edit(app: App, owner: str, message_id: int, content: str, *, answer: bool = 
     """A new version of a message beside the old one; one of the user's is answered, unless `answer` is off."""
     message = app.store.message(owner, message_id)
     chat = app.store.chat(owner, message.chat_id)
+    pictures = pictures_of(message.extra)
     if message.role == "user" and answer:
-        return _say_and_answer(app, chat, branch_of(app, owner, chat.id, message.parent_id), content)
+        return _say_and_answer(app, chat, branch_of(app, owner, chat.id, message.parent_id), content, pictures)
     if not content.strip():
         raise UserError("The message is empty. Delete it instead.")
     return app.store.add(
@@ -230,6 +242,7 @@ def edit(app: App, owner: str, message_id: int, content: str, *, answer: bool = 
         model=message.model,
         sampling=message.sampling,
         figures=Figures(edited=True),
+        extra={"pictures": list(pictures)} if pictures else None,
     )
 
 

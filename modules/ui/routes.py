@@ -36,6 +36,7 @@ class NewMessage(BaseModel):
     chat: int | None = None
     after: int | None = None
     settings: dict[str, Any] | None = None
+    pictures: list[int] = []
 
 
 class Edit(BaseModel):
@@ -152,9 +153,9 @@ def router(app: App) -> APIRouter:
     @routes.post("/send")
     def send(owner: Owner, body: NewMessage) -> dict[str, int]:
         if body.chat is None:
-            reply = actions.begin_chat(app, owner, body.content, body.settings or {})
+            reply = actions.begin_chat(app, owner, body.content, body.settings or {}, body.pictures)
         else:
-            reply = actions.send(app, owner, body.chat, body.content, body.after)
+            reply = actions.send(app, owner, body.chat, body.content, body.after, body.pictures)
         return {"chat": reply.chat_id, "reply": reply.id}
 
     @routes.get("/messages/{message_id}")

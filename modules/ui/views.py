@@ -135,6 +135,7 @@ def engine_view(app: App, status: EngineStatus) -> dict[str, Any]:
             "context": model.context_length,
             "template": "model" if model.chat_template else fitting.origin if fitting else None,
             "adapters": model.adapters,
+            "images": model.capabilities.images,
             "problem": problem_of(model) if model.chat_template else None,
         }
     return view

@@ -1,17 +1,20 @@
 // Where a message is written. It stays in its place, and a draft stays in it.
 
+import {Attachments} from "./attach.js";
 import {h, icon} from "./dom.js";
 import {t} from "./words.js";
 
 export class Composer {
-  // controller: {send(text) → true when it was taken, stop(), editLast(), drafted()}; parts: {menu, chip, context} that stand around
+  // controller: {send(text, pictures) → true when it was taken, stop(), editLast(), drafted()}; parts: {menu, chip, context} around it
   constructor(controller, {menu, chip, context} = {}) {
     this.controller = controller;
     this.key = "textloom-draft-new";
     this.text = h("textarea", {rows: "1", placeholder: t("composer.placeholder"), "aria-label": t("composer.label"), enterkeyhint: "send"});
     this.button = h("button", {type: "submit", class: "tl-send"});
     this.hint = h("div", {class: "tl-hint"});
-    this.element = h("form", {class: "tl-composer"}, chip ?? "", h("div", {class: "tl-composer-box"}, menu ?? "", this.text, this.button),
+    this.attached = new Attachments(this);
+    this.element = h("form", {class: "tl-composer"}, chip ?? "", this.attached.tray,
+      h("div", {class: "tl-composer-box"}, menu ?? "", this.attached.button, this.text, this.button),
       h("div", {class: "tl-under"}, context ?? "", this.hint));
     this.text.addEventListener("input", () => {
       this.grow();
@@ -42,23 +45,34 @@ export class Composer {
 
   async send() {
     const text = this.text.value;
-    if (!text.trim() || this.sending || this.lent) return;
+    if (this.empty || this.sending || this.lent) return;
     this.sending = true;
+    const pictures = this.attached.take();
     this.drawButton();
     this.text.value = "";
     this.grow();
     const key = this.key;
-    const taken = await this.controller.send(text);
+    const taken = await this.controller.send(text, pictures);
     this.sending = false;
-    if (taken) sessionStorage.removeItem(key);
-    else if (!this.text.value) this.text.value = text;
+    if (taken) {
+      sessionStorage.removeItem(key);
+      this.attached.forget(key);
+    } else {
+      if (!this.text.value) this.text.value = text;
+      this.attached.putBack(pictures);
+    }
     this.grow();
     this.drawButton();
+  }
+
+  get empty() {
+    return !this.text.value.trim() && !this.attached.ids.length;
   }
 
   // The draft of another chat.
   turnTo(id) {
     this.key = `textloom-draft-${id ?? "new"}`;
+    this.attached.turnTo(this.key);
     this.text.value = sessionStorage.getItem(this.key) ?? "";
     this.grow();
     this.drawButton();
@@ -115,7 +129,7 @@ export class Composer {
     this.button.ariaLabel = label;
     this.button.title = stops ? `${label} (Esc)` : `${label} (Enter)`;
     this.button.classList.toggle("tl-stop", stops);
-    this.button.disabled = !stops && (this.sending || !this.text.value.trim());
+    this.button.disabled = !stops && (this.sending || this.empty);
   }
 
   grow() {

@@ -49,6 +49,7 @@ class Chat {
     const main = h("section", {class: "tl-main", "aria-label": t("conversation")},
       this.top.element, this.scroller, h("div", {class: "tl-bottom"}, this.toEnd, this.composer.element), this.voice);
     this.host.replaceChildren(this.sidebar.element, this.shade, main);
+    this.composer.attached.watch(main);
     this.atEnd = true;
     this.scroller.addEventListener("scroll", () => {
       const rest = this.scroller.scrollHeight - this.scroller.scrollTop - this.scroller.clientHeight;
@@ -102,6 +103,7 @@ class Chat {
     this.top.draw(pulse);
     if (before.tokens !== pulse.tokens) this.drawTokens();
     if (before.engine?.state !== pulse.engine.state || before.preset !== pulse.preset) this.context.soon(0);
+    this.composer.attached.allow(pulse);
     if (before.engine?.state === "loading" && pulse.engine.state === "empty" && pulse.engine.error) {
       toast(pulse.engine.error, {wrong: true});
     }
@@ -361,10 +363,10 @@ class Chat {
     this.sidebar.refresh();
   }
 
-  async send(text) {
+  async send(text, pictures = []) {
     this.atEnd = true;
     const settings = this.current ? null : this.settings;
-    const answer = await attempt(() => post("/send", {chat: this.current, after: this.leaf, content: text, settings}));
+    const answer = await attempt(() => post("/send", {chat: this.current, after: this.leaf, content: text, pictures, settings}));
     if (!answer) return false;
     this.voice.textContent = t("voice.sent");
     await this.began(answer.chat);

@@ -1,5 +1,6 @@
 // One message: its text or its tokens, its versions, what it took, and what can be done with it.
 
+import {drawPictures} from "./attach.js";
 import {Blocks} from "./blocks.js";
 import {h, icon, iconButton, showMenu} from "./dom.js";
 import {TokenView, tokenLegend} from "./tokens.js";
@@ -31,6 +32,7 @@ export class MessageView {
     this.element.dataset.role = view.role;
     this.element.dataset.state = view.state;
     this.element.setAttribute("aria-label", mine ? t(`role.${view.role}`) : view.model ?? t("role.assistant"));
+    drawPictures(this);
     if ("text" in view) this.body.textContent = view.text;
     if ("blocks" in view && view.state !== "streaming") this.settle(view.blocks);
     this.element.setAttribute("aria-busy", String(view.state === "streaming"));
