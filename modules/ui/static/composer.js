@@ -45,7 +45,7 @@ export class Composer {
 
   async send() {
     const text = this.text.value;
-    if (this.empty || this.sending || this.lent) return;
+    if (this.blank || this.sending || this.lent) return;
     this.sending = true;
     const pictures = this.attached.take();
     this.drawButton();
@@ -65,7 +65,7 @@ export class Composer {
     this.drawButton();
   }
 
-  get empty() {
+  get blank() {
     return !this.text.value.trim() && !this.attached.ids.length;
   }
 
@@ -129,7 +129,7 @@ export class Composer {
     this.button.ariaLabel = label;
     this.button.title = stops ? `${label} (Esc)` : `${label} (Enter)`;
     this.button.classList.toggle("tl-stop", stops);
-    this.button.disabled = !stops && (this.sending || this.empty);
+    this.button.disabled = !stops && (this.sending || this.blank);
   }
 
   grow() {
