@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.errors import Conflict, NotAllowed, NotFound, UserError
+from modules.errors import Conflict, Forbidden, NotFound, UserError
 from modules.library.character import Character
 from modules.library.character_files import SUFFIXES, has_card, portrait, read_character, written
 from modules.library.places import path_inside, safe_name, write_text, written_whole
@@ -78,12 +78,12 @@ class CharacterLibrary:
         return id_
 
     def delete(self, owner: str, name: str) -> None:
-        """Raises NotFound, and NotAllowed for a character that belongs to everybody."""
+        """Raises NotFound, and Forbidden for a character that belongs to everybody."""
         folder = self._own(owner)
         path = self._find(folder, name)
         if path is None:
             self._existing(owner, name)
-            raise NotAllowed(f"{name} belongs to everybody who uses this server, and cannot be deleted here.")
+            raise Forbidden(f"{name} belongs to everybody who uses this server, and cannot be deleted here.")
         self._remove(folder, path)
 
     def _folders(self, owner: str) -> Iterator[Path]:

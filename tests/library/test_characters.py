@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from modules.errors import Conflict, NotAllowed, NotFound, UserError
+from modules.errors import Conflict, Forbidden, NotFound, UserError
 from modules.library.character import Character
 from modules.library.character_files import portrait, read_character, written
 from modules.library.characters import CharacterLibrary
@@ -162,7 +162,7 @@ def test_with_logins_people_have_their_own_beside_the_shared_ones(tmp_path: Path
     assert [entry.id for entry in library.all("bob")] == ["Zoe"]
     with pytest.raises(NotFound):
         library.read("bob", "Max")
-    with pytest.raises(NotAllowed, match="everybody"):
+    with pytest.raises(Forbidden, match="everybody"):
         library.delete("bob", "Zoe")
     library.save("bob", Character("Zoe", "his version"), replaces="Zoe")
     assert library.read("bob", "Zoe").context == "his version" and library.read("../ann", "Zoe").context == "shared"

@@ -101,7 +101,7 @@ def test_characters_are_made_by_people_for_themselves(app: App, people):
     assert ann.get("/chats/characters/Zoe/picture").headers["content-type"] == "image/png"
     for path in ("/chats/characters/Zoe", "/chats/characters/Zoe/picture", "/chats/characters/Zoe/file"):
         assert bob.get(path).status_code == 404
-    assert bob.delete("/chats/characters/Shared").status_code == 401
+    assert bob.delete("/chats/characters/Shared").status_code == 403
     assert ann.put("/chats/name", json={"name": "Ann"}).status_code == 200
     chat = ann.post("/chats/characters/Zoe/chat", json={"mode": "chat"}).json()["chat"]
     view = ann.post(f"/chats/{chat}/view", json={}).json()
