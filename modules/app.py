@@ -55,7 +55,7 @@ class App:
         self.models = ModelLibrary(models)
         self.loras = LoraLibrary(root / self.options.lora_dir)
         self.downloads = DownloadJobs(models, root / self.options.lora_dir)
-        self.presets = PresetLibrary(root / "presets")
+        self.presets = PresetLibrary(root / "presets", self.data / "presets" if self.access.logins else None)
         self.prompts = PromptLibrary(root / "prompts")
         self.templates = TemplateLibrary(root / "prompts" / "templates")
         self.characters = CharacterLibrary(root / "characters", self.data / "characters" if self.access.logins else None)

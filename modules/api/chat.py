@@ -103,7 +103,7 @@ async def generation_request(app: App, model: LoadedModel, body: ChatCompletionR
         more["max_tokens"] = body.max_completion_tokens
     elif "max_tokens" not in body.model_fields_set:
         more["max_tokens"] = whole_context(model, app)
-    sampling = effective_sampling(app, model, body, more)
+    sampling = effective_sampling(app, model, body, owner, more)
     messages = await read_messages(
         body.messages, images=model.capabilities.images, remote_images=app.options.allow_remote_images
     )

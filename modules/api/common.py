@@ -132,14 +132,16 @@ _TASTE = ("Temperature", "Filters", "Repetition", "Guidance")
 """The groups of settings that change which tokens come: one of them without effect is an error, not a detail."""
 
 
-def effective_sampling(app: App, model: LoadedModel, body: CommonRequest, more: Mapping[str, Any]) -> SamplingParams:
-    """The server's defaults, the preset over them, the request's own fields over that, and `more` last. Raises UserError."""
+def effective_sampling(
+    app: App, model: LoadedModel, body: CommonRequest, owner: str, more: Mapping[str, Any]
+) -> SamplingParams:
+    """The server's defaults, the preset of `owner` over them, the request's own fields over that, and `more` last. Raises UserError."""
     names = SamplingParams.model_fields
     own = {name: value for name, value in body.given().items() if name in names}
     _refuse_without_effect(model, own)
     if own.keys() & {"grammar", "regex", "json_schema"} and not model.capabilities.grammar:
         raise UserError(f"{model.name} cannot be held to a grammar or schema with its loader.", param="response_format")
-    preset = app.presets.read(body.preset).given() if body.preset is not None else {}
+    preset = app.presets.of(owner).read(body.preset).given() if body.preset is not None else {}
     return SamplingParams.read({**app.sampling.given(), **preset, **own, **more})
 
 

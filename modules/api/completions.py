@@ -40,7 +40,7 @@ def router(app: App) -> APIRouter:
     @routes.post("/v1/completions", response_model=Completion, responses=STREAMED)
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Continue a text, or several."""
-        return await unless_gone(request, answer(app, body))
+        return await unless_gone(request, answer(app, body, app.access.require_api(request)))
 
     return routes
 
@@ -87,9 +87,9 @@ class _Work:
         return usage.model_copy(update={"completion_tokens": 0, "total_tokens": usage.prompt_tokens})
 
 
-async def answer(app: App, body: CompletionRequest) -> Response:
+async def answer(app: App, body: CompletionRequest, owner: str) -> Response:
     """The whole reply, or its beginning where it is streamed. Raises UserError."""
-    work = await run_in_threadpool(_plan, app, body)
+    work = await run_in_threadpool(_plan, app, body, owner)
     streams = await open_streams(app.engine, work.requests)
     try:
         events = merged(streams)
@@ -102,14 +102,14 @@ async def answer(app: App, body: CompletionRequest) -> Response:
     return Response(reply.model_dump_json(), media_type="application/json")
 
 
-def _plan(app: App, body: CompletionRequest) -> _Work:
+def _plan(app: App, body: CompletionRequest, owner: str) -> _Work:
     model = app.engine.model
     adapter = chosen_adapter(model, body)
     best_of = body.best_of or body.n
     if len(body.prompts) * best_of > MAX_REPLIES:
         raise UserError(f"{len(body.prompts)} prompts × {best_of} replies are more than {MAX_REPLIES}. Send fewer.", param="n")
     _refuse_missing_logprobs(model, body, best_of)
-    sampling = effective_sampling(app, model, body, {"max_tokens": max(body.max_tokens, 1)})
+    sampling = effective_sampling(app, model, body, owner, {"max_tokens": max(body.max_tokens, 1)})
     ranking = 0 if best_of > body.n else None
     requests = [
         GenerationRequest(

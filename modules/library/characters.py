@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from modules.errors import Conflict, Forbidden, NotFound, UserError
 from modules.library.character import Character
 from modules.library.character_files import SUFFIXES, has_card, portrait, read_character, written
-from modules.library.places import path_inside, safe_name, write_text, written_whole
+from modules.library.places import folder_of, path_inside, safe_name, write_text, written_whole
 
 _WHAT = "character's name"
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -92,10 +91,8 @@ class CharacterLibrary:
         yield self.folder
 
     def _own(self, owner: str) -> Path:
-        """Where `owner` may write. The name of a login can be anything, so its folder is named by a hash."""
-        if self._personal is None:
-            return self.folder
-        return self._personal / hashlib.sha256(owner.encode()).hexdigest()[:24]
+        """Where `owner` may write."""
+        return self.folder if self._personal is None else folder_of(self._personal, owner)
 
     def _find(self, folder: Path, name: str) -> Path | None:
         for suffix in SUFFIXES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -34,6 +35,11 @@ def path_inside(folder: Path, name: str, suffix: str = "", what: str = "name") -
     return folder / (safe_name(name, what) + suffix)
 
 
+def folder_of(personal: Path, owner: str) -> Path:
+    """The folder of one user in `personal`. The name of a login can be anything, so its folder is named by a hash."""
+    return personal / hashlib.sha256(owner.encode()).hexdigest()[:24]
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """A temporary file beside `path` that takes its place at the end, or vanishes: nobody sees half of it."""
@@ -57,7 +63,5 @@ def write_text(path: Path, text: str) -> None:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, as 64 hexadecimal digits; reads it piece by piece."""
-    import hashlib
-
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from modules.errors import NotFound, UserError
+from modules.errors import Forbidden, NotFound, UserError
 from modules.generation.sampling import SamplingParams
-from modules.library.places import path_inside, write_text
+from modules.library.places import folder_of, path_inside, write_text
 from modules.settings.declare import hints_of
 
 log = logging.getLogger(__name__)
@@ -18,18 +18,30 @@ _WHAT = "preset's name"
 
 
 class PresetLibrary:
-    """The presets in one folder."""
+    """The presets in one folder, for everybody; with `personal`, `of` gives each owner a folder of their own before it.
 
-    def __init__(self, folder: Path) -> None:
+    shared: a folder whose presets can be read here and not changed.
+    """
+
+    def __init__(self, folder: Path, personal: Path | None = None, *, shared: Path | None = None) -> None:
         self.folder = folder
+        self._personal = personal
+        self._shared = shared
+
+    def of(self, owner: str) -> PresetLibrary:
+        """What `owner` sees and may change."""
+        if self._personal is None:
+            return self
+        return PresetLibrary(folder_of(self._personal, owner), shared=self.folder)
 
     def names(self) -> list[str]:
-        return sorted((file.stem for file in self.folder.glob("*.yaml") if not file.name.startswith(".")), key=str.lower)
+        found = {file.stem for folder in self._folders() for file in folder.glob("*.yaml") if not file.name.startswith(".")}
+        return sorted(found, key=str.lower)
 
     def read(self, name: str) -> SamplingParams:
         """Raises NotFound, and UserError where the file has a value that is out of bounds."""
-        path = path_inside(self.folder, name, ".yaml", _WHAT)
-        if not path.is_file():
+        path = next((path for folder in self._folders() if (path := _file(folder, name)).is_file()), None)
+        if path is None:
             raise NotFound(f"There is no preset called {name}. There are: {', '.join(self.names())}.", param="preset")
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -43,14 +55,24 @@ class PresetLibrary:
         """Keep what differs from the defaults. Raises UserError for a name that cannot be a file."""
         values = sampling.model_dump(mode="json", exclude_defaults=True)
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else ""
-        write_text(path_inside(self.folder, name, ".yaml", _WHAT), text)
+        write_text(_file(self.folder, name), text)
 
     def delete(self, name: str) -> None:
-        """Raises NotFound."""
-        path = path_inside(self.folder, name, ".yaml", _WHAT)
-        if not path.is_file():
-            raise NotFound(f"There is no preset called {name}.", param="preset")
-        path.unlink()
+        """Raises NotFound, and Forbidden for a preset that belongs to everybody."""
+        path = _file(self.folder, name)
+        if path.is_file():
+            path.unlink()
+            return
+        if self._shared is not None and _file(self._shared, name).is_file():
+            raise Forbidden(f"{name} belongs to everybody who uses this server, and cannot be deleted here.")
+        raise NotFound(f"There is no preset called {name}.", param="preset")
+
+    def _folders(self) -> list[Path]:
+        return [self.folder, self._shared] if self._shared is not None else [self.folder]
+
+
+def _file(folder: Path, name: str) -> Path:
+    return path_inside(folder, name, ".yaml", _WHAT)
 
 
 def _known(values: dict[str, Any], file: str) -> dict[str, Any]:

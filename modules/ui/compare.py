@@ -57,7 +57,7 @@ def compare(
             branch.pop()
     if not branch:
         raise UserError("There is nothing to answer yet: write a message first.")
-    ways = [way_in(app, way_of(app, chat), column) for column in columns]
+    ways = [way_in(app, owner, way_of(app, chat), column) for column in columns]
     requests = [request_of(app, owner, way, branch) for way in ways]
     seed = requests[0].sampling.seed  # one for all: what differs between the columns is what was chosen to differ
     requests = [
@@ -78,8 +78,8 @@ def compare(
     return app.replies.begin_all([Asked(one, way.preset) for one, way in zip(requests, ways, strict=True)], make)
 
 
-def way_in(app: App, way: Way, column: Column) -> Way:
-    """How a column answers. Raises UserError for an adapter, preset or template that is not there."""
+def way_in(app: App, owner: str, way: Way, column: Column) -> Way:
+    """How a column of `owner` answers. Raises UserError for an adapter, preset or template that is not there."""
     changes: dict[str, Any] = {}
     if column.adapter is not None:
         changes["adapter"] = column.adapter
@@ -89,7 +89,7 @@ def way_in(app: App, way: Way, column: Column) -> Way:
         changes["template"] = column.template
     sampling, preset = way.sampling, way.preset
     if column.preset is not None:
-        sampling, preset = app.presets.read(column.preset), column.preset
+        sampling, preset = app.presets.of(owner).read(column.preset), column.preset
     return Way(way.settings.changed(changes) if changes else way.settings, sampling, preset)
 
 

@@ -36,7 +36,7 @@ def set_sampling(app: App, owner: str, sampling: SamplingParams, preset: str | N
     """Remember the settings; the preset's name only while they are what it says."""
     if preset is not None:
         try:
-            same = app.presets.read(preset) == sampling
+            same = app.presets.of(owner).read(preset) == sampling
         except UserError:
             same = False
         preset = preset if same or (preset, sampling) == default_sampling(app)[::-1] else None
@@ -46,9 +46,9 @@ def set_sampling(app: App, owner: str, sampling: SamplingParams, preset: str | N
 
 def choose_preset(app: App, owner: str, name: str) -> SamplingParams:
     """Take the settings of a preset. Raises NotFound."""
-    if name not in app.presets.names():
+    if name not in app.presets.of(owner).names():
         raise NotFound(f"There is no preset called {name}.", param="preset")
-    sampling = app.presets.read(name)
+    sampling = app.presets.of(owner).read(name)
     set_sampling(app, owner, sampling, name)
     return sampling
 

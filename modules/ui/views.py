@@ -154,7 +154,7 @@ def menus_view(app: App, owner: str) -> dict[str, Any]:
     """What can be chosen: models, presets, templates."""
     return {
         "models": [model_view(spec) for spec in app.models.all()],
-        "presets": app.presets.names(),
+        "presets": app.presets.of(owner).names(),
         "templates": app.templates.names(),
         "admin": app.access.is_admin(owner),
     }

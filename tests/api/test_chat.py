@@ -8,6 +8,7 @@ import json
 
 import pytest
 
+from modules.generation.sampling import SamplingParams
 from modules.generation.types import Capabilities
 from tests.fakes import EVERYTHING, EchoModel
 
@@ -247,3 +248,13 @@ def test_a_character_of_the_server_is_played_in_every_mode(server):
 def test_a_character_that_is_not_there_is_named(server, fields, status, param):
     reply = server.post("/v1/chat/completions", {"messages": HELLO, **fields})
     assert (reply.status_code, reply.json()["error"]["param"]) == (status, param)
+
+
+def test_a_preset_is_looked_for_among_those_of_the_user_first(serve):
+    server = serve(gradio_auth="ann:one,bob:two")
+    server.app.presets.of("bob").save("warm", SamplingParams(temperature=0.7))
+    for key, temperature in (("ann:one", 1.5), ("bob:two", 0.7)):
+        headers = {"Authorization": f"Bearer {key}"}
+        for path, body in (("/v1/chat/completions", {"messages": HELLO}), ("/v1/completions", {"prompt": "x"})):
+            server.post(path, {**body, "preset": "warm"}, headers=headers).raise_for_status()
+            assert server.model.requests[-1].sampling.temperature == temperature

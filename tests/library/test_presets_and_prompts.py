@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.errors import NotFound, UserError
+from modules.errors import Forbidden, NotFound, UserError
 from modules.generation.sampling import SamplingParams
 from modules.library.places import path_inside, write_text, written_whole
 from modules.library.presets import PresetLibrary
@@ -134,3 +134,21 @@ def test_a_file_that_fails_halfway_leaves_the_old_one(tmp_path: Path) -> None:
         draft.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_each_owner_has_presets_of_their_own_beside_the_shared_ones(tmp_path):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "warm.yaml").write_text("temperature: 1.5\n", encoding="utf-8")
+    library = PresetLibrary(tmp_path / "shared", tmp_path / "own")
+    ann, bob = library.of("ann"), library.of("../bob")
+    ann.save("mine", SamplingParams(top_k=7))
+    ann.save("warm", SamplingParams(temperature=1.2))
+    assert (ann.names(), bob.names(), library.names()) == (["mine", "warm"], ["warm"], ["warm"])
+    assert (ann.read("warm").temperature, bob.read("warm").temperature) == (1.2, 1.5)
+    with pytest.raises(NotFound):
+        bob.read("mine")
+    with pytest.raises(Forbidden, match="everybody"):
+        bob.delete("warm")
+    ann.delete("warm")
+    assert ann.read("warm").temperature == 1.5
+    assert {path.parent for path in (tmp_path / "own").rglob("*.yaml")} == {ann.folder}

@@ -50,7 +50,7 @@ def build(app: App, tab: gr.Tab) -> None:
             changes[field] = {"interactive": usable, "info": info}
         return {
             **form.show(sampling, **changes),
-            preset: gr.update(choices=app.presets.names(), value=name or ""),
+            preset: gr.update(choices=app.presets.of(owner).names(), value=name or ""),
             summary: differences_table(sampling),
         }
 
@@ -60,7 +60,7 @@ def build(app: App, tab: gr.Tab) -> None:
 
     @told
     def chosen(name: str, request: gr.Request) -> dict[Any, Any]:
-        if name not in app.presets.names():
+        if name not in app.presets.of(owner_of(request)).names():
             return {preset: gr.update()}  # a new name, for saving
         preferences.choose_preset(app, owner_of(request), name)
         return shown(owner_of(request))
@@ -75,18 +75,16 @@ def build(app: App, tab: gr.Tab) -> None:
 
     @told
     def saved(name: str, request: gr.Request) -> dict[Any, Any]:
-        app.access.require_admin(owner_of(request))
         sampling, _ = preferences.sampling_of(app, owner_of(request))
-        app.presets.save(name, sampling)
+        app.presets.of(owner_of(request)).save(name, sampling)
         preferences.set_sampling(app, owner_of(request), sampling, name.strip())
         return shown(owner_of(request))
 
     @told
     def deleted(name: str, request: gr.Request) -> dict[Any, Any]:
-        app.access.require_admin(owner_of(request))
         if not name:
             raise UserError("Choose the preset to delete first.")
-        app.presets.delete(name)
+        app.presets.of(owner_of(request)).delete(name)
         return shown(owner_of(request))
 
     @told
