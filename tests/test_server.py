@@ -125,3 +125,49 @@ def test_ctrl_c_ends_it_and_frees_the_port(tmp_path):
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", server.port))
     assert free_port()
+
+
+@pytest.mark.slow
+def test_the_command_line_of_july_2023_works_as_the_readme_has_it(tmp_path, starter_folder):
+    """With the starter in place of the 7B and no network for the link: it answers, behind the one-time password."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    flags = "--share --model TheBloke_Llama-2-7B-chat-GPTQ --load-in-8bit --bf16 --auto-devices"
+    assert f"server.py {flags}" in readme
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        environment = {"HTTPS_PROXY": closed, "HTTP_PROXY": closed, "NO_PROXY": "127.0.0.1", "HF_HOME": str(tmp_path)}
+        arguments = flags.replace("TheBloke_Llama-2-7B-chat-GPTQ", starter_folder.name).split()
+        with Server(arguments, data=tmp_path / "data", environment=environment) as server, server.client() as client:
+            text = "".join(server.lines)
+            assert "Three ways out" in text
+            user, password = re.findall(r"User: (\S+)  Password: (\S+)", text)[0]
+            body = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
+            assert client.post("/v1/chat/completions", json=body).status_code == 401
+            key = {"Authorization": f"Bearer {user}:{password}"}
+            reply = client.post("/v1/chat/completions", json=body, headers=key).json()
+            assert reply["usage"]["completion_tokens"] > 0
+            assert reply["model"] == starter_folder.name
+
+
+def test_behind_jupyterhub_its_proxy_is_let_in(tmp_path):
+    arguments = ["--nowebui", "--model-dir", str(tmp_path / "models")]
+    environment = {"JUPYTERHUB_SERVICE_PREFIX": "/user/me/"}
+    with Server(arguments, data=tmp_path / "data", environment=environment) as server, server.client() as client:
+        assert f"READY local={server.url}/user/me/proxy/{server.port}\n" in server.lines
+        assert client.get("/health", headers={"Host": "hub.example"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--ssl-keyfile", "key.pem"], "--ssl-certfile"),
+        (["--ssl-certfile", "nosuch.pem"], "no file nosuch.pem"),
+        (["--load-in-8"], "--load-in-8bit"),
+        (["--settings", "nosuch.yaml"], "nosuch.yaml"),
+    ],
+)
+def test_flags_that_cannot_work_are_refused_in_words(flags, word):
+    done = run(*flags)
+    assert done.returncode == 2
+    assert word in done.stderr and "Traceback" not in done.stderr
