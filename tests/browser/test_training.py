@@ -19,7 +19,8 @@ MINUTES = 60_000
 def clean() -> None:
     for folder in ROOT.glob(f"training/runs/*-{NAME}*"):
         shutil.rmtree(folder)
-    shutil.rmtree(ROOT / "loras" / NAME, ignore_errors=True)
+    for folder in ROOT.glob(f"loras/{NAME}*"):
+        shutil.rmtree(folder)
 
 
 @pytest.fixture

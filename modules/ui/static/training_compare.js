@@ -36,9 +36,7 @@ export class Comparison {
     }
     if (this.names === names.join("/")) return;
     this.names = names.join("/");
-    const chosen = this.source.value;
     this.source.replaceChildren(...names.map((name) => h("option", {value: name}, name || t("training.finished"))));
-    if (names.includes(chosen)) this.source.value = chosen;
   }
 
   async ask() {
