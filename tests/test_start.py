@@ -18,6 +18,7 @@ case "$*" in
   --version) echo "Python {version}" ;;
   "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "$0" .venv/bin/python3 ;;
   "-m pip --version") [ -e .venv/bin/python ] ;;
+  -) cat >/dev/null; [ -e compiler ] ;;
   "-m pip install"*) {pip} ;;
   "-m pip check") exit 0 ;;
   *) echo "ran: $*" ;;
@@ -31,18 +32,36 @@ def machine(tmp_path: Path):
     clone, path = tmp_path / "clone", tmp_path / "bin"
     (clone / "tools").mkdir(parents=True)
     path.mkdir()
-    for name in ("start.sh", "requirements.txt", "tools/environment.sh"):
+    for name in ("start.sh", "requirements.txt", "requirements-gptq.txt", "tools/environment.sh"):
         shutil.copy(ROOT / name, clone / name)
-    for name in (*TOOLS, "mkdir", "cp", "env"):
+    for name in (*TOOLS, "mkdir", "cp", "env", "tr"):
         (path / name).symlink_to(str(shutil.which(name)))
     write(path / "df", "#!/usr/bin/env bash\nprintf 'x\\nx 0 0 90000 0 /\\n'\n")
 
-    def start(*, pip: str = "exit 0", version: str = "3.11.7", free: int = 90_000, arguments: tuple[str, ...] = ()):
+    def start(
+        *,
+        pip: str = "exit 0",
+        version: str = "3.11.7",
+        free: int = 90_000,
+        compiler: bool = True,
+        arguments: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+        files: dict[str, str] | None = None,
+    ):
         new_enough = int(version.split(".")[1]) < 11
-        write(path / "python3", PYTHON.format(new_enough=int(new_enough), version=version, pip=pip))
+        script = PYTHON.format(new_enough=int(new_enough), version=version, pip=pip)
+        write(path / "python3", script)
+        (clone / "compiler").unlink(missing_ok=True)
+        for name, text in ({**({"compiler": ""} if compiler else {}), **(files or {})}).items():
+            (clone / name).write_text(text)
         write(path / "df", f"#!/usr/bin/env bash\nprintf 'x\\nx 0 0 {free} 0 /\\n'\n")
         return subprocess.run(
-            ["bash", "start.sh", *arguments], cwd=clone, env={"PATH": str(path)}, capture_output=True, text=True, timeout=60
+            ["bash", "start.sh", *arguments],
+            cwd=clone,
+            env={"PATH": str(path), **(environment or {})},
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
 
     return start
@@ -75,8 +94,41 @@ def test_an_interrupted_set_up_is_taken_up_again(machine):
     assert "Installing" in done.stdout
 
 
-def test_a_named_model_is_not_replaced_by_the_starter(machine):
-    assert "starter" not in machine(arguments=("--model", "mine")).stdout
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"arguments": ("--model", "mine")},
+        {"arguments": ("--model=mine",)},
+        {"arguments": ("--model-dir", "/elsewhere")},
+        {"environment": {"TEXTLOOM_MODEL": "mine"}},
+        {"files": {"CMD_FLAGS.txt": "# my flags\n--listen-port 7999\n--model mine\n"}},
+        {"files": {"settings.yaml": "model: mine\n"}},
+        {"arguments": ("--help",)},
+    ],
+    ids=lambda chosen: next(iter(chosen)),
+)
+def test_a_model_that_was_chosen_is_not_replaced_by_the_starter(machine, chosen):
+    done = machine(**chosen)
+    assert done.returncode == 0, done.stderr
+    assert "ran: server.py" in done.stdout and "starter" not in done.stdout and "SmolLM2" not in done.stdout
+
+
+def test_other_flags_choose_no_model(machine):
+    done = machine(arguments=("--model-menu",), files={"CMD_FLAGS.txt": "# --model mine\n"})
+    assert "ran: server.py --model SmolLM2-135M-Instruct.Q4_1 --model-menu" in done.stdout
+
+
+def test_without_a_compiler_all_but_gptq_is_set_up(machine):
+    pip = 'case "$*" in *gptq*) exit 1 ;; esac; echo "installing $*"'
+    done = machine(pip=pip, compiler=False)
+    assert done.returncode == 0, done.stderr
+    assert "GPTQ and AWQ models need a C compiler" in done.stdout
+    assert "requirements-gptq.txt" not in done.stdout
+    assert "ran: server.py" in done.stdout
+    again = machine(pip=pip)
+    assert again.returncode == 0 and "Installing the packages of requirements-gptq.txt" in again.stdout
+    assert "everything else works without" in again.stderr
+    assert "ran: server.py" in again.stdout
 
 
 @pytest.mark.parametrize(
@@ -86,9 +138,13 @@ def test_a_named_model_is_not_replaced_by_the_starter(machine):
         ({"free": 100}, ["disk", "100 MB", "Free some"]),
         ({"pip": "echo 'ERROR: [Errno 28] No space left on device' >&2; exit 1"}, ["disk is full"]),
         ({"pip": "echo 'Temporary failure in name resolution' >&2; exit 1"}, ["network"]),
+        (
+            {"pip": "echo 'ERROR: Failed building wheel for pypcre' >&2; exit 1", "compiler": False},
+            ["apt install gcc python3-dev"],
+        ),
         ({"pip": "echo 'ERROR: no matching distribution' >&2; exit 1"}, ["requirements.txt", "above"]),
     ],
-    ids=["old python", "little disk", "full disk", "no network", "other"],
+    ids=["old python", "little disk", "full disk", "no network", "no compiler", "other"],
 )
 def test_trouble_is_one_sentence_that_says_what_to_do(machine, trouble, words):
     done = machine(**trouble)

@@ -25,17 +25,28 @@ free_megabytes() {
 explain_pip() {
   if grep -qiE 'no space left|errno 28|disk quota' "$1"; then
     fail "The disk is full: free about ${2} MB here ($(pwd)) and start again; what was installed so far is kept."
+  elif grep -qiE 'building wheel for pypcre|failed to build.*pypcre' "$1" && ! can_compile; then
+    fail "The packages of $3 need a C compiler and Python's headers: on Debian or Ubuntu run 'apt install gcc python3-dev', then start again."
   elif grep -qiE 'name resolution|connection|timed out|network is unreachable|proxyerror|ssl' "$1"; then
     fail "The packages could not be downloaded: check the network (or pip's index and proxy settings) and start again; what was installed so far is kept."
   fi
   fail "The packages of $3 could not be installed: the last lines above say why. Mend that and start again."
 }
 
+# Whether .venv's Python finds the C compiler and the headers that packages without a wheel need.
+can_compile() {
+  .venv/bin/python - <<'PYTHON'
+import os, shutil, sys, sysconfig
+compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+sys.exit(not (shutil.which(compiler) and os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h"))))
+PYTHON
+}
+
 # install_requirements FILE MEGABYTES: nothing to do where the same file was installed completely before.
 install_requirements() {
   local file=$1 needed=$2 python stamp want log
   stamp=.venv/.installed-$(basename "$file" .txt)
-  want=$(cat requirements.txt "$file" | cksum)
+  want=$(cat requirements*.txt | cksum)
   if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
     return
   fi
@@ -55,4 +66,13 @@ install_requirements() {
   rm -f "$log"
   .venv/bin/python -m pip check >/dev/null 2>&1 || fail "The installed packages do not fit together: run '.venv/bin/python -m pip check' to see which; deleting the folder .venv and starting again repairs most cases."
   echo "$want" >"$stamp"
+}
+
+# GPTQ models need a package that is compiled while it is installed; where that cannot be, everything else runs.
+install_for_gptq() {
+  [ -e .venv/.installed-requirements-gptq ] || can_compile || {
+    echo "GPTQ and AWQ models need a C compiler and Python's headers (on Debian or Ubuntu: apt install gcc python3-dev): install them and start again. Everything else works without."
+    return
+  }
+  (install_requirements requirements-gptq.txt 7000) || echo "GPTQ and AWQ models cannot be loaded until that is mended; everything else works without." >&2
 }

@@ -12,6 +12,7 @@ from modules.api.errors import ModelNotFound
 from modules.errors import NotFound, UserError
 from modules.generation.sampling import MAX_TOKENS, SamplingParams
 from modules.generation.types import GenerationRequest, LoadedModel
+from modules.library.models import same_name
 from modules.settings.declare import Settings, hints_of, setting
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class CommonRequest(Body, SamplingParams):
     """Sampling settings, and the fields of OpenAI's protocol that chat and completions share."""
 
     model: str | None = None
-    """The name of the loaded model, or of one of its adapters; left out, it is the loaded model."""
+    """The name of the loaded model (.gguf may be left out), or of one of its adapters; left out, it is the loaded model."""
     stream: bool = False
     """Send the reply piece by piece, as server-sent events."""
     stream_options: StreamOptions | None = None
@@ -158,10 +159,10 @@ def chosen_adapter(model: LoadedModel, body: CommonRequest) -> str | None:
     if body.adapter is not None and body.adapter not in model.adapters:
         have = f"Loaded are: {', '.join(model.adapters)}." if model.adapters else "None is loaded."
         raise NotFound(f"There is no adapter {body.adapter}. {have}", param="adapter")
-    if body.model is None or body.model == model.name:
-        return body.adapter
     if body.model in model.adapters:
         return body.adapter or body.model
+    if body.model is None or same_name(body.model, model.name):
+        return body.adapter
     raise ModelNotFound(
         f"The model {body.model} is not loaded; {model.name} is. Name that one, or leave 'model' out.", param="model"
     )

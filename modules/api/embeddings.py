@@ -14,6 +14,7 @@ from modules.api.completion_request import Tokens
 from modules.api.errors import REFUSALS, ModelNotFound
 from modules.errors import ContextTooLong, UserError
 from modules.generation.types import LoadedModel
+from modules.library.models import same_name
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -74,7 +75,7 @@ def router(app: App) -> APIRouter:
     def create_embeddings(body: EmbeddingRequest) -> EmbeddingList:
         """One vector for each text; a greater scalar product means more alike."""
         model = app.engine.model
-        if body.model is not None and body.model != model.name:
+        if body.model is not None and not same_name(body.model, model.name):
             raise ModelNotFound(f"The model {body.model} is not loaded; {model.name} is.", param="model")
         if not model.capabilities.embeddings:
             raise UserError(f"{model.name} cannot make embeddings with its loader.", param="model")

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from modules.api.errors import REFUSALS, ModelNotFound
+from modules.library.models import same_name
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -55,7 +56,7 @@ def router(app: App) -> APIRouter:
         """One of them."""
         found = available()
         for entry in found:
-            if entry.id == name:
+            if same_name(entry.id, name):
                 return entry
         loaded = f"Loaded is: {', '.join(entry.id for entry in found)}." if found else "No model is loaded."
         raise ModelNotFound(f"There is no loaded model {name}. {loaded}", param="model")

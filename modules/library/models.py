@@ -98,6 +98,15 @@ def _signature(path: Path) -> Signature:
 # --- names
 
 
+def same_name(one: str, other: str) -> bool:
+    """Whether two names mean the same model: ORG/NAME and ORG_NAME, with or without .gguf.
+
+    >>> same_name("TheBloke/Llama-2-7B-GGUF", "thebloke_llama-2-7b-gguf.gguf")
+    True
+    """
+    return _plain(one) == _plain(other)
+
+
 def _plain(name: str) -> str:
     return name.strip().replace("/", "_").replace(":", "_").lower().removesuffix(".gguf").removesuffix(".yaml")
 

@@ -181,6 +181,14 @@ def test_an_unknown_model_is_not_answered_by_another(shared):
     assert shared.client().models.retrieve("echo").id == "echo"
 
 
+@pytest.mark.parametrize("name", ["ORG_Model.Q4_1.gguf", "ORG_Model.Q4_1", "org/model.Q4_1"])
+def test_a_model_is_answered_by_any_of_its_names(serve, name):
+    server = serve(EchoModel(name="ORG_Model.Q4_1.gguf"))
+    assert server.client().chat.completions.create(model=name, messages=HI).model == "ORG_Model.Q4_1.gguf"
+    assert server.client().models.retrieve(name).id == "ORG_Model.Q4_1.gguf"
+    assert server.client().embeddings.create(model=name, input="Hi").model == "ORG_Model.Q4_1.gguf"
+
+
 def test_a_prompt_longer_than_the_context_is_refused_with_figures(serve):
     server = serve(EchoModel(context_length=100))
     for path, body in ((CHAT, {"messages": [{"role": "user", "content": "x" * 200}]}), (TEXT, {"prompt": "x" * 200})):
