@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from modules.access import make_access
 from modules.chats.pictures import PictureStore
 from modules.chats.replies import Replies
 from modules.chats.store import ChatStore
-from modules.errors import UserError
+from modules.errors import Conflict, NotFound, Unavailable, UserError
 from modules.generation.engine import Engine
 from modules.generation.sampling import SamplingParams
 from modules.generation.template import template_problem
@@ -23,6 +23,7 @@ from modules.library.loras import LoraLibrary
 from modules.library.models import ModelLibrary
 from modules.library.presets import PresetLibrary
 from modules.library.prompts import PromptLibrary
+from modules.library.spec import ModelSpec
 from modules.library.templates import TemplateLibrary
 from modules.loaders import choose
 from modules.loaders.options import LoadOptions
@@ -61,6 +62,8 @@ class App:
         self.characters = CharacterLibrary(root / "characters", self.data / "characters" if self.access.logins else None)
         self.saved_options = SavedOptions(models / "config-user.yaml")
         self.engine = Engine()
+        self.last_load: tuple[str, LoadOptions] | None = None
+        """The model that was loaded last, or tried to be, and how."""
         self.store = ChatStore(self.data / "textloom.sqlite3")
         self.pictures = PictureStore(self.store)
         self.replies = Replies(self.store, self.engine)
@@ -74,9 +77,24 @@ class App:
         """Replace the loaded model by `name`, with what was saved for it and `options` over that. Raises UserError."""
         spec = self.models.find(name)
         merged = self.saved_options.for_model(spec.name, options if options is not None else self.loading)
+        return self._load(spec, merged, stop_running)
+
+    def reload_model(self, *, stop_running: bool = False) -> LoadedModel:
+        """Load the last model again as it was loaded, with its adapters. Raises UserError."""
+        if self.last_load is None:
+            raise Unavailable("No model was loaded yet: choose one first.")
+        name, options = self.last_load
+        model = self.engine.loaded
+        adapters = model.adapters if model is not None else ()
+        model = self._load(self.models.find(name), options, stop_running)
+        self._load_adapters(adapters)
+        return model
+
+    def _load(self, spec: ModelSpec, options: LoadOptions, stop_running: bool) -> LoadedModel:
+        self.last_load = spec.name, options
 
         def load(report: Callable[[str], None]) -> LoadedModel:
-            return choose.load(spec, merged, report)
+            return choose.load(spec, options, report)
 
         model = self.engine.replace(spec.name, load, stop_running=stop_running)
         log.info("loaded %s", spec.name)
@@ -87,11 +105,39 @@ class App:
     def load_at_start(self) -> None:
         """Load the model and adapters that the command line names; a failure is logged and shown, the server goes on."""
         try:
-            model = self.load_model(self.options.model)
-            for lora in self.options.lora:
-                model.load_adapter(lora, str(self.loras.find(lora).path))
+            self.load_model(self.options.model)
         except UserError as error:
             log.error("%s", error.message)
+        else:
+            self._load_adapters(self.options.lora)
+
+    def _load_adapters(self, names: Iterable[str]) -> None:
+        """Those that can be; what is wrong with the others is logged."""
+        for name in names:
+            try:
+                self.load_adapter(name)
+            except UserError as error:
+                log.error("%s", error.message)
+
+    def load_adapter(self, name: str) -> str:
+        """Make an adapter of the adapters folder available to requests; returns its name. Raises UserError."""
+        spec = self.loras.find(name)
+        if spec.problem:
+            raise UserError(f"{spec.name} cannot be used: {spec.problem}", param="name")
+        model = self.engine.model
+        if not model.capabilities.adapters:
+            raise UserError(f"{model.name} cannot take adapters with its loader.", param="name")
+        if spec.name in model.adapters:
+            raise Conflict(f"{spec.name} is loaded already.", param="name")
+        model.load_adapter(spec.name, str(spec.path))
+        return spec.name
+
+    def unload_adapter(self, name: str) -> None:
+        """Take an adapter out of memory. Raises NotFound, Conflict where replies use it."""
+        model = self.engine.model
+        if name not in model.adapters:
+            raise NotFound(f"No adapter {name} is loaded.", param="name")
+        model.unload_adapter(name)
 
     def close(self) -> None:
         """Stop what runs and give everything back."""

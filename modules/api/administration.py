@@ -11,7 +11,6 @@ from modules.api.auth import key_of_admin
 from modules.api.common import Body
 from modules.api.errors import REFUSALS
 from modules.api.internal import Health
-from modules.errors import Conflict, NotFound, UserError
 from modules.loaders.options import LoadOptions
 
 if TYPE_CHECKING:
@@ -75,22 +74,13 @@ def router(app: App) -> APIRouter:
     @routes.post("/adapters/load")
     def load_adapter(body: AdapterBody) -> Health:
         """Make an adapter available to requests."""
-        spec = app.loras.find(body.name)
-        if spec.problem:
-            raise UserError(f"{spec.name} cannot be used: {spec.problem}", param="name")
-        model = app.engine.model
-        if spec.name in model.adapters:
-            raise Conflict(f"{spec.name} is loaded already.", param="name")
-        model.load_adapter(spec.name, str(spec.path))
+        app.load_adapter(body.name)
         return Health()
 
     @routes.post("/adapters/unload")
     def unload_adapter(body: AdapterBody) -> Health:
         """Take an adapter out of memory."""
-        model = app.engine.model
-        if body.name not in model.adapters:
-            raise NotFound(f"No adapter {body.name} is loaded.", param="name")
-        model.unload_adapter(body.name)
+        app.unload_adapter(body.name)
         return Health()
 
     return routes

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +16,7 @@ from modules.generation.stream import EventStream
 from modules.generation.types import GenerationRequest, LoadedModel
 
 log = logging.getLogger(__name__)
+LINES_KEPT = 200
 
 Load = Callable[[Callable[[str], None]], LoadedModel]
 """Makes a model, and reports its progress in short sentences meanwhile."""
@@ -40,6 +43,7 @@ class Engine:
         self._starting = 0
         self._status = EngineStatus("empty")
         self._since = 0.0
+        self._said: deque[str] = deque(maxlen=LINES_KEPT)
         self._changing = threading.Semaphore()
         self.last_used = time.monotonic()
         self.watchers: list[Callable[[EventStream], None]] = []
@@ -52,6 +56,12 @@ class Engine:
             if status.state != "loading":
                 return status
             return EngineStatus("loading", status.name, status.progress, time.monotonic() - self._since)
+
+    @property
+    def load_log(self) -> tuple[str, ...]:
+        """What the last load has said, line by line."""
+        with self._lock:
+            return tuple(self._said)
 
     @property
     def model(self) -> LoadedModel:
@@ -110,6 +120,8 @@ class Engine:
         """
         with self._changing:
             self._close(stop_running, EngineStatus("loading", name, "starting"))
+            with self._lock:
+                self._said.clear()
             try:
                 model = load(self._report)
             except UserError as error:
@@ -155,5 +167,12 @@ class Engine:
 
     def _report(self, progress: str) -> None:
         with self._lock:
+            if self._said and _without_numbers(self._said[-1]) == _without_numbers(progress):
+                self._said.pop()  # the same with another percentage
+            self._said.append(progress)
             if self._status.state == "loading":
                 self._status = EngineStatus("loading", self._status.name, progress)
+
+
+def _without_numbers(line: str) -> str:
+    return re.sub(r"\d+", "", line)

@@ -12,9 +12,11 @@ from typing import Literal
 from modules.errors import NotFound, UserError
 from modules.library.downloads import DownloadProgress, download, plan_download
 from modules.library.hub import RepositoryName, parse_name
+from modules.library.starter import FILE, fetch_starter
 from modules.library.wanted import Wanted
 
 log = logging.getLogger(__name__)
+STARTER = RepositoryName("starter")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class DownloadJobs:
         self._lock = threading.Lock()
 
     def start(self, name: str, wanted: Wanted | None = None, *, branch: str = "") -> DownloadJob:
-        """Begin to fetch ORG/NAME[:BRANCH]. Raises UserError for what cannot be a name; the rest is in the job's state."""
+        """Begin to fetch ORG/NAME[:BRANCH], or `starter`. Raises UserError for what cannot be a name; the rest is in the job's state."""
         repository = parse_name(name, branch)
         with self._lock:
             same = (job for job in self._jobs.values() if job.name == repository and not job.ended)
@@ -85,6 +87,9 @@ class DownloadJobs:
 
     def _run(self, job: DownloadJob, wanted: Wanted) -> None:
         try:
+            if job.name == STARTER:
+                self._fetch_starter(job)
+                return
             plan = plan_download(job.name, wanted, models=self._models, loras=self._loras)
             job = self._change(job, state="running", folder=plan.target.name)
             if self._cancelled[job.id].is_set():
@@ -104,6 +109,18 @@ class DownloadJobs:
         except Exception as error:
             log.exception("downloading %s failed", job.name.repository)
             self._change(job, state="failed", error=f"{job.name.repository} could not be downloaded: {error}")
+
+    def _fetch_starter(self, job: DownloadJob) -> None:
+        job = self._change(job, state="running", folder=FILE)
+        cancelled = self._cancelled[job.id].is_set
+        try:
+            fetch_starter(self._models, say=log.info, cancelled=cancelled)
+        except UserError:
+            if not cancelled():
+                raise
+            self._change(job, state="cancelled")
+        else:
+            self._change(job, state="done")
 
     def _change(self, job: DownloadJob, **changes: object) -> DownloadJob:
         changed = replace(job, **changes)  # type: ignore[arg-type]

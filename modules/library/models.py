@@ -10,10 +10,8 @@ from pathlib import Path
 from modules.errors import NotFound
 from modules.library.folder import describe_folder
 from modules.library.gguf_file import describe_gguf, name_of, parts_of
-from modules.library.remote_address import describe_remote
+from modules.library.remote_address import SETTINGS_FILES, describe_remote
 from modules.library.spec import ModelSpec
-
-SETTINGS_FILES = {"config.yaml", "config-user.yaml", "config.yml", "config-user.yml"}
 
 Signature = tuple[tuple[str, int, int], ...]
 

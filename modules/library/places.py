@@ -41,23 +41,23 @@ def folder_of(personal: Path, owner: str) -> Path:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place at the end, or vanishes: nobody sees half of it."""
+def written_whole(path: Path, mode: int = 0o644) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place at the end, or vanishes: nobody sees half of it. mode: who may read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}-", suffix=".part", dir=path.parent)
     os.close(handle)
     draft = Path(name)
     try:
         yield draft
-        draft.chmod(0o644)
+        draft.chmod(mode)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
     """Write `text` to `path` at once."""
-    with written_whole(path) as draft:
+    with written_whole(path, mode) as draft:
         draft.write_text(text, encoding="utf-8")
 
 

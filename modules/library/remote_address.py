@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import yaml
 
-from modules.errors import UserError
+from modules.errors import Conflict, UserError
+from modules.library.places import path_inside, write_text
 from modules.library.spec import ModelSpec
+
+SETTINGS_FILES = {"config.yaml", "config-user.yaml", "config.yml", "config-user.yml"}
+"""Files of the models folder that are no engines: they keep how models are loaded."""
+_ADDRESS = re.compile(r"https?://\S+$")
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ def read_address(path: Path) -> RemoteAddress:
     except (yaml.YAMLError, UnicodeDecodeError):
         raise UserError(f"{path.name} is not valid YAML.") from None
     address = values.get("base_url") if isinstance(values, dict) else None
-    if not isinstance(address, str) or not re.match(r"https?://\S+$", address):
+    if not isinstance(address, str) or not _ADDRESS.match(address):
         raise UserError(f"{path.name} has no `base_url: http://…/v1`, the address of an OpenAI-protocol engine.")
     known = {"base_url", "model", "api_key", "context_length"}
     if unknown := next((key for key in values if key not in known), None):
@@ -38,6 +43,18 @@ def read_address(path: Path) -> RemoteAddress:
     if context is not None and (not isinstance(context, int) or context < 1):
         raise UserError(f"{path.name}: context_length must be a number of tokens.")
     return RemoteAddress(address, str(values.get("model") or ""), str(values.get("api_key") or ""), context)
+
+
+def write_address(folder: Path, name: str, address: RemoteAddress) -> Path:
+    """Keep `address` as NAME.yaml in `folder`, for its owner's eyes alone. Raises UserError, Conflict."""
+    path = path_inside(folder, name, ".yaml", "name of an engine")
+    if path.exists() or path.name in SETTINGS_FILES:
+        raise Conflict(f"There is a {path.name} already: choose another name, or remove that one first.", param="name")
+    if not _ADDRESS.match(address.base_url):
+        raise UserError("The address must begin with http:// or https://, such as http://10.0.0.5:8000/v1.", param="base_url")
+    values = {key: value for key, value in asdict(address).items() if value}
+    write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True), mode=0o600)
+    return path
 
 
 def describe_remote(path: Path) -> ModelSpec:

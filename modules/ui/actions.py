@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,9 +12,6 @@ from modules.chats.records import Chat, Figures, Run, StoredMessage, pictures_of
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, Image
-from modules.library.download_jobs import DownloadJob
-from modules.library.wanted import Wanted
-from modules.loaders.options import LoadOptions
 from modules.ui.preferences import sampling_of, token_view, user_name
 
 ALTERNATIVES = 8
@@ -281,29 +276,3 @@ def change_settings(app: App, owner: str, chat_id: int, values: dict[str, object
 
 def _neutral(settings: ChatSettings) -> set[str]:
     return set(ChatSettings.model_fields) - set(settings.differences())
-
-
-def load_model(app: App, owner: str, name: str, options: LoadOptions | None = None, *, stop_running: bool = True) -> None:
-    """Begin to load a model; the engine's status says how it goes. Raises NotFound, NotAllowed."""
-    app.access.require_admin(owner)
-    spec = app.models.find(name)
-    if spec.problem:
-        raise UserError(spec.problem)
-
-    def load() -> None:
-        with contextlib.suppress(UserError):  # the engine's status keeps the sentence, and the page shows it
-            app.load_model(spec.name, options, stop_running=stop_running)
-
-    threading.Thread(target=load, name="load", daemon=True).start()
-
-
-def unload_model(app: App, owner: str) -> None:
-    """Give the model's memory back; replies being written end."""
-    app.access.require_admin(owner)
-    app.engine.unload(stop_running=True)
-
-
-def start_download(app: App, owner: str, name: str, quant: str = "") -> DownloadJob:
-    """Begin to fetch ORG/NAME. quant: which of several quantisations. Raises UserError, NotAllowed."""
-    app.access.require_admin(owner)
-    return app.downloads.start(name, Wanted(quant=quant.strip()))

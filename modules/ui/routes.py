@@ -14,7 +14,16 @@ from pydantic import BaseModel
 from modules.app import App
 from modules.chats.records import PathMessage
 from modules.errors import NotAllowed, NotFound
-from modules.ui import actions, character_routes, message_routes, preferences, training_routes, transfer_routes, views
+from modules.ui import (
+    actions,
+    character_routes,
+    message_routes,
+    model_routes,
+    preferences,
+    training_routes,
+    transfer_routes,
+    views,
+)
 from modules.ui.bodies import Owner
 from modules.ui.live import Rendering, follow, frame
 
@@ -54,13 +63,6 @@ class Name(BaseModel):
     name: str
 
 
-class Download(BaseModel):
-    """quant: which of a repository's quantisations; empty chooses one."""
-
-    name: str
-    quant: str = ""
-
-
 def router(app: App) -> APIRouter:
     """All addresses under chats/. Each asks who is there, and shows only what is theirs."""
 
@@ -70,6 +72,7 @@ def router(app: App) -> APIRouter:
         request.state.owner = app.access.require_user(request)
 
     routes = APIRouter(prefix="/chats", include_in_schema=False, dependencies=[Depends(let_in)])
+    routes.include_router(model_routes.router(app))
     routes.include_router(training_routes.router(app))
     routes.include_router(message_routes.router(app))
     routes.include_router(character_routes.router(app))
@@ -90,30 +93,9 @@ def router(app: App) -> APIRouter:
     def menus(owner: Owner) -> dict[str, Any]:
         return views.menus_view(app, owner)
 
-    @routes.post("/model")
-    def load_model(owner: Owner, body: Name) -> None:
-        actions.load_model(app, owner, body.name)
-
-    @routes.delete("/model")
-    def unload_model(owner: Owner) -> None:
-        actions.unload_model(app, owner)
-
-    @routes.get("/models")
-    def models(owner: Owner) -> dict[str, Any]:
-        return views.models_view(app, owner)
-
     @routes.get("/server")
     def server(owner: Owner) -> dict[str, Any]:
         return views.server_view(app, owner)
-
-    @routes.post("/downloads")
-    def start_download(owner: Owner, body: Download) -> dict[str, Any]:
-        return views.download_view(actions.start_download(app, owner, body.name, body.quant))
-
-    @routes.delete("/downloads/{job_id}")
-    def cancel_download(owner: Owner, job_id: int) -> None:
-        app.access.require_admin(owner)
-        app.downloads.cancel(job_id)
 
     @routes.post("/preset")
     def choose_preset(owner: Owner, body: Name) -> None:

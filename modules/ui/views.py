@@ -16,10 +16,8 @@ from modules.errors import UserError
 from modules.generation.engine import EngineStatus
 from modules.generation.types import LoadedModel
 from modules.library.disk import size_text
-from modules.library.download_jobs import DownloadJob
 from modules.library.machine import this_machine
 from modules.library.spec import ModelSpec
-from modules.loaders import choose
 from modules.ui.actions import settings_of
 from modules.ui.character_actions import speakers_view
 from modules.ui.compare import columns_beside
@@ -168,36 +166,6 @@ def model_view(spec: ModelSpec) -> dict[str, Any]:
         "quantization": spec.quantization.label or spec.quantization.method if spec.quantization else None,
         "context": spec.context_length,
         "problem": spec.problem,
-    }
-
-
-def models_view(app: App, owner: str) -> dict[str, Any]:
-    """The Models tab's list: every model with the loader that "auto" takes, what is loaded, and downloads under way."""
-    models = []
-    for spec in app.models.all():
-        options = app.saved_options.for_model(spec.name, app.loading)
-        models.append(model_view(spec) | {"loader": choose.choose(spec, options), "architecture": spec.architecture})
-    return {
-        "models": models,
-        "engine": engine_view(app, app.engine.status),
-        "load": load_view(app.engine.loaded),
-        "downloads": [download_view(job) for job in app.downloads.all()[:5]],
-        "admin": app.access.is_admin(owner),
-    }
-
-
-def download_view(job: DownloadJob) -> dict[str, Any]:
-    progress = job.progress
-    return {
-        "id": job.id,
-        "name": job.name.repository,
-        "state": job.state,
-        "error": job.error,
-        "folder": job.folder,
-        "done": progress.done if progress else 0,
-        "total": progress.total if progress else 0,
-        "speed": progress.speed if progress else 0,
-        "left": progress.seconds_left if progress else None,
     }
 
 

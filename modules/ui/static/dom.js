@@ -228,6 +228,15 @@ export function showModal(host, dialog) {
   return dialog;
 }
 
+// Show a chat, from another tab of the page.
+export function openChat(id) {
+  const url = new URL(location.href);
+  url.searchParams.set("chat", id);
+  history.pushState({}, "", url);
+  window.dispatchEvent(new PopStateEvent("popstate"));
+  document.querySelector("#tab-chat-button, [role=tab][aria-controls=tab-chat]")?.click();
+}
+
 export async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);

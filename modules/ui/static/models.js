@@ -1,10 +1,8 @@
-// The Models tab's list: what is on disk, what is loaded, and downloads under way.
+// The Models tab's list: what is on disk, and what is loaded. What stands beside it listens to the same news.
 
 import {attempt, get, post, remove} from "./api.js";
 import {h, iconButton, toast} from "./dom.js";
-import {bytes, count, t} from "./words.js";
-
-const DAY = 86400;
+import {about, bytes, count, t} from "./words.js";
 
 function loadWords(load) {
   const cache = {bytes: bytes(load.cache_bytes), limit: bytes(load.cache_limit ?? 0), tokens: count(load.cached_tokens)};
@@ -20,21 +18,11 @@ export class Models {
     this.pick = pick;
     this.chosen = null;
     this.status = h("div", {class: "tl-engine", role: "status"});
+    this.bar = h("progress", {max: 1, "aria-label": t("model.progress")});
+    this.log = h("details", {class: "tl-load-log"}, h("summary", {}, t("engine.log")), h("pre", {class: "tl-log"}));
     this.list = h("ul", {class: "tl-cards", "aria-label": t("tab.models")});
-    this.downloads = h("ul", {class: "tl-downloads", "aria-label": t("downloads")});
-    const name = h("input", {type: "text", placeholder: "HuggingFaceTB/SmolLM2-360M-Instruct"});
-    const quant = h("input", {type: "text", placeholder: "Q4_K_M"});
-    const form = h("form", {class: "tl-download"},
-      h("label", {class: "tl-field"}, h("span", {}, t("download.name")), name, h("small", {}, t("download.name.help"))),
-      h("label", {class: "tl-field"}, h("span", {}, t("download.quant")), quant, h("small", {}, t("download.quant.help"))),
-      h("button", {type: "submit", class: "tl-strong"}, t("download")));
-    form.addEventListener("submit", async (event) => {
-      event.preventDefault();
-      if (!name.value.trim()) return name.focus();
-      if (await attempt(() => post("/downloads", {name: name.value, quant: quant.value})) !== undefined) name.value = "";
-      this.refresh();
-    });
-    host.replaceChildren(this.status, this.list, h("h2", {}, t("downloads")), this.downloads, form);
+    host.replaceChildren(h("div", {class: "tl-engine-box"}, this.status, this.bar, this.log), this.list);
+    window.addEventListener("tl-models-changed", () => this.refresh());
     const beat = async () => {
       if (host.isConnected && host.offsetParent && !document.hidden) await this.refresh();
       const busy = this.view?.engine.state === "loading" || this.view?.downloads.some((job) => ["asking", "running"].includes(job.state));
@@ -57,7 +45,7 @@ export class Models {
     const key = JSON.stringify([view.models, view.engine.name, view.engine.state, this.chosen]);
     if (key !== this.key) this.drawList(view);
     this.key = key;
-    this.drawDownloads(view.downloads);
+    window.dispatchEvent(new CustomEvent("tl-models", {detail: view}));
     if (!this.chosen && view.models.length) this.choose(view.engine.state === "ready" ? this.nameLoaded() : view.models[0].name);
   }
 
@@ -79,10 +67,32 @@ export class Models {
       empty: engine.error ?? t("engine.empty"),
     }[engine.state];
     const words = load && engine.state === "ready" ? `${said} ${loadWords(load)}` : said;
-    if (this.status.dataset.words === words) return;
-    this.status.dataset.words = words;
+    const share = engine.state === "loading" ? /(\d+) ?%/.exec(engine.progress)?.[1] : null;
+    this.bar.hidden = engine.state !== "loading";
+    if (share) this.bar.value = Number(share) / 100;
+    else this.bar.removeAttribute("value");
+    this.drawLog(engine);
+    const key = JSON.stringify([words, engine.state, engine.again, this.view.admin]);
+    if (this.statusKey === key) return;
+    this.statusKey = key;
     this.status.dataset.state = engine.error && engine.state === "empty" ? "wrong" : engine.state;
-    this.status.replaceChildren(h("span", {class: "tl-dot"}), h("span", {}, words));
+    const act = (label, name, action) => iconButton(name, label, async () => {
+      await attempt(action);
+      this.refresh();
+    });
+    this.status.replaceChildren(h("span", {class: "tl-dot"}), h("span", {class: "tl-engine-words"}, words),
+      this.view.admin && engine.again && engine.state !== "loading" ? act(t("model.again"), "again", () => post("/model/again")) : "",
+      this.view.admin && engine.state === "ready" ? act(t("model.unload"), "close", () => remove("/model")) : "");
+  }
+
+  // What a load says is of interest while it goes on, and where it failed: an engine of its own (vLLM) says much.
+  drawLog(engine) {
+    this.log.hidden = engine.log.length < 2 || engine.state === "ready";
+    const text = engine.log.join("\n");
+    const pre = this.log.lastChild;
+    if (pre.textContent === text) return;
+    pre.textContent = text;
+    pre.scrollTop = pre.scrollHeight;
   }
 
   drawList({models, engine}) {
@@ -91,10 +101,14 @@ export class Models {
       const loaded = engine.state !== "empty" && model.name === engine.name;
       const facts = [
         model.size ? bytes(model.size) : null,
-        model.quantization,
+        model.parameters ? t("model.parameters", {n: about(model.parameters)}) : null,
+        model.quantization ?? model.dtype,
         model.context ? t("model.context", {n: count(model.context)}) : null,
         model.architecture,
-        model.loader,
+        model.vision ? t("model.sees") : null,
+        model.code ? t("model.code") : null,
+        model.template || model.problem ? null : t("model.no_template"),
+        model.loader && !model.problem ? t("model.loader", {name: model.loader}) : null,
       ].filter(Boolean);
       return h("li", {},
         h("button", {type: "button", class: "tl-card", "data-name": model.name, "aria-pressed": String(model.name === this.chosen),
@@ -103,36 +117,18 @@ export class Models {
           h("span", {class: "tl-card-facts"}, facts.map((fact) => h("span", {}, fact))),
           model.problem ? h("span", {class: "tl-wrong-text"}, model.problem) : null));
     }));
-    if (!models.length) this.list.append(h("li", {class: "tl-nothing"}, t("models.none")));
+    if (!models.length) this.list.append(this.nothingYet());
     if (focused) this.list.querySelector(`[data-name="${CSS.escape(focused)}"]`)?.focus();
   }
 
-  drawDownloads(jobs) {
-    this.downloads.replaceChildren(...jobs.map((job) => {
-      const running = ["asking", "running"].includes(job.state);
-      const share = job.total ? job.done / job.total : 0;
-      const words = {
-        asking: t("download.asking"),
-        running: t("download.running", {done: bytes(job.done), all: bytes(job.total), speed: bytes(job.speed), left: time(job.left)}),
-        done: t("download.done"),
-        failed: job.error,
-        cancelled: t("download.cancelled"),
-      }[job.state];
-      return h("li", {class: "tl-job", "data-state": job.state},
-        h("div", {class: "tl-job-head"}, h("strong", {}, job.name),
-          running ? iconButton("close", t("download.cancel", {name: job.name}), async () => {
-            await attempt(() => remove(`/downloads/${job.id}`));
-            this.refresh();
-          }) : null),
-        running ? h("progress", {max: 1, value: job.state === "asking" ? undefined : share, "aria-label": job.name}) : null,
-        h("span", {class: job.state === "failed" ? "tl-wrong-text" : "tl-card-facts"}, words));
-    }));
+  nothingYet() {
+    const fetch = async () => {
+      await attempt(() => post("/downloads", {name: "starter"}));
+      this.refresh();
+    };
+    return h("li", {class: "tl-nothing"}, h("p", {}, t("models.none")),
+      this.view.admin ? h("button", {type: "button", class: "tl-strong", onclick: fetch}, t("models.starter")) : null);
   }
-}
-
-function time(seconds) {
-  if (seconds === null || seconds > DAY) return "…";
-  return seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`;
 }
 
 export function start(element, pick) {

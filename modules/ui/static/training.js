@@ -2,7 +2,7 @@
 // server, so that a reload loses nothing.
 
 import {address, attempt, get, post, remove} from "./api.js";
-import {copyText, h, showDialog, toast} from "./dom.js";
+import {copyText, h, openChat, showDialog, toast} from "./dom.js";
 import {Comparison} from "./training_compare.js";
 import {count, t} from "./words.js";
 
@@ -138,11 +138,7 @@ class Training {
   async use(path, checkpoint) {
     toast(t("training.loading"));
     const used = await post(`${path}/use`, {checkpoint});
-    const url = new URL(location.href);
-    url.searchParams.set("chat", used.chat);
-    history.pushState({}, "", url);
-    window.dispatchEvent(new PopStateEvent("popstate"));
-    document.querySelector("#tab-chat-button, [role=tab][aria-controls=tab-chat]")?.click();
+    openChat(used.chat);
     toast(t("training.used", {name: used.adapter}));
     return used;
   }

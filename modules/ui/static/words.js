@@ -22,6 +22,9 @@ export const count = (value) => number.format(value);
 const share = new Intl.NumberFormat(language, {style: "percent", maximumSignificantDigits: 2});
 export const percent = (value) => (value < 0.0001 ? `< ${share.format(0.0001)}` : share.format(value));
 
+const short = new Intl.NumberFormat(language, {notation: "compact", maximumSignificantDigits: 3});
+export const about = (value) => short.format(value);
+
 export function bytes(size) {
   const units = ["B", "KB", "MB", "GB", "TB"];
   let at = 0;

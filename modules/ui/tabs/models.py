@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import gradio as gr
 
 from modules.app import App
-from modules.errors import UserError
+from modules.errors import NotFound, UserError
 from modules.library import memory
 from modules.library.machine import this_machine
 from modules.library.spec import ModelSpec
 from modules.loaders import choose
 from modules.loaders.options import LoaderName, LoadOptions
 from modules.settings.declare import hints_of
-from modules.ui import actions
+from modules.ui import model_actions
 from modules.ui.events import PRIVATE, owner_of, told
 from modules.ui.form import Form
 from modules.ui.words import say
 
-_START = """
+_LIST = """
 import(new URL("chats/static/models.js", document.baseURI).href)
   .then((models) => models.start(element, (name) => trigger("pick", {name})));
+"""
+_MORE = """
+import(new URL("chats/static/beside_models.js", document.baseURI).href)
+  .then((beside) => beside.start(element));
 """
 _CACHE_BYTES = {
     "f32": 4.0,
@@ -38,20 +43,13 @@ _CACHE_BYTES = {
 def build(app: App, tab: gr.Tab) -> None:
     form = Form(LoadOptions, values=app.loading)
     chosen = gr.State("")
-    with gr.Row():
-        with gr.Column(scale=5, min_width=320):
-            panel = gr.HTML(
-                html_template='<div class="tl tl-plain tl-models"></div>',
-                js_on_load=_START,
-                apply_default_css=False,
-                padding=False,
-            )
-        with gr.Column(scale=6, min_width=320):
+    with gr.Row(elem_classes="tl-models-page"):
+        panel = _panel("tl-models", _LIST)
+        with gr.Column(elem_classes="tl-chosen", min_width=320):
             title = gr.HTML(elem_classes="tl-group", apply_default_css=False)
             estimate = gr.HTML(elem_classes="tl-estimate", apply_default_css=False)
             with gr.Row():
                 load = gr.Button(say("model.load"), variant="primary", min_width=100)
-                unload = gr.Button(say("model.unload.short"), min_width=100)
                 save = gr.Button(say("model.save"), min_width=100)
             groups: dict[str, gr.Group] = {}
             for group, names in form.groups.items():
@@ -64,6 +62,7 @@ def build(app: App, tab: gr.Tab) -> None:
                     )  # type: ignore[arg-type]
                     form.place(names)
                 groups[group] = box
+        _panel("tl-beside-models", _MORE)
 
     def fitted(spec: ModelSpec, options: LoadOptions) -> dict[Any, Any]:
         """Only what the loader of these options uses is shown, and whether the model will fit."""
@@ -94,7 +93,7 @@ def build(app: App, tab: gr.Tab) -> None:
     @told
     def start(request: gr.Request, **values: Any) -> None:
         spec, options = _read(app, form, values)
-        actions.load_model(app, owner_of(request), spec.name, options)
+        model_actions.load_model(app, owner_of(request), spec.name, options)
 
     @told
     def keep(request: gr.Request, **values: Any) -> None:
@@ -102,10 +101,6 @@ def build(app: App, tab: gr.Tab) -> None:
         spec, options = _read(app, form, values)
         app.saved_options.save(spec.name, options)
         gr.Info(f"{spec.name}: models/config-user.yaml", title="✓", duration=4)
-
-    @told
-    def stop(request: gr.Request) -> None:
-        actions.unload_model(app, owner_of(request))
 
     everything: list[Any] = [chosen, title, estimate, *groups.values(), *form.controls.values()]
     inputs = {"chosen": chosen, **form.controls}
@@ -121,7 +116,16 @@ def build(app: App, tab: gr.Tab) -> None:
     )
     load.click(start, None, None, inputs_kwargs=inputs, **PRIVATE)  # type: ignore[arg-type]
     save.click(keep, None, None, inputs_kwargs=inputs, **PRIVATE)  # type: ignore[arg-type]
-    unload.click(stop, None, None, **PRIVATE)
+
+
+def _panel(name: str, script: str) -> gr.HTML:
+    return gr.HTML(
+        html_template=f'<div class="tl tl-plain {name}"></div>',
+        js_on_load=script,
+        elem_classes=f"{name}-place",
+        apply_default_css=False,
+        padding=False,
+    )
 
 
 def _used(field: str, loader: LoaderName) -> bool:
@@ -141,22 +145,30 @@ def _read(app: App, form: Form[LoadOptions], values: dict[str, Any]) -> tuple[Mo
 
 
 def _heading(spec: ModelSpec) -> str:
-    import html
-
     return f"<h2>{html.escape(spec.name)}</h2>"
 
 
 def _estimate(app: App, spec: ModelSpec, options: LoadOptions, loader: LoaderName) -> str:
-    import html
-
     try:
         reason = spec.problem or choose.loader(loader).why_not(spec, options)
     except ImportError as error:
         reason = f"The {loader} loader cannot be used: {error}"
     if reason:
         return f'<p class="tl-verdict" data-verdict="wrong">{html.escape(reason)}</p>'
-    plan = memory.plan(spec, wish_of(options), this_machine(), on_gpu=not options.cpu, freed=0)
+    plan = memory.plan(spec, wish_of(options), this_machine(), on_gpu=not options.cpu, freed=_freed(app))
     return f'<p class="tl-verdict" data-verdict="{plan.verdict}">{html.escape(plan.sentence)}</p>'
+
+
+def _freed(app: App) -> int:
+    """About how many bytes the loaded model gives back when another one takes its place."""
+    model, last = app.engine.loaded, app.last_load
+    if model is None or last is None or last[0] != model.name:
+        return 0
+    try:
+        spec = app.models.find(model.name)
+    except NotFound:  # it was removed meanwhile
+        return 0
+    return memory.memory_need(spec, wish_of(last[1])).total
 
 
 def wish_of(options: LoadOptions) -> memory.LoadWish:

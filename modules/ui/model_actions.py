@@ -1,0 +1,88 @@
+"""What the Models tab does, one function each. Only administrators may; every refusal is a UserError."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+
+from modules.app import App
+from modules.chats.conversation import ChatSettings
+from modules.errors import NotFound, UserError
+from modules.library.download_jobs import DownloadJob
+from modules.library.remote_address import RemoteAddress, write_address
+from modules.library.wanted import Wanted
+from modules.loaders.options import LoadOptions
+
+
+def load_model(app: App, owner: str, name: str, options: LoadOptions | None = None, *, stop_running: bool = True) -> None:
+    """Begin to load a model; the engine's status says how it goes. Raises NotFound, NotAllowed."""
+    app.access.require_admin(owner)
+    spec = app.models.find(name)
+    if spec.problem:
+        raise UserError(spec.problem)
+    app.saved_options.for_model(spec.name)  # a broken file is said now
+    _begin(lambda: app.load_model(spec.name, options, stop_running=stop_running))
+
+
+def reload_model(app: App, owner: str) -> None:
+    """Begin to load the last model again, as it was loaded, with its adapters."""
+    app.access.require_admin(owner)
+    if app.last_load is None:
+        raise UserError("No model was loaded yet: choose one first.")
+    app.models.find(app.last_load[0])
+    _begin(lambda: app.reload_model(stop_running=True))
+
+
+def _begin(work: Callable[[], object]) -> None:
+    def load() -> None:
+        with contextlib.suppress(UserError):  # the engine's status keeps the sentence, and the page shows it
+            work()
+
+    threading.Thread(target=load, name="load", daemon=True).start()
+
+
+def unload_model(app: App, owner: str) -> None:
+    """Give the model's memory back; replies being written end."""
+    app.access.require_admin(owner)
+    app.engine.unload(stop_running=True)
+
+
+def start_download(app: App, owner: str, name: str, quant: str = "") -> DownloadJob:
+    """Begin to fetch ORG/NAME, or `starter`. quant: which of several quantisations. Raises UserError, NotAllowed."""
+    app.access.require_admin(owner)
+    return app.downloads.start(name, Wanted(quant=quant.strip()))
+
+
+def load_adapter(app: App, owner: str, name: str) -> None:
+    """Make an adapter available to every chat and request. Raises UserError with the reason where it does not fit."""
+    app.access.require_admin(owner)
+    app.load_adapter(name)
+
+
+def unload_adapter(app: App, owner: str, name: str) -> None:
+    app.access.require_admin(owner)
+    app.unload_adapter(name)
+
+
+def chat_with_adapter(app: App, owner: str, name: str, strength: float) -> int:
+    """A new chat that a loaded adapter answers; returns its id."""
+    if name not in app.engine.model.adapters:
+        raise NotFound(f"No adapter {name} is loaded.", param="name")
+    settings = ChatSettings.read({"adapter": name, "adapter_strength": strength})
+    return app.store.create_chat(owner, settings=settings.differences()).id
+
+
+def add_engine(app: App, owner: str, name: str, address: RemoteAddress) -> None:
+    """Keep the address of a remote engine in models/NAME.yaml. Raises UserError, Conflict."""
+    app.access.require_admin(owner)
+    write_address(app.models.folder, name, address)
+
+
+def remove_engine(app: App, owner: str, name: str) -> None:
+    """Take models/NAME.yaml away. Raises NotFound for what is not the address of an engine."""
+    app.access.require_admin(owner)
+    spec = app.models.find(name)
+    if spec.format != "remote":
+        raise NotFound(f"{spec.name} is not a remote engine.", param="name")
+    spec.path.unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""What the Models tab is told, as JSON: models, what is loaded, adapters, downloads, remote engines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules.app import App
+from modules.errors import UserError
+from modules.library.download_jobs import DownloadJob
+from modules.library.loras import LoraSpec
+from modules.library.spec import ModelSpec
+from modules.loaders import choose
+from modules.ui.views import engine_view, load_view, model_view
+
+DOWNLOADS_SHOWN = 5
+LOG_LINES_SHOWN = 40
+
+
+def models_view(app: App, owner: str) -> dict[str, Any]:
+    """Everything of the tab that changes by itself; addresses of engines are for administrators."""
+    admin = app.access.is_admin(owner)
+    specs = app.models.all()
+    model = app.engine.loaded
+    return {
+        "models": [_listed(app, spec) for spec in specs],
+        "engine": {
+            **engine_view(app, app.engine.status),
+            "log": app.engine.load_log[-LOG_LINES_SHOWN:],
+            "again": app.last_load is not None,
+            "takes_adapters": model is not None and model.capabilities.adapters,
+        },
+        "load": load_view(model),
+        "adapters": [_adapter(spec, model.adapters if model is not None else ()) for spec in app.loras.all()],
+        "downloads": [download_view(job) for job in app.downloads.all()[:DOWNLOADS_SHOWN]],
+        "engines": [
+            {"name": spec.name, "address": spec.endpoint if admin else None} for spec in specs if spec.format == "remote"
+        ],
+        "admin": admin,
+    }
+
+
+def _listed(app: App, spec: ModelSpec) -> dict[str, Any]:
+    """A model, and the loader that takes it as it is set up."""
+    view = {
+        **model_view(spec),
+        "architecture": spec.architecture,
+        "parameters": spec.parameters,
+        "dtype": spec.dtype,
+        "vision": spec.vision,
+        "code": spec.custom_code,
+        "template": spec.chat_template is not None or spec.format == "remote",
+    }
+    try:
+        options = app.saved_options.for_model(spec.name, app.loading)
+    except UserError as error:  # the file with saved settings is broken
+        return {**view, "loader": None, "problem": spec.problem or error.message}
+    return {**view, "loader": choose.choose(spec, options)}
+
+
+def _adapter(spec: LoraSpec, loaded: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "size": spec.size_bytes,
+        "base": spec.base_model,
+        "rank": spec.rank,
+        "kind": "GGUF" if spec.format == "gguf" else spec.kind,
+        "problem": spec.problem,
+        "loaded": spec.name in loaded,
+    }
+
+
+def download_view(job: DownloadJob) -> dict[str, Any]:
+    progress = job.progress
+    return {
+        "id": job.id,
+        "name": job.name.repository,
+        "state": job.state,
+        "error": job.error,
+        "folder": job.folder,
+        "done": progress.done if progress else 0,
+        "total": progress.total if progress else 0,
+        "speed": progress.speed if progress else 0,
+        "left": progress.seconds_left if progress else None,
+        "files": [[file.path, file.done, file.size] for file in progress.active] if progress else [],
+    }
