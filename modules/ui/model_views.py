@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 from modules.app import App
@@ -61,7 +62,7 @@ def _adapter(spec: LoraSpec, loaded: tuple[str, ...]) -> dict[str, Any]:
     return {
         "name": spec.name,
         "size": spec.size_bytes,
-        "base": spec.base_model,
+        "base": PurePath(spec.base_model).name if spec.base_model else None,  # trained here, it is a path
         "rank": spec.rank,
         "kind": "GGUF" if spec.format == "gguf" else spec.kind,
         "problem": spec.problem,
