@@ -88,6 +88,11 @@ PAGE = "/chats"
 OF_ADMINS = {
     ("POST", "/chats/model"),
     ("DELETE", "/chats/model"),
+    ("POST", "/chats/model/again"),
+    ("POST", "/chats/adapters"),
+    ("DELETE", "/chats/adapters/{name}"),
+    ("POST", "/chats/engines"),
+    ("DELETE", "/chats/engines/{name}"),
     ("POST", "/chats/downloads"),
     ("DELETE", "/chats/downloads/{job_id}"),
     ("POST", "/chats/training/{id}/stop"),
@@ -189,6 +194,7 @@ def body_for(site: dict[str, Any]) -> dict[str, Any]:
         "token": 1,
         "columns": [{}, {}],
         "kind": "good",
+        "base_url": "http://localhost/v1",
     }
 
 
