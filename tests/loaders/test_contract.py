@@ -78,7 +78,9 @@ def _transformers(dtype: str) -> Callable[[Files], AbstractContextManager[Case]]
     def case(files: Files) -> AbstractContextManager[Case]:
         options = LoadOptions.read({"cpu": True, "dtype": dtype})
         real = None if dtype == "float32" else files.starter
-        return nullcontext(Case(describe(files.folder), options, lambda: bare_transformers(real or files.folder, dtype), real))
+        length = REAL_LENGTH if real else LENGTH
+        reference = partial(bare_transformers, real or files.folder, dtype, length=length)
+        return nullcontext(Case(describe(files.folder), options, reference, real))
 
     return case
 
