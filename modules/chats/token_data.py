@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from itertools import chain
+from math import isnan
 
 from modules.generation.text import REPLACEMENT
 from modules.generation.types import Token, TokenAlternative
@@ -16,17 +17,20 @@ _REACH = 24
 
 
 def pack(tokens: Sequence[Token]) -> bytes:
-    """About 40 bytes for a token with eight alternatives: each text once, ids, and log-probabilities as half floats."""
-    texts = {entry.id: entry.text for token in tokens for entry in (token, *token.alternatives)}
+    """About 40 bytes for a token with eight alternatives: each id with its text once, and log-probabilities as half floats.
+
+    One id may have several texts: engines that do not tell ids give all of them the same.
+    """
+    entries = list(chain.from_iterable((token, *token.alternatives) for token in tokens))
+    known = {pair: number for number, pair in enumerate(dict.fromkeys((entry.id, entry.text) for entry in entries))}
     head = json.dumps(
-        {"texts": list(texts.items()), "counts": [len(token.alternatives) for token in tokens]},
+        {"known": list(known), "counts": [len(token.alternatives) for token in tokens]},
         ensure_ascii=False,
         separators=(",", ":"),
     ).encode("utf-8", "replace")
-    entries = list(chain.from_iterable((token, *token.alternatives) for token in tokens))
-    ids = struct.pack(f"<{len(entries)}i", *(entry.id for entry in entries))
+    numbers = struct.pack(f"<{len(entries)}I", *(known[entry.id, entry.text] for entry in entries))
     values = struct.pack(f"<{len(entries)}e", *(_half(entry.logprob) for entry in entries))
-    return zlib.compress(struct.pack("<I", len(head)) + head + ids + values)
+    return zlib.compress(struct.pack("<I", len(head)) + head + numbers + values)
 
 
 def _half(logprob: float | None) -> float:
@@ -38,17 +42,17 @@ def unpack(data: bytes) -> tuple[Token, ...]:
     raw = zlib.decompress(data)
     (size,) = struct.unpack_from("<I", raw)
     head = json.loads(raw[4 : 4 + size])
-    texts = dict(head["texts"])
     count = sum(head["counts"]) + len(head["counts"])
-    ids = struct.unpack_from(f"<{count}i", raw, 4 + size)
+    numbers = struct.unpack_from(f"<{count}I", raw, 4 + size)
     values = struct.unpack_from(f"<{count}e", raw, 4 + size + 4 * count)
+    known = head["known"]
+    entries = [TokenAlternative(known[at][0], known[at][1], value) for at, value in zip(numbers, values, strict=True)]
     tokens: list[Token] = []
     at = 0
     for others in head["counts"]:
-        places = range(at + 1, at + 1 + others)
-        alternatives = tuple(TokenAlternative(ids[place], texts[ids[place]], values[place]) for place in places)
-        known = None if values[at] != values[at] else values[at]
-        tokens.append(Token(ids[at], texts[ids[at]], known, alternatives))
+        own = entries[at]
+        alternatives = tuple(entries[at + 1 : at + 1 + others])
+        tokens.append(Token(own.id, own.text, None if isnan(own.logprob) else own.logprob, alternatives))
         at += 1 + others
     return tuple(tokens)
 

@@ -30,11 +30,11 @@ class Switch(BaseModel):
 
 
 class ChosenToken(BaseModel):
-    """stretch, index: the place, as the token view numbers it. token: the id of one of its alternatives."""
+    """stretch, index: the place, as the token view numbers it. alternative: which of those that it lists there."""
 
     stretch: int
     index: int
-    token: int
+    alternative: int
 
 
 class ColumnChoice(BaseModel):
@@ -92,7 +92,7 @@ def router(app: App) -> APIRouter:
 
     @routes.post("/messages/{message_id}/choose")
     def choose(owner: Owner, message_id: int, body: ChosenToken) -> dict[str, int]:
-        return {"reply": token_view.choose_token(app, owner, message_id, body.stretch, body.index, body.token).id}
+        return {"reply": token_view.choose_token(app, owner, message_id, body.stretch, body.index, body.alternative).id}
 
     # --- columns
 

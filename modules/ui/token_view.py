@@ -124,8 +124,11 @@ def _before(app: App, owner: str, chat: Chat, message: StoredMessage, way: Way, 
 # --- another token, and on from there
 
 
-def choose_token(app: App, owner: str, message_id: int, stretch: int, index: int, token: int) -> StoredMessage:
-    """A new version of a reply that has `token` in place `index` of a stretch, and goes on from there. Raises UserError."""
+def choose_token(app: App, owner: str, message_id: int, stretch: int, index: int, alternative: int) -> StoredMessage:
+    """A new version of a reply that has another token in place `index` of a stretch, and goes on from there.
+
+    alternative: which of those that are known for the place. Raises UserError.
+    """
     message = app.store.message(owner, message_id)
     if message.state == "streaming":
         app.replies.stop(message_id)
@@ -136,10 +139,11 @@ def choose_token(app: App, owner: str, message_id: int, stretch: int, index: int
         raise Conflict("The reply has changed meanwhile: look at its tokens again.")
     if message.model != model.name:
         raise Conflict(f"This reply was written by {message.model}, and {model.name} is loaded: their tokens differ.")
-    chosen = next((other for other in stretches[stretch].tokens[index].alternatives if other.id == token), None)
-    if chosen is None:
-        raise UserError("That token is none of the alternatives that are known for this place.")
     here = stretches[stretch]
+    others = here.tokens[index].alternatives
+    if not 0 <= alternative < len(others):
+        raise UserError("That token is none of the alternatives that are known for this place.")
+    chosen = others[alternative]
     begin, end = span_of(here, index, message.content)
     replaced = message.content[begin:end]
     kept = message.content[:begin]
@@ -164,6 +168,8 @@ def is_mark(model: LoadedModel, token: int, text: str) -> bool:
     """Whether a token is not text but a mark, such as the end of the turn."""
     if not text:
         return True
+    if token < 0:  # an engine that does not tell its tokens
+        return bool(re.fullmatch(r"<\|.*\|>|</?s>", text.strip()))
     if not re.fullmatch(r"<[^\s]+>|\[[^\s]+\]|<\|.*\|>", text.strip()):
         return False
     return token in model.tokenize(text.strip(), special=True) and token not in model.tokenize(text.strip())
@@ -192,15 +198,17 @@ def _ended_there(app: App, owner: str, message: StoredMessage, content: str, tok
 
 
 def _go_on(app: App, owner: str, message: StoredMessage, content: str, tokens: Sequence[TokenStretch]) -> StoredMessage:
-    """A version that begins with `content`, made of `tokens`, and goes on from exactly those tokens."""
+    """A version that begins with `content`, made of `tokens`, and goes on from exactly those, where their ids are known."""
     chat = app.store.chat(owner, message.chat_id)
     way = made_way(app, chat, message)
     way = replace(way, sampling=way.sampling.changed({"seed": -1}))
-    request = replace(exact_request(app, owner, message, way, tokens), logprobs=ALTERNATIVES)
+    exact = all(token.id >= 0 for token in tokens[-1].tokens)
+    request = exact_request(app, owner, message, way, tokens) if exact else _before(app, owner, chat, message, way, content)
+    request = replace(request, logprobs=ALTERNATIVES)
     made = sum(len(one.tokens) for one in tokens)
 
     def make() -> StoredMessage:
-        run = run_of(app, way, request, at=len(content), exact=True)
+        run = run_of(app, way, request, at=len(content), exact=exact)
         version = app.store.add(
             owner,
             chat.id,

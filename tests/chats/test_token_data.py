@@ -33,6 +33,11 @@ def test_odd_texts_and_unknown_probabilities_survive():
     assert back[0].logprob is None and back[1].logprob == -60_000.0
 
 
+def test_engines_that_tell_no_ids_keep_their_texts():
+    tokens = (Token(-1, "one", -1.0, (TokenAlternative(-1, "two", -1.5),)), Token(-1, " three", -0.5))
+    assert unpack(pack(tokens)) == tokens
+
+
 def pieces(content: str, *texts: str, at: int = 0) -> list[str]:
     places = Places(at)
     places.feed([Token(0, text) for text in texts], content, last=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modules.generation.sampling import SamplingParams
+from modules.generation.types import Token
 from modules.training.formats import guess_format, read_format
 from modules.training.rows import read_rows
 from modules.ui import preferences
@@ -69,7 +71,7 @@ def test_choosing_another_token_goes_on_from_there_as_a_version(apps: Any):
     page.ok("POST", "/token-view", {"on": True})
     chat, reply = answered(page)
     model.reply = lambda request: "YZ"
-    version = page.ok("POST", f"/messages/{reply}/choose", {"stretch": 0, "index": 1, "token": ord("d")})["reply"]
+    version = page.ok("POST", f"/messages/{reply}/choose", {"stretch": 0, "index": 1, "alternative": 2})["reply"]
     view = last(page, chat)
     assert view["id"] == version and view["versions"] == [reply, version] and text_of(view) == "<p>adYZ</p>"
     prompt = model.requests[-1].prompt
@@ -78,8 +80,23 @@ def test_choosing_another_token_goes_on_from_there_as_a_version(apps: Any):
     parts = page.ok("GET", f"/messages/{version}/tokens")["parts"]
     assert ["".join(row[0] for row in part["tokens"]) for part in parts] == ["ad", "YZ"]
     assert parts[0]["tokens"][1][3][0][1] == "b", "the alternatives of the place are still there"
-    assert page.refused("POST", f"/messages/{reply}/choose", {"stretch": 0, "index": 1, "token": 5})[0] == 400
-    assert page.refused("POST", f"/messages/{reply}/choose", {"stretch": 0, "index": 9, "token": ord("d")})[0] == 409
+    assert page.refused("POST", f"/messages/{reply}/choose", {"stretch": 0, "index": 1, "alternative": 50})[0] == 400
+    assert page.refused("POST", f"/messages/{reply}/choose", {"stretch": 0, "index": 9, "alternative": 0})[0] == 409
+
+
+def test_engines_that_tell_no_ids_go_on_from_the_text(apps: Any):
+    class Silent(EchoModel):
+        def _token(self, request: Any, letter: str, known: bool) -> Token:
+            told = super()._token(request, letter, known)
+            return replace(told, id=-1, alternatives=tuple(replace(other, id=-1) for other in told.alternatives))
+
+    model = Silent(lambda request: "abc")
+    page = Page(apps(model))
+    page.ok("POST", "/token-view", {"on": True})
+    chat, reply = answered(page)
+    page.ok("POST", f"/messages/{reply}/choose", {"stretch": 0, "index": 1, "alternative": 2})
+    assert text_of(last(page, chat)) == "<p>adabc</p>"
+    assert model.render(model.requests[-1]).text.endswith("<|im_start|>assistant\nad")
 
 
 def test_tokens_can_be_computed_afterwards_where_the_model_can(apps: Any):
@@ -95,8 +112,6 @@ def test_tokens_can_be_computed_afterwards_where_the_model_can(apps: Any):
 
 
 def _without(name: str) -> Any:
-    from dataclasses import replace
-
     return replace(EVERYTHING, **{name: False})
 
 
@@ -242,7 +257,7 @@ def test_what_a_reply_was_continued_or_branched_by_is_made_again(apps: Any):
     page.finished(chat)
     again = page.ok("POST", f"/messages/{reply}/again")["reply"]
     assert text_of(last(page, chat)) == "<p>abcabc</p>" and model.requests[-1] == model.requests[-2] and again != reply
-    page.ok("POST", f"/messages/{reply}/choose", {"stretch": 0, "index": 1, "token": ord("d")})
+    page.ok("POST", f"/messages/{reply}/choose", {"stretch": 0, "index": 1, "alternative": 2})
     chosen = last(page, chat)
     page.ok("POST", f"/messages/{chosen['id']}/again")
     assert last(page, chat)["again"]["same_text"] and model.requests[-1] == model.requests[-2]
@@ -378,7 +393,9 @@ def test_real_models_run_again_exactly_and_go_on_from_a_chosen_token(
         for other in row[3]
         if other[0] != row[4] and other[1].strip() and "\ufffd" not in other[1] and not other[1].startswith("<")
     )
-    version = page.ok("POST", f"/messages/{reply}/choose", {"stretch": 0, "index": index, "token": other[0]})["reply"]
+    version = page.ok(
+        "POST", f"/messages/{reply}/choose", {"stretch": 0, "index": index, "alternative": rows[index][3].index(other)}
+    )["reply"]
     page.finished(chat)
     kept = app.store.message("local", version).content
     assert kept.startswith("".join(row[0] for row in rows[:index]) + other[1])

@@ -70,18 +70,17 @@ export class TokenView {
   open(element) {
     if (!element) return;
     const [stretch, index] = element.dataset.place.split(".").map(Number);
-    const [, , , others, chosen] = this.parts[stretch].rows[index];
-    const items = others.map(([id, text, probability]) => ({
+    const [, own, made, others, chosen] = this.parts[stretch].rows[index];
+    const items = others.map(([id, text, probability], alternative) => ({
       label: visible(text),
       note: percent(probability),
       share: probability,
-      checked: id === chosen,
-      disabled: id === chosen,
-      run: () => this.controller.act(() => post(`/messages/${this.id}/choose`, {stretch, index, token: id}), {follow: true}),
+      checked: id === chosen && text === own,
+      disabled: id === chosen && text === own,
+      run: () => this.controller.act(() => post(`/messages/${this.id}/choose`, {stretch, index, alternative}), {follow: true}),
     }));
     if (!items.some((item) => item.checked)) {
-      const [, own, probability] = this.parts[stretch].rows[index];
-      items.push({label: visible(own), note: probability === null ? "" : percent(probability), share: probability ?? 0, checked: true, disabled: true, run: () => {}});
+      items.push({label: visible(own), note: made === null ? "" : percent(made), share: made ?? 0, checked: true, disabled: true, run: () => {}});
     }
     showMenu(element, items, {title: t("tokens.choose")});
   }
