@@ -10,7 +10,7 @@ from pydantic import Field
 
 from modules.chats.conversation import ChatSettings
 from modules.chats.portable import LATEST, Lenient, PortableChat, PortableMessage, checked, clean_title, decoded, several
-from modules.chats.records import Figures, State
+from modules.chats.records import Figures, Run, State
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import Role
@@ -84,9 +84,18 @@ def _message(message: _Message) -> PortableMessage:
         message.model,
         _sampling(message.sampling),
         checked(Figures, known, "chat"),
-        message.extra,
+        _extra(message.extra),
         tuple(map(decoded, message.pictures)),
     )
+
+
+def _extra(values: dict[str, Any]) -> dict[str, Any]:
+    """How a reply was made is left out where it does not say that: everything else is shown, and nothing depends on it."""
+    try:
+        checked(list[Run], values.get("runs", []), "chat")
+        return values
+    except UserError:
+        return {key: value for key, value in values.items() if key != "runs"}
 
 
 def _sampling(values: dict[str, Any]) -> dict[str, Any]:
