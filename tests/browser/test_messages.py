@@ -428,9 +428,12 @@ def test_the_keyboard_alone_does_it_all(site: Site):
     page.keyboard.press("Control+Shift+G")
     expect(page.locator(LAST).get_by_role("button", name="Not a good example")).to_be_visible()
     page.locator(".tl-composer textarea").focus()
-    page.keyboard.press("Shift+Tab")
-    page.keyboard.press("Shift+Tab")
-    expect(page.locator(f"{LAST} .tl-tools [aria-haspopup]")).to_be_focused()
+    more = page.locator(f"{LAST} .tl-tools [aria-haspopup]")
+    for _ in range(6):  # past what stands beside the box
+        page.keyboard.press("Shift+Tab")
+        if more.evaluate("button => button === document.activeElement"):
+            break
+    expect(more).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.get_by_role("menu", name="More for this message")).to_be_visible()
     page.keyboard.press("End")
