@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . tools/environment.sh
 
-install_requirements requirements.txt 6000
+install_requirements requirements-base.txt 6000
 install_for_gptq
 
 # Whether somebody has said already which model (or which folder of models, or settings) to take.

@@ -70,9 +70,9 @@ install_requirements() {
 
 # GPTQ models need a package that is compiled while it is installed; where that cannot be, everything else runs.
 install_for_gptq() {
-  [ -e .venv/.installed-requirements-gptq ] || can_compile || {
+  [ -e .venv/.installed-requirements ] || can_compile || {
     echo "GPTQ and AWQ models need a C compiler and Python's headers (on Debian or Ubuntu: apt install gcc python3-dev): install them and start again. Everything else works without."
     return
   }
-  (install_requirements requirements-gptq.txt 7000) || echo "GPTQ and AWQ models cannot be loaded until that is mended; everything else works without." >&2
+  (install_requirements requirements.txt 7000) || echo "GPTQ and AWQ models cannot be loaded until that is mended; everything else works without." >&2
 }
