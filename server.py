@@ -18,6 +18,7 @@ from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.loaders.options import LoadOptions
 from modules.settings import command_line, ports
+from modules.settings.page import PageSettings
 from modules.settings.retired import RETIRED
 from modules.settings.server import ServerOptions
 
@@ -29,18 +30,20 @@ ROOT = Path(__file__).resolve().parent
 log = logging.getLogger("textloom")
 
 
-def read_flags(arguments: Sequence[str]) -> tuple[ServerOptions, LoadOptions, SamplingParams, tuple[str, ...]]:
+def read_flags(
+    arguments: Sequence[str],
+) -> tuple[ServerOptions, LoadOptions, SamplingParams, PageSettings, tuple[str, ...]]:
     """Flags, CMD_FLAGS.txt, environment and settings.yaml into settings. Raises UserError; ends the process for --help."""
     words = [*command_line.read_flags_file(ROOT / "CMD_FLAGS.txt"), *arguments]
-    classes = (ServerOptions, LoadOptions, SamplingParams)
+    classes = (ServerOptions, LoadOptions, SamplingParams, PageSettings)
     options = {"environment": os.environ, "retired": RETIRED, "description": "Run, tune and serve language models."}
     first = command_line.parse(words, classes, **options).settings[ServerOptions]
     assert isinstance(first, ServerOptions)
     required = "settings" in first.model_fields_set
     defaults = command_line.read_settings_file(ROOT / first.settings, required=required)
     parsed = command_line.parse(words, classes, defaults=defaults, **options)
-    server, loading, sampling = (parsed.settings[cls] for cls in classes)
-    return server, loading, sampling, parsed.notes  # type: ignore[return-value]
+    server, loading, sampling, page = (parsed.settings[cls] for cls in classes)
+    return server, loading, sampling, page, parsed.notes  # type: ignore[return-value]
 
 
 class Running:
@@ -59,6 +62,7 @@ class Running:
     def stop(self) -> None:
         """End all replies, close the port and give the model's memory back. Idempotent."""
         self.app.replies.close()
+        self.app.sheets.close()
         if self.legacy is not None:
             self.legacy.close()
         self._server.should_exit = True
@@ -73,11 +77,13 @@ class Running:
 
 def launch(arguments: Sequence[str] = ()) -> Running:
     """Start the server in this process without blocking, as a notebook does. Raises UserError."""
-    server_options, loading, sampling, notes = read_flags(arguments)
-    return start(server_options, loading, sampling, notes)
+    server_options, loading, sampling, page, notes = read_flags(arguments)
+    return start(server_options, loading, sampling, page, notes)
 
 
-def start(options: ServerOptions, loading: LoadOptions, sampling: SamplingParams, notes: Sequence[str] = ()) -> Running:
+def start(
+    options: ServerOptions, loading: LoadOptions, sampling: SamplingParams, page: PageSettings, notes: Sequence[str] = ()
+) -> Running:
     """Open the port, load the model and build the page side by side, and return when both are done."""
     _quiet_libraries(options.verbose)
     for note in notes:
@@ -89,7 +95,7 @@ def start(options: ServerOptions, loading: LoadOptions, sampling: SamplingParams
         undo.callback(listener.close)
         from modules.app import App
 
-        app = App(ROOT, options, loading, sampling)
+        app = App(ROOT, options, loading, sampling, page)
         undo.callback(app.close)
         loader = threading.Thread(target=app.load_at_start, name="load", daemon=True)
         if options.model:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from modules.generation.types import GenerationRequest
 from tests.browser.conftest import FLAGS, chromium
-from tests.fakes import EchoModel
+from tests.fakes import EchoModel, repeat_the_question
 from tests.in_process import make_app, serving
 
 # Counts what people see: the times at which the last reply changed on the screen, and tasks that held the page up.
@@ -73,7 +73,9 @@ class PacedModel(EchoModel):
 
     def __init__(self) -> None:
         super().__init__(name="paced", context_length=10_000_000)
-        self.text, self.rate, self.ended = "", 100.0, 0.0
+        self.text, self.rate = "", 100.0
+        self.ended: dict[str, float] = {}
+        """What was asked → the time at which the last token of the answer was made."""
 
     def _run(self, request: GenerationRequest, prompt: Any, events: Any) -> None:
         from modules.generation.types import Finished, Started, TextDelta, Timings, Usage
@@ -88,7 +90,7 @@ class PacedModel(EchoModel):
             events.put(TextDelta(piece))
             if (wait := begun + made / self.rate - time.monotonic()) > 0:
                 time.sleep(wait)
-        self.ended = time.time()
+        self.ended[repeat_the_question(request)] = time.time()
         events.put(Finished("stop", Usage(1, made), Timings(0, 0, time.monotonic() - begun)))
         events.end()
 
@@ -116,39 +118,62 @@ def _network(page: Page) -> dict[str, int]:
     return counts
 
 
-def measure_reply(browser: Browser, url: str, model: PacedModel, tokens: int, rate: float, chat: int | None) -> dict[str, str]:
+class Reader:
+    """One person who asks for a reply and watches it."""
+
+    def __init__(self, browser: Browser, url: str, chat: int | None, question: str) -> None:
+        self.page = browser.new_context().new_page()
+        self.question = question
+        self.page.goto(url + (f"/?chat={chat}" if chat else ""))
+        self.page.wait_for_selector(".tl-message" if chat else ".tl-welcome h1")
+        self.page.wait_for_timeout(1500)
+        self.page.evaluate(_WATCH)
+        self.before = self.page.evaluate("document.querySelector('.tl-last')?.dataset.id ?? ''")
+        self.counts = _network(self.page)
+
+    def ask(self) -> None:
+        self.page.fill(".tl-composer textarea", self.question)
+        self.page.press(".tl-composer textarea", "Enter")
+
+    def figures(self, model: PacedModel) -> dict[str, float]:
+        """What was seen, once the reply is over; closes the page."""
+        self.page.wait_for_function(
+            "before => { const last = document.querySelector('.tl-last[data-role=assistant][data-state=whole]');"
+            " return last && last.dataset.id !== before }",
+            arg=self.before,
+            timeout=600_000,
+        )
+        seen = self.page.evaluate("window.seen.map((time) => time + performance.timeOrigin)")
+        longest = self.page.evaluate("window.longest")
+        self.page.context.close()
+        gaps = sorted(after - before for before, after in pairwise(seen))
+        return {
+            "updates/s": len(seen) / ((seen[-1] - seen[0]) / 1000),
+            "p95 gap": gaps[int(len(gaps) * 0.95)],
+            "last shown after": seen[-1] / 1000 - model.ended[self.question],
+            "longest task": longest,
+            "bytes / text": self.counts["bytes"] / len(model.text.encode()),
+        }
+
+
+def measure_replies(
+    browser: Browser, url: str, model: PacedModel, tokens: int, rate: float, chat: int | None = None, readers: int = 1
+) -> dict[str, str]:
+    """The figures of one reader, or the worst of several who read at the same time."""
     model.text, model.rate = text_of(tokens), rate
-    page = browser.new_context().new_page()
-    page.goto(url + (f"/?chat={chat}" if chat else ""))
-    page.wait_for_selector(".tl-message" if chat else ".tl-welcome h1")
-    page.wait_for_timeout(1500)
-    page.evaluate(_WATCH)
-    before = page.evaluate("document.querySelector('.tl-last')?.dataset.id ?? ''")
-    counts = _network(page)
-    page.fill(".tl-composer textarea", "go")
-    page.press(".tl-composer textarea", "Enter")
-    page.wait_for_function(
-        "before => { const last = document.querySelector('.tl-last[data-role=assistant][data-state=whole]');"
-        " return last && last.dataset.id !== before }",
-        arg=before,
-        timeout=600_000,
-    )
-    seen = page.evaluate("window.seen.map((time) => time + performance.timeOrigin)")
-    longest = page.evaluate("window.longest")
-    page.context.close()
-    gaps = sorted(after - before for before, after in pairwise(seen))
-    return {
-        "updates/s": f"{len(seen) / ((seen[-1] - seen[0]) / 1000):.0f}",
-        "p95 gap": f"{gaps[int(len(gaps) * 0.95)]:.0f} ms",
-        "last shown after": f"{seen[-1] / 1000 - model.ended:.2f} s",
-        "longest task": f"{longest:.0f} ms",
-        "bytes / text": f"{counts['bytes'] / len(model.text.encode()):.1f}",
-    }
+    watching = [Reader(browser, url, chat, f"go {number}") for number in range(readers)]
+    for reader in watching:
+        reader.ask()
+    found = [reader.figures(model) for reader in watching]
+    worst = {name: (min if name == "updates/s" else max)(figures[name] for figures in found) for name in found[0]}
+    forms = ("{:.0f}", "{:.0f} ms", "{:.2f} s", "{:.0f} ms", "{:.1f}")
+    return {name: form.format(value) for (name, value), form in zip(worst.items(), forms, strict=True)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=4000)
+    parser.add_argument("--readers", type=int, default=8)
     options = parser.parse_args()
     console = Console()
     with tempfile.TemporaryDirectory() as root, sync_playwright() as playwright:
@@ -165,7 +190,9 @@ def main() -> None:
             rows = [("first load", measure_load(browser, url))]
             for rate, chat in ((100, None), (1000, None), (1000, long_chat.id)):
                 label = f"{options.tokens} tokens at {rate}/s" + (", 400 messages above" if chat else "")
-                rows.append((label, measure_reply(browser, url, model, options.tokens, rate, chat)))
+                rows.append((label, measure_replies(browser, url, model, options.tokens, rate, chat)))
+            label = f"{options.readers} readers at once, {options.tokens // 2} tokens at 100/s each (the worst of them)"
+            rows.append((label, measure_replies(browser, url, model, options.tokens // 2, 100, readers=options.readers)))
             browser.close()
         app.close()
     for label, figures in rows:

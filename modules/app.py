@@ -11,6 +11,7 @@ from pathlib import Path
 from modules.access import make_access
 from modules.chats.pictures import PictureStore
 from modules.chats.replies import Replies
+from modules.chats.sheets import Sheets
 from modules.chats.store import ChatStore
 from modules.errors import Conflict, NotFound, Unavailable, UserError
 from modules.generation.engine import Engine
@@ -28,6 +29,7 @@ from modules.library.templates import TemplateLibrary
 from modules.loaders import choose
 from modules.loaders.options import LoadOptions
 from modules.loaders.saved import SavedOptions
+from modules.settings.page import PageSettings
 from modules.settings.server import ServerOptions
 from modules.training.jobs import TrainingJobs
 
@@ -43,11 +45,13 @@ class App:
         options: ServerOptions | None = None,
         loading: LoadOptions | None = None,
         sampling: SamplingParams | None = None,
+        page: PageSettings | None = None,
     ) -> None:
         self.root = root
         self.options = options or ServerOptions()
         self.loading = loading or LoadOptions()
         self.sampling = sampling or SamplingParams()
+        self.page = page or PageSettings()
         models = root / self.options.model_dir
         models.mkdir(parents=True, exist_ok=True)
         self.data = root / self.options.data_dir
@@ -57,7 +61,7 @@ class App:
         self.loras = LoraLibrary(root / self.options.lora_dir)
         self.downloads = DownloadJobs(models, root / self.options.lora_dir)
         self.presets = PresetLibrary(root / "presets", self.data / "presets" if self.access.logins else None)
-        self.prompts = PromptLibrary(root / "prompts")
+        self.prompts = PromptLibrary(root / "prompts", self.data / "prompts" if self.access.logins else None)
         self.templates = TemplateLibrary(root / "prompts" / "templates")
         self.characters = CharacterLibrary(root / "characters", self.data / "characters" if self.access.logins else None)
         self.saved_options = SavedOptions(models / "config-user.yaml")
@@ -67,6 +71,7 @@ class App:
         self.store = ChatStore(self.data / "textloom.sqlite3")
         self.pictures = PictureStore(self.store)
         self.replies = Replies(self.store, self.engine)
+        self.sheets = Sheets(self.store, self.engine)
         self.training = TrainingJobs(root, self.models, self.loras)
         self.started = time.time()
         self._closing = threading.Event()
@@ -145,6 +150,7 @@ class App:
         self.training.close()
         self.downloads.close()
         self.replies.close()
+        self.sheets.close()
         self.engine.close()
         self.store.close()
 

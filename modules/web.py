@@ -41,11 +41,16 @@ def build(app: App) -> FastAPI:
 def _add_page(web: FastAPI, app: App) -> None:
     import gradio
 
-    from modules.ui import early, login, page, routes
+    from modules.access import ANYONE
+    from modules.ui import early, login, page, preferences, routes
 
     web.include_router(login.router(app.access))
     web.include_router(routes.router(app))
-    web.add_middleware(early.EarlyHead)
+    web.add_middleware(
+        early.EarlyHead,
+        page_of=lambda connection: preferences.page_of(app, app.access.user_of(connection) or ANYONE),
+        opens_on=page.opens_on(app),
+    )
     if app.access.logins:
         web.add_middleware(login.LoginGate, access=app.access)
     gradio.mount_gradio_app(

@@ -13,7 +13,7 @@ from tests.fakes import EchoModel
 from tests.in_process import make_app, serving
 
 SIZES = {"wide": (1280, 800), "phone": (390, 844)}
-TABS = ("chat", "parameters", "models", "training", "session")
+TABS = ("chat", "default", "notebook", "parameters", "models", "training", "session")
 REPLY = """<think>
 They want primes. A sieve is short and fast.
 </think>
@@ -38,12 +38,18 @@ It takes $O(n \\log \\log n)$ steps:
 | 2 | strike out multiples | $n \\log \\log n$ |
 """
 
+POEM = """The moon is a lamp that nobody lit,
+and all the wide water remembers it.
+"""
+
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as root, sync_playwright() as playwright:
         model = EchoModel(lambda request: REPLY, name="SmolLM2-135M-Instruct", pace=0.001)
         app = make_app(Path(root), model)
+        app.store.set_preference("local", "sheet.default", {"prompt": app.prompts.read("Alpaca"), "text": POEM})
+        app.store.set_preference("local", "sheet.notebook", {"text": app.prompts.read("QA") + POEM})
         with serving(app) as url:
             browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
             address = _conversation(browser, url)
@@ -78,7 +84,7 @@ def _conversation(browser: Browser, url: str) -> str:
 
 
 def _open(page: Page, tab: str) -> None:
-    page.evaluate(f"document.getElementById('tab-{tab}-button').click()")
+    page.evaluate(f"TEXTLOOM.openTab('{tab}')")
     page.wait_for_timeout(2500)
 
 

@@ -86,6 +86,7 @@ OF_2023: dict[tuple[str, str], tuple[Any, tuple[int, ...]]] = {
 PAGE = "/chats"
 """Below this stand the addresses of the page's script: a login's cookie opens them, a key never does."""
 OF_ADMINS = {
+    ("POST", "/chats/defaults"),
     ("POST", "/chats/model"),
     ("DELETE", "/chats/model"),
     ("POST", "/chats/model/again"),
@@ -192,6 +193,7 @@ def body_for(site: dict[str, Any]) -> dict[str, Any]:
         "stretch": 0,
         "index": 0,
         "token": 1,
+        "alternative": 0,
         "columns": [{}, {}],
         "kind": "good",
         "base_url": "http://localhost/v1",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from modules.generation.sampling import SamplingParams
 from modules.loaders.options import LoadOptions
+from modules.settings.page import PageSettings
 from modules.settings.server import ServerOptions
 from modules.settings.tables import settings_page
 from modules.training.config import TrainingConfig
@@ -21,7 +22,14 @@ TRAINING_PAGE = PAGE.with_name("training-settings.md")
 
 
 def current() -> str:
-    return settings_page([("Server", ServerOptions), ("Loading a model", LoadOptions), ("Sampling", SamplingParams)])
+    return settings_page(
+        [
+            ("Server", ServerOptions),
+            ("Page", PageSettings),
+            ("Loading a model", LoadOptions),
+            ("Sampling", SamplingParams),
+        ]
+    )
 
 
 def training() -> str:

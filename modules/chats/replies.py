@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from modules.chats.records import Figures, State, StoredMessage, TokenStretch
 from modules.chats.store import ChatStore
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 SAVE_SECONDS = 1.0
 Phase = Literal["waiting", "reading", "writing", "over"]
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -49,27 +50,29 @@ class Progress:
 
 
 class Reply:
-    """One reply being written, known by the id of its message. Safe to look at from any thread."""
+    """One reply being written, a message's or a page's. Safe to look at from any thread.
+
+    text: what it goes on from. keep: stores what there is, about once a second and at the end, with the tokens since.
+    prompt_hash: asked for once, for the figures.
+    """
 
     def __init__(
         self,
-        message: StoredMessage,
+        text: str,
         figures: Figures,
         events: EventStream,
-        store: ChatStore,
-        prompt_hash: Callable[[], str | None],
+        keep: Callable[[Progress, tuple[Token, ...]], None],
+        prompt_hash: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self.id = message.id
-        self.chat_id = message.chat_id
-        self.at = len(message.content)
+        self.at = len(text)
         self.tokens: list[Token] = []
         """Those of this run whose probabilities are told, so far; it only grows."""
         self._kept_tokens = 0
         self._prompt_hash = prompt_hash
         self._events = events
-        self._store = store
+        self._keep = keep
         self._lock = threading.Lock()
-        self._pieces = [message.content]
+        self._pieces = [text]
         self._earlier_tokens = figures.tokens
         self._progress = Progress(0, "waiting", "streaming", "", figures)
         self._begun = time.monotonic()
@@ -177,9 +180,7 @@ class Reply:
             return
         fresh = tuple(self.tokens[self._kept_tokens :])
         try:
-            self._store.write(
-                self.id, progress.text, progress.state, progress.figures, tokens=TokenStretch(self.at, fresh) if fresh else None
-            )
+            self._keep(progress, fresh)
             self._saved_version = progress.version
             self._kept_tokens += len(fresh)
         except sqlite3.Error as error:
@@ -204,14 +205,62 @@ def prompt_hash(model: LoadedModel, request: GenerationRequest) -> str | None:
     return hashlib.sha256(b"".join(token.to_bytes(4, "little") for token in tokens)).hexdigest()[:16]
 
 
-class Replies:
-    """All replies being written. Closing it stops them and keeps what they have."""
+class RunningReplies(Generic[Key]):
+    """Replies being written, each in a thread of its own. Closing it stops them and keeps what they have."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[Key, tuple[Reply, threading.Thread]] = {}
+
+    def start(self, key: Key, reply: Reply) -> None:
+        """Follow `reply` to its end."""
+        thread = threading.Thread(target=self._follow, args=(key, reply), name=f"reply-{key}", daemon=True)
+        with self._lock:
+            self._running[key] = (reply, thread)
+        thread.start()
+
+    def _follow(self, key: Key, reply: Reply) -> None:
+        try:
+            reply.run()
+        finally:
+            with self._lock:
+                if self._running.get(key, (None,))[0] is reply:
+                    del self._running[key]
+
+    def get(self, key: Key) -> Reply | None:
+        """The reply that is being written under `key`; None where none is."""
+        with self._lock:
+            entry = self._running.get(key)
+        return entry[0] if entry else None
+
+    def stop(self, key: Key) -> bool:
+        """End one reply and wait until it is kept. False where it was not being written."""
+        with self._lock:
+            entry = self._running.get(key)
+        if entry is None:
+            return False
+        reply, thread = entry
+        reply.stop()
+        thread.join(timeout=5)
+        return True
+
+    def close(self) -> None:
+        """End all replies. Idempotent."""
+        with self._lock:
+            running = list(self._running.values())
+        for reply, _ in running:
+            reply.stop()
+        for _, thread in running:
+            thread.join(timeout=5)
+
+
+class Replies(RunningReplies[int]):
+    """All replies of chats being written, by the ids of their messages."""
 
     def __init__(self, store: ChatStore, engine: Engine) -> None:
+        super().__init__()
         self._store = store
         self._engine = engine
-        self._lock = threading.Lock()
-        self._running: dict[int, tuple[Reply, threading.Thread]] = {}
 
     def begin(
         self, request: GenerationRequest, make: Callable[[], StoredMessage], *, preset: str | None = None
@@ -238,11 +287,8 @@ class Replies:
             for events in streams:
                 events.close()
             raise
-        for reply in begun:
-            thread = threading.Thread(target=self._follow, args=(reply,), name=f"reply-{reply.id}", daemon=True)
-            with self._lock:
-                self._running[reply.id] = (reply, thread)
-            thread.start()
+        for message, reply in zip(messages, begun, strict=True):
+            self.start(message.id, reply)
         return messages
 
     def _prepare(self, ask: Asked, message: StoredMessage, events: EventStream, model: LoadedModel | None) -> Reply:
@@ -265,41 +311,9 @@ class Replies:
             model=model.name if model else None,
             sampling=request.sampling.model_dump(mode="json", exclude_defaults=True),
         )
-        return Reply(message, figures, events, self._store, lambda: prompt_hash(model, request) if model else None)
 
-    def _follow(self, reply: Reply) -> None:
-        try:
-            reply.run()
-        finally:
-            with self._lock:
-                self._running.pop(reply.id, None)
+        def keep(progress: Progress, fresh: tuple[Token, ...]) -> None:
+            stretch = TokenStretch(len(message.content), fresh) if fresh else None
+            self._store.write(message.id, progress.text, progress.state, progress.figures, tokens=stretch)
 
-    def get(self, message_id: int) -> Reply | None:
-        """The reply that is being written into a message; None where none is."""
-        with self._lock:
-            entry = self._running.get(message_id)
-        return entry[0] if entry else None
-
-    def of_chat(self, chat_id: int) -> list[Reply]:
-        with self._lock:
-            return [reply for reply, _ in self._running.values() if reply.chat_id == chat_id]
-
-    def stop(self, message_id: int) -> bool:
-        """End one reply and wait until it is kept. False where it was not being written."""
-        with self._lock:
-            entry = self._running.get(message_id)
-        if entry is None:
-            return False
-        reply, thread = entry
-        reply.stop()
-        thread.join(timeout=5)
-        return True
-
-    def close(self) -> None:
-        """End all replies. Idempotent."""
-        with self._lock:
-            running = list(self._running.values())
-        for reply, _ in running:
-            reply.stop()
-        for _, thread in running:
-            thread.join(timeout=5)
+        return Reply(message.content, figures, events, keep, lambda: prompt_hash(model, request) if model else None)

@@ -7,9 +7,18 @@ from collections.abc import Callable
 from typing import Literal
 
 from modules.errors import ContextTooLong
-from modules.generation.types import Messages
+from modules.generation.types import GenerationRequest, Messages
 
 Overflow = Literal["refuse", "drop_oldest"]
+
+
+def window(request: GenerationRequest, context_length: int) -> tuple[int, Overflow]:
+    """(the tokens that prompt and reply may have together, what happens to a longer prompt).
+
+    A truncation length below the model's context asks for dropping by itself.
+    """
+    asked = request.sampling.truncation_length
+    return (asked, "drop_oldest") if 0 < asked < context_length else (context_length, request.overflow)
 
 
 def room_for_prompt(context_length: int, max_tokens: int) -> int:

@@ -35,6 +35,8 @@ class SamplingParams(Settings):
     # --- length and stopping
     max_tokens: int = setting(512, min=1, max=MAX_TOKENS, slider_max=4096, step=1, group="Length", aliases=["max_new_tokens"])
     """The most tokens one reply may have."""
+    truncation_length: int = setting(0, min=0, max=MAX_TOKENS, slider_max=32_768, step=64, group="Length")
+    """Leave out the oldest part of a prompt that would have more tokens than this with its reply; 0 is the model's whole context."""
     min_tokens: int = setting(0, min=0, max=MAX_TOKENS, slider_max=4096, step=1, group="Length", aliases=["min_length"])
     """Do not end the reply before this many tokens; 0 lets the model decide."""
     stop: tuple[str, ...] = setting((), group="Length")

@@ -4,35 +4,56 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modules.errors import NotFound
-from modules.library.places import path_inside, write_text
+from modules.errors import Forbidden, NotFound
+from modules.library.places import folder_of, path_inside, write_text
 
 _WHAT = "prompt's name"
 
 
 class PromptLibrary:
-    """The prompts in one folder."""
+    """The prompts in one folder, for everybody; with `personal`, `of` gives each owner a folder of their own before it.
 
-    def __init__(self, folder: Path) -> None:
+    shared: a folder whose prompts can be read here and not changed.
+    """
+
+    def __init__(self, folder: Path, personal: Path | None = None, *, shared: Path | None = None) -> None:
         self.folder = folder
+        self._personal = personal
+        self._shared = shared
+
+    def of(self, owner: str) -> PromptLibrary:
+        """What `owner` sees and may change."""
+        if self._personal is None:
+            return self
+        return PromptLibrary(folder_of(self._personal, owner), shared=self.folder)
 
     def names(self) -> list[str]:
-        return sorted((file.stem for file in self.folder.glob("*.txt") if not file.name.startswith(".")), key=str.lower)
+        found = {file.stem for folder in self._folders() for file in folder.glob("*.txt") if not file.name.startswith(".")}
+        return sorted(found, key=str.lower)
 
     def read(self, name: str) -> str:
         """The text without the line end that closes the file. Raises NotFound."""
-        return self._existing(name).read_text(encoding="utf-8", errors="replace").removesuffix("\n")
+        path = next((path for folder in self._folders() if (path := _file(folder, name)).is_file()), None)
+        if path is None:
+            raise NotFound(f"There is no prompt called {name}. There are: {', '.join(self.names())}.", param="prompt")
+        return path.read_text(encoding="utf-8", errors="replace").removesuffix("\n")
 
     def save(self, name: str, text: str) -> None:
         """Raises UserError for a name that cannot be a file."""
-        write_text(path_inside(self.folder, name, ".txt", _WHAT), text + "\n")
+        write_text(_file(self.folder, name), text + "\n")
 
     def delete(self, name: str) -> None:
-        """Raises NotFound."""
-        self._existing(name).unlink()
-
-    def _existing(self, name: str) -> Path:
-        path = path_inside(self.folder, name, ".txt", _WHAT)
+        """Raises NotFound, and Forbidden for a prompt that belongs to everybody."""
+        path = _file(self.folder, name)
+        if not path.is_file() and self._shared is not None and _file(self._shared, name).is_file():
+            raise Forbidden(f"{name} belongs to everybody who uses this server, and cannot be deleted here.")
         if not path.is_file():
             raise NotFound(f"There is no prompt called {name}. There are: {', '.join(self.names())}.", param="prompt")
-        return path
+        path.unlink()
+
+    def _folders(self) -> list[Path]:
+        return [self.folder, self._shared] if self._shared is not None else [self.folder]
+
+
+def _file(folder: Path, name: str) -> Path:
+    return path_inside(folder, name, ".txt", _WHAT)

@@ -11,7 +11,6 @@ _FASTEST = "has no effect: the fastest way that fits this machine is chosen."
 RETIRED: dict[str, RetiredFlag] = {
     "model_menu": RetiredFlag("has no effect: choose a model on the Models tab."),
     "multi_user": RetiredFlag("is not needed: several people can always use the page at once."),
-    "no_stream": RetiredFlag("has no effect here: switch streaming off on the Parameters tab."),
     "extensions": RetiredFlag("has no effect: extensions of other programs cannot run here.", "many"),
     "character": RetiredFlag("has no effect: choose a character on the page.", 1),
     "no_cache": RetiredFlag("has no effect: the key-value cache is what makes replies quick, and its memory is bounded."),

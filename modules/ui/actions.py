@@ -244,18 +244,21 @@ def edit(app: App, owner: str, message_id: int, content: str, *, answer: bool = 
 def delete_message(app: App, owner: str, message_id: int) -> Chat:
     """Take a message and what follows it away; replies being written there end first."""
     message = app.store.message(owner, message_id)
-    for reply in app.replies.of_chat(message.chat_id):
-        if any(node.message.id == message_id for node in app.store.path(owner, message.chat_id, reply.id)):
-            app.replies.stop(reply.id)
+    for reply in _being_written(app, owner, message.chat_id):
+        if any(node.message.id == message_id for node in app.store.path(owner, message.chat_id, reply)):
+            app.replies.stop(reply)
     return app.store.delete_branch(owner, message_id)
 
 
 def delete_chat(app: App, owner: str, chat_id: int) -> None:
     """Take a chat away; replies being written in it end first."""
-    app.store.chat(owner, chat_id)
-    for reply in app.replies.of_chat(chat_id):
-        app.replies.stop(reply.id)
+    for reply in _being_written(app, owner, chat_id):
+        app.replies.stop(reply)
     app.store.delete_chat(owner, chat_id)
+
+
+def _being_written(app: App, owner: str, chat_id: int) -> list[int]:
+    return [message.id for message in app.store.tree(owner, chat_id) if message.state == "streaming"]
 
 
 def stop(app: App, owner: str, message_id: int) -> bool:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
+from functools import lru_cache
+from typing import get_args
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from modules.settings.page import PageSettings, Tab
 from modules.ui.words import script_words
 
 # Gradio reads the language and the theme once, while its script starts, and puts `head=` into the page only later.
@@ -15,13 +21,13 @@ _HEAD = """
 <script>
 window.TEXTLOOM = %s;
 (() => {
-  const language = localStorage.getItem("textloom-language");
-  if (language && language !== "auto") {
-    Object.defineProperty(navigator, "language", {get: () => language});
-    Object.defineProperty(navigator, "languages", {get: () => [language]});
+  const {language, theme, first_tab} = window.TEXTLOOM.page;
+  if (language !== "auto") {
+    const name = language === "zh" ? "zh-CN" : language;
+    Object.defineProperty(navigator, "language", {get: () => name});
+    Object.defineProperty(navigator, "languages", {get: () => [name]});
   }
-  const theme = localStorage.getItem("textloom-theme");
-  if (theme && theme !== "auto") {
+  if (theme !== "auto") {
     const query = window.matchMedia.bind(window);
     const nothing = () => {};
     window.matchMedia = (text) => text.includes("prefers-color-scheme")
@@ -29,22 +35,51 @@ window.TEXTLOOM = %s;
          addListener: nothing, removeListener: nothing}
       : query(text);
   }
+  const linked = new URLSearchParams(location.search).has("chat");
+  const wanted = sessionStorage.getItem("textloom-tab") ?? (linked ? "chat" : first_tab);
+  // On narrow pages Gradio puts tabs into a menu, where they have their label alone; a hidden row has all labels in order.
+  window.TEXTLOOM.openTab = (name) => {
+    const tab = document.getElementById(`tab-${name}-button`);
+    if (tab) return tab.click();
+    const labels = document.querySelectorAll("#tl-tabs > .tab-wrapper > .visually-hidden > button");
+    const label = labels[window.TEXTLOOM.tabs.indexOf(name)]?.textContent;
+    [...document.querySelectorAll("#tl-tabs .overflow-dropdown > button")].find((button) => button.textContent === label)?.click();
+  };
+  const shown = () => document.querySelector("#tl-tabs [role=tab][aria-selected=true]")?.dataset.tabId;
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("#tl-tabs > .tab-wrapper")) setTimeout(() => shown() && sessionStorage.setItem("textloom-tab", shown()), 50);
+  });
+  if (wanted === "%s") return;
+  const until = Date.now() + 20000; // the buttons are there before they listen
+  const timer = setInterval(() => {
+    if (shown() === wanted || Date.now() > until) clearInterval(timer);
+    else window.TEXTLOOM.openTab(wanted);
+  }, 40);
 })();
 </script>
 """
 
 
-def head() -> bytes:
+def head(page: PageSettings, opens_on: str) -> bytes:
+    """What is put into the page for a user with these settings; opens_on: the tab that Gradio shows by itself."""
+    values = {"page": page.model_dump(mode="json"), "tabs": get_args(Tab)}
+    settings = json.dumps(values, separators=(",", ":"))[:-1] + f",{_words()}}}"
+    return (_HEAD % (settings, opens_on)).encode()
+
+
+@lru_cache(maxsize=1)
+def _words() -> str:
     words = json.dumps({"words": script_words()}, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
-    return (_HEAD % words).encode()
+    return words[1:-1]
 
 
 class EarlyHead:
     """ASGI middleware: puts `head()` at the beginning of the page's <head>."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, page_of: Callable[[HTTPConnection], PageSettings], opens_on: str) -> None:
         self._app = app
-        self._head = head()
+        self._page_of = page_of
+        self._opens_on = opens_on
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
@@ -65,7 +100,8 @@ class EarlyHead:
             headers = MutableHeaders(raw=start["headers"])
             whole = bytes(body)
             if headers.get("content-type", "").startswith("text/html"):
-                whole = whole.replace(b"<head>", b"<head>" + self._head, 1)
+                own = await asyncio.to_thread(self._page_of, HTTPConnection(scope))
+                whole = whole.replace(b"<head>", b"<head>" + head(own, self._opens_on), 1)
                 if "content-length" in headers:
                     headers["content-length"] = str(len(whole))
             await send({**start, "headers": headers.raw})

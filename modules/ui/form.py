@@ -126,7 +126,8 @@ def _control(name: str, info: FieldInfo, value: Any, prefix: str) -> Component:
         end = _slider_end(info)
         if low is not None and 0 < end <= FARTHEST_SLIDER:
             step = hints.step or (1 if kind is int else 0.01)
-            return gr.Slider(low, max(end, value), step=step, **common)
+            # Its reset button speaks English only.
+            return gr.Slider(low, max(end, value), step=step, buttons=[], **common)
         return gr.Number(precision=0 if kind is int else None, **common)
     if hints.secret:
         return gr.Textbox(type="password", **common)

@@ -19,13 +19,14 @@ PERIOD = 0.04
 """Seconds between two events: 25 a second look fluent, and cost a third of what each token would."""
 FIGURES_PERIOD = 0.5
 HEARTBEAT = 15.0
+EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class Rendering:
     """The blocks of one reply, made once for all who watch."""
 
     def __init__(self, reply: Reply) -> None:
-        self._reply = reply
+        self.reply = reply
         self._lock = threading.Lock()
         self.watchers = 0
         self._markdown = LiveMarkdown()
@@ -37,12 +38,12 @@ class Rendering:
     @property
     def tokens_at(self) -> int:
         """Where in the text the tokens of this run begin."""
-        return self._reply.at
+        return self.reply.at
 
     def token_rows(self, first: int) -> list[list[Any]]:
         """The tokens from number `first` on that are placed in the text, as the token view has them."""
         with self._lock:
-            tokens, text, places = self._reply.tokens, self.progress.text, self._places
+            tokens, text, places = self.reply.tokens, self.progress.text, self._places
             places.feed(tokens[len(places.ends) :], text, last=False)
             ends = [self.tokens_at, *places.ends]
             return [token_row(tokens[at], text[ends[at] : ends[at + 1]]) for at in range(first, len(places.ends))]
@@ -53,9 +54,9 @@ class Rendering:
             self._refresh()
 
     def _refresh(self) -> None:
-        if self._reply.version == self._version:
+        if self.reply.version == self._version:
             return
-        progress = self._reply.progress
+        progress = self.reply.progress
         if progress.text != self.progress.text or not self.blocks:
             self.blocks = self._markdown.update(progress.text) if progress.text else []
         self.progress, self._version = progress, progress.version
@@ -94,12 +95,18 @@ def frame(data: Any, position: int | None = None, event: str | None = None) -> s
 
 
 async def follow(
-    rendering: Rendering, position: int, final: Callable[[], dict[str, Any]], *, tokens: bool = False
+    rendering: Rendering,
+    position: int,
+    final: Callable[[], dict[str, Any]],
+    *,
+    tokens: bool = False,
+    streaming: bool = True,
 ) -> AsyncIterator[str]:
     """Server-sent events of a reply for a browser that has the blocks before `position`, to its end.
 
     final: the message as it is stored, once the reply is over; sent as the last event, named "over".
     tokens: send {"tokens": rows, "from": n} too, as far as they are placed in the text.
+    streaming: off shows how far the reply is, and its text at the end.
     """
     placed = 0
     sent: list[Block] | None = None
@@ -109,7 +116,7 @@ async def follow(
     while True:
         began = time.monotonic()
         await asyncio.to_thread(rendering.refresh)
-        progress, blocks = rendering.progress, rendering.blocks
+        progress, blocks = rendering.progress, rendering.blocks if streaming else []
         if sent is None:
             first = next((index for index, block in enumerate(blocks) if block.start == position), 0)
             sent = blocks[:first]
@@ -118,7 +125,7 @@ async def follow(
         if change := difference(sent, blocks):
             yield frame(change, blocks[-1].start if blocks and "b" in change else None)
             sent, heard = list(blocks), began
-        if tokens and (rows := rendering.token_rows(placed)):
+        if tokens and streaming and (rows := rendering.token_rows(placed)):
             yield frame({"tokens": rows, "from": placed, "at": rendering.tokens_at})
             placed, heard = placed + len(rows), began
         status = _status(progress)
@@ -136,6 +143,36 @@ async def follow(
             heard = began
         spent = time.monotonic() - began
         await asyncio.sleep(max(PERIOD - spent, spent / 2, 0.005))
+
+
+async def follow_text(
+    reply: Reply, position: int, final: Callable[[], dict[str, Any]], *, streaming: bool = True
+) -> AsyncIterator[str]:
+    """The same for a browser that shows the plain text and has its first `position` characters.
+
+    Each piece comes as {"t": text}, with the position behind it as its id.
+    """
+    said: dict[str, Any] = {}
+    figures_due, heard = 0.0, time.monotonic()
+    yield "retry:500\n\n"
+    while True:
+        began = time.monotonic()
+        progress = reply.progress
+        over = progress.phase == "over"
+        if (streaming or over) and len(progress.text) > position:
+            yield frame({"t": progress.text[position:]}, len(progress.text))
+            position, heard = len(progress.text), began
+        if over:
+            yield frame(await asyncio.to_thread(final), event="over")
+            return
+        status = _status(progress)
+        if status != said and (began >= figures_due or status.get("phase") != said.get("phase")):
+            yield frame(status)
+            said, figures_due, heard = status, began + FIGURES_PERIOD, began
+        if began - heard > HEARTBEAT:
+            yield ":\n\n"
+            heard = began
+        await asyncio.sleep(PERIOD)
 
 
 def _status(progress: Progress) -> dict[str, Any]:

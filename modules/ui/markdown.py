@@ -107,6 +107,11 @@ def render(text: str) -> list[Block]:
     return [block for segment in segments(text) for block in _blocks(text, segment.kind, segment.start, segment.end)]
 
 
+def as_html(text: str) -> str:
+    """A text that is HTML itself, as a model of web pages writes it: what may be shown of it, and nothing that runs or fetches."""
+    return _cleaned(text)
+
+
 class LiveMarkdown:
     """A message that grows: blocks that are finished are rendered once, and only the end again with each update."""
 

@@ -8,7 +8,8 @@ import gradio as gr
 
 from modules.app import App
 from modules.ui.look import theme
-from modules.ui.tabs import chat, models, parameters, session, training
+from modules.ui.preferences import page_of
+from modules.ui.tabs import chat, models, parameters, session, training, writing
 from modules.ui.words import say, tables
 
 
@@ -18,12 +19,22 @@ def words() -> gr.I18n:
     return gr.I18n(**table, **{"zh-CN": table["zh"], "zh-TW": table["zh"]})  # pyright: ignore[reportArgumentType]
 
 
+def opens_on(app: App) -> str:
+    """The tab that the page opens on for new users."""
+    return page_of(app, "").first_tab
+
+
 def build(app: App) -> gr.Blocks:
     """All tabs. Nothing is computed here: what a tab shows is asked for when it is opened."""
     with gr.Blocks(title="Textloom", fill_width=True, analytics_enabled=False) as page:
-        with gr.Tabs(elem_id="tl-tabs"):
+        gr.HTML('<h1 class="tl-hidden">Textloom</h1>', elem_id="tl-name", apply_default_css=False, padding=False)
+        with gr.Tabs(elem_id="tl-tabs", selected=opens_on(app)):
             with gr.Tab(say("tab.chat"), id="chat", elem_id="tab-chat"):
                 chat.build()
+            with gr.Tab(say("tab.default"), id="default", elem_id="tab-default"):
+                writing.build("default")
+            with gr.Tab(say("tab.notebook"), id="notebook", elem_id="tab-notebook"):
+                writing.build("notebook")
             with gr.Tab(say("tab.parameters"), id="parameters", elem_id="tab-parameters") as tab:
                 parameters.build(app, tab)
             with gr.Tab(say("tab.models"), id="models", elem_id="tab-models") as tab:

@@ -1,21 +1,24 @@
-"""What a user has set for themselves: sampling, preset and what the page remembers."""
+"""What a user has set for themselves, and what new users start with: sampling, preset, and the page."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import yaml
+
 from modules.app import App
 from modules.errors import NotFound, UserError
 from modules.generation.sampling import SamplingParams
 from modules.library.characters import LONGEST_NAME
-
-DEFAULT_PRESET = "simple-1"
+from modules.library.places import write_text
+from modules.settings.command_line import read_settings_file
+from modules.settings.page import PageSettings
 
 
 def default_sampling(app: App) -> tuple[SamplingParams, str | None]:
     """What a new user starts with: the default preset, with what the server was started with over it."""
     try:
-        preset, name = app.presets.read(DEFAULT_PRESET), DEFAULT_PRESET
+        preset, name = app.presets.read(app.page.preset), app.page.preset
     except UserError:
         preset, name = SamplingParams(), None
     return preset.changed(app.sampling.given()), name
@@ -73,3 +76,44 @@ def token_view(app: App, owner: str) -> bool:
 
 def set_token_view(app: App, owner: str, on: bool) -> None:
     app.store.set_preference(owner, "token_view", on or None)
+
+
+def page_of(app: App, owner: str) -> PageSettings:
+    """What `owner` chose about the page, over what the server was started with."""
+    first = PageSettings.read({"first_tab": "notebook"} if app.options.notebook and not app.options.chat else {})
+    defaults = first.changed(app.page.given())
+    try:
+        return defaults.changed(app.store.preference(owner, "page", {}))
+    except UserError:  # of another version
+        return defaults
+
+
+def set_page(app: App, owner: str, values: dict[str, Any]) -> PageSettings:
+    """Remember choices about the page. Raises UserError for values that cannot be."""
+    checked = page_of(app, owner).changed(values)
+    kept = {**app.store.preference(owner, "page", {}), **values}
+    app.store.set_preference(owner, "page", kept)
+    return checked
+
+
+def save_as_default(app: App, owner: str) -> str:
+    """What `owner` has set becomes what new users start with, now and after a restart. Returns the file's name.
+
+    Other lines of settings.yaml stay. Raises NotAllowed, and UserError where the file is not ours to read.
+    """
+    app.access.require_admin(owner)
+    sampling, preset = sampling_of(app, owner)
+    page = page_of(app, owner).changed({"preset": preset} if preset in app.presets.names() else {})
+    try:
+        base = app.presets.read(page.preset)
+    except UserError:
+        base = SamplingParams()
+    over, beneath = sampling.model_dump(mode="json"), base.model_dump(mode="json")
+    changed = {name: value for name, value in over.items() if value != beneath[name]}
+    path = app.root / app.options.settings
+    ours = {*SamplingParams.model_fields, *PageSettings.model_fields}
+    others = {name: value for name, value in read_settings_file(path, required=False).items() if name not in ours}
+    text = yaml.safe_dump({**others, **page.differences(), **changed}, sort_keys=False, allow_unicode=True)
+    write_text(path, text)
+    app.sampling, app.page = SamplingParams.read(changed), page
+    return path.name

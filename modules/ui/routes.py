@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
 from modules.app import App
@@ -17,18 +17,19 @@ from modules.errors import NotAllowed, NotFound
 from modules.ui import (
     actions,
     character_routes,
+    everything,
     message_routes,
     model_routes,
     preferences,
     training_routes,
     transfer_routes,
     views,
+    writing_routes,
 )
-from modules.ui.bodies import Owner
-from modules.ui.live import Rendering, follow, frame
+from modules.ui.bodies import Owner, body_of, download
+from modules.ui.live import EVENT_HEADERS, Rendering, follow, frame
 
 STATIC = Path(__file__).parent / "static"
-EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class View(BaseModel):
@@ -77,6 +78,7 @@ def router(app: App) -> APIRouter:
     routes.include_router(message_routes.router(app))
     routes.include_router(character_routes.router(app))
     routes.include_router(transfer_routes.router(app))
+    routes.include_router(writing_routes.router(app))
     renderings: dict[int, Rendering] = {}
 
     # --- the list and the chats
@@ -100,6 +102,22 @@ def router(app: App) -> APIRouter:
     @routes.post("/preset")
     def choose_preset(owner: Owner, body: Name) -> None:
         preferences.choose_preset(app, owner, body.name)
+
+    @routes.patch("/page")
+    def change_page(owner: Owner, body: dict[str, Any]) -> dict[str, Any]:
+        return preferences.set_page(app, owner, body).model_dump(mode="json")
+
+    @routes.post("/defaults")
+    def save_as_default(owner: Owner) -> dict[str, str]:
+        return {"file": preferences.save_as_default(app, owner)}
+
+    @routes.get("/everything")
+    def export_everything(owner: Owner) -> Response:
+        return download(everything.export(app, owner), "textloom.zip", "application/zip")
+
+    @routes.post("/everything")
+    async def import_everything(owner: Owner, request: Request) -> dict[str, Any]:
+        return await asyncio.to_thread(everything.read, app, owner, await body_of(request, everything.LARGEST))
 
     @routes.get("/static/{name:path}")
     def static(name: str) -> FileResponse:
@@ -202,7 +220,8 @@ def router(app: App) -> APIRouter:
             rendering = renderings.setdefault(message_id, Rendering(reply))
             rendering.watchers += 1
             try:
-                async for piece in follow(rendering, start, final, tokens=tokens):
+                streaming = preferences.page_of(app, owner).stream
+                async for piece in follow(rendering, start, final, tokens=tokens, streaming=streaming):
                     yield piece
             finally:
                 rendering.watchers -= 1

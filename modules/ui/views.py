@@ -172,7 +172,6 @@ def model_view(spec: ModelSpec) -> dict[str, Any]:
 def server_view(app: App, owner: str) -> dict[str, Any]:
     """What this server runs, for the Session tab and for reports of mistakes: no name, path or address of this machine."""
     machine = this_machine()
-    gpus = [f"{gpu.name}, {size_text(gpu.total)}, {size_text(gpu.free)} free" for gpu in machine.gpus]
     model = app.engine.loaded
     status = model.status() if model else None
     return {
@@ -183,14 +182,23 @@ def server_view(app: App, owner: str) -> dict[str, Any]:
             "Python": platform.python_version(),
             "system": f"{platform.system()} {platform.machine()}",
             "cores": os.cpu_count(),
-            "memory": f"{size_text(machine.memory_total)}, {size_text(machine.memory_free)} free",
-            "gpu": "; ".join(gpus) or "none",
-            "model": model.name if model else "none",
+            "memory": _words("free", all=size_text(machine.memory_total), free=size_text(machine.memory_free)),
+            **{
+                f"gpu {number}": _words("free", all=f"{gpu.name}, {size_text(gpu.total)}", free=size_text(gpu.free))
+                for number, gpu in enumerate(machine.gpus)
+            },
+            **({} if machine.gpus else {"gpu": _words("none")}),
+            "model": model.name if model else _words("none"),
             "context": model.context_length if model else "",
-            "replies": f"{status.running} running, {status.waiting} waiting" if status else "",
+            "replies": _words("queue", running=status.running, waiting=status.waiting) if status else "",
             **{name: version for name in LIBRARIES if (version := _version(name))},
         },
     }
+
+
+def _words(key: str, **values: Any) -> dict[str, Any]:
+    """What the page says in its own language: the key below fact.value, and what stands in it."""
+    return {"words": f"fact.value.{key}", "values": values}
 
 
 def _version(package: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from modules.generation.sampling import SamplingParams
 from modules.loaders.options import LoadOptions
 from modules.settings.declare import Settings, hints_of
+from modules.settings.page import PageSettings
 from modules.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 LOCALES = Path(__file__).parent / "locales"
 LANGUAGES = {"en": "English", "zh": "中文"}
-SETTINGS: dict[type[Settings], str] = {SamplingParams: "", LoadOptions: "", TrainingConfig: "training."}
+SETTINGS: dict[type[Settings], str] = {SamplingParams: "", LoadOptions: "", PageSettings: "page.", TrainingConfig: "training."}
 """Class → what stands before its keys, where another class has settings of the same names."""
 
 

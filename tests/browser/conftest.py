@@ -46,6 +46,10 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
+FORGOTTEN = ("page", "sampling", "sheet.default", "sheet.notebook", "sheet.default.steps", "sheet.notebook.steps")
+"""What one test sets and the next must not find."""
+
+
 class Site:
     """One server with a scripted model, and pages on it. `model.reply` may be changed at any time."""
 
@@ -88,6 +92,8 @@ def site(_served: Site) -> Iterator[Site]:
     yield _served
     for context in list(_served._browser.contexts):
         context.close()
+    for name in FORGOTTEN:
+        _served.app.store.set_preference("local", name, None)
     errors, elsewhere = _served.errors[:], _served.elsewhere[:]
     _served.errors.clear()
     _served.elsewhere.clear()

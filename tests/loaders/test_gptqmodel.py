@@ -54,7 +54,7 @@ def test_what_gptqmodel_made_loads_by_the_documented_command_line(starter_folder
     (folder / "model.safetensors").rename(folder / "gptq_model-4bit-128g.safetensors")
 
     flags = ["--share", "--model", NAME, "--load-in-8bit", "--bf16", "--auto-devices"]
-    server, options, _, _ = read_flags(flags)
+    server, options, _, _, _ = read_flags(flags)
     assert server.model == NAME
     spec = describe(folder)
     assert choose(spec, options) == "gptq"

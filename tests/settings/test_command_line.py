@@ -10,10 +10,11 @@ from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.loaders.options import LoadOptions
 from modules.settings import command_line
+from modules.settings.page import PageSettings
 from modules.settings.retired import RETIRED
 from modules.settings.server import ServerOptions
 
-CLASSES = (ServerOptions, LoadOptions, SamplingParams)
+CLASSES = (ServerOptions, LoadOptions, SamplingParams, PageSettings)
 
 FLAGS_OF_JULY_2023 = """
 --notebook --chat --multi-user --character C --model M --lora A B --model-dir D --lora-dir D --model-menu --no-stream

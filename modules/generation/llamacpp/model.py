@@ -18,7 +18,7 @@ from modules.generation.llamacpp.launch import Launch
 from modules.generation.llamacpp.parameters import SUPPORTED, as_fields
 from modules.generation.llamacpp.process import Process
 from modules.generation.llamacpp.reading import ReplyReader, likeliest
-from modules.generation.overflow import fit_messages, fit_tokens
+from modules.generation.overflow import fit_messages, fit_tokens, window
 from modules.generation.samplers.lark import as_lark
 from modules.generation.stream import EventStream
 from modules.generation.template import render_chat
@@ -171,7 +171,8 @@ class LlamacppModel:
 
     def _fit(self, tokens: list[int], request: GenerationRequest) -> list[int]:
         keep = 1 if tokens[:1] == self._bos else 0
-        return fit_tokens(tokens, self.context_length, request.sampling.max_tokens, request.overflow, keep_first=keep)
+        limit, overflow = window(request, self.context_length)
+        return fit_tokens(tokens, limit, request.sampling.max_tokens, overflow, keep_first=keep)
 
     def _render_text(self, text: str, request: GenerationRequest) -> RenderedPrompt:
         tokens = self._tokens(text, add=request.sampling.add_bos)
@@ -203,8 +204,8 @@ class LlamacppModel:
             seen[len(turns)] = text, tokens
             return len(tokens)
 
-        limit = request.sampling.max_tokens
-        kept, dropped = fit_messages(messages, count, self.context_length, limit, request.overflow)
+        limit, overflow = window(request, self.context_length)
+        kept, dropped = fit_messages(messages, count, limit, request.sampling.max_tokens, overflow)
         text, tokens = seen[len(kept)]
         return RenderedPrompt(text, tuple(tokens), dropped)
 

@@ -22,6 +22,7 @@ NAMES = {
 SUPPORTED = frozenset(
     [
         "max_tokens",
+        "truncation_length",
         "min_tokens",
         "stop",
         "ban_eos",

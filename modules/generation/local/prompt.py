@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from modules.errors import UserError
 from modules.generation.local.pictures import Eyes
-from modules.generation.overflow import fit_messages, fit_tokens
+from modules.generation.overflow import fit_messages, fit_tokens, window
 from modules.generation.template import render_chat
 from modules.generation.types import GenerationRequest, Message, Messages
 
@@ -66,13 +66,8 @@ class Prompter:
             raise UserError(
                 f"The prompt has token ids that the model does not know; they go from 0 to {size - 1}.", param="prompt"
             )
-        kept = fit_tokens(
-            tokens,
-            self.context_length,
-            request.sampling.max_tokens,
-            request.overflow,
-            keep_first=int(tokens[0] == begins),
-        )
+        limit, overflow = window(request, self.context_length)
+        kept = fit_tokens(tokens, limit, request.sampling.max_tokens, overflow, keep_first=int(tokens[0] == begins))
         if text is None or len(kept) < len(tokens):
             text = str(self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
         return Prompt(kept, text, shortened=len(kept) < len(tokens), starts_reply=False)
@@ -94,8 +89,9 @@ class Prompter:
                 done[len(part)] = self._read(request, part, template)
             return done[len(part)]
 
+        limit, overflow = window(request, self.context_length)
         kept, dropped = fit_messages(
-            messages, lambda part: len(read(part).tokens), self.context_length, request.sampling.max_tokens, request.overflow
+            messages, lambda part: len(read(part).tokens), limit, request.sampling.max_tokens, overflow
         )
         prompt = read(kept)
         if not prompt.tokens:

@@ -15,6 +15,7 @@ Dialect = Literal["plain", "vllm", "llama.cpp", "transformers"]
 _STANDARD = frozenset(
     [
         "max_tokens",
+        "truncation_length",
         "temperature",
         "do_sample",
         "top_p",

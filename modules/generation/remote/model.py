@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from modules.errors import NotFound, Unavailable, UserError
 from modules.generation.llamacpp.gate import Gate
-from modules.generation.overflow import fit_messages, fit_tokens
+from modules.generation.overflow import fit_messages, fit_tokens, window
 from modules.generation.remote.client import Client, Line
 from modules.generation.remote.dialects import Dialect, extra_fields, samplers_of, standard_fields
 from modules.generation.remote.reading import ChunkReader
@@ -207,10 +207,11 @@ class RemoteModel:
         messages: Messages = request.prompt  # type: ignore[assignment]
         if not messages:
             raise UserError("There is no message to answer.", param="messages")
-        if request.overflow == "refuse":
+        limit, overflow = window(request, self.context_length)
+        if overflow == "refuse":
             return messages, 0  # the engine refuses by itself, with its own figures
         count = self._counter(request)
-        return fit_messages(messages, count, self.context_length, request.sampling.max_tokens, "drop_oldest")
+        return fit_messages(messages, count, limit, request.sampling.max_tokens, "drop_oldest")
 
     def _counter(self, request: GenerationRequest) -> Callable[[Messages], int]:
         template = request.template or self._facts.chat_template
@@ -276,9 +277,10 @@ class RemoteModel:
 
     def _as_completion(self, request: GenerationRequest, prompt: Any) -> dict[str, Any]:
         tokens = prompt if isinstance(prompt, str) else list(prompt)
-        if request.overflow == "drop_oldest" and self._shows_tokens:
+        limit, overflow = window(request, self.context_length)
+        if overflow == "drop_oldest" and self._shows_tokens:
             counted = self.tokenize(tokens, special=True) if isinstance(tokens, str) else tokens
-            tokens = fit_tokens(counted, self.context_length, request.sampling.max_tokens, "drop_oldest")
+            tokens = fit_tokens(counted, limit, request.sampling.max_tokens, "drop_oldest")
         return {"prompt": tokens} | ({} if request.logprobs is None else {"logprobs": max(request.logprobs, 1)})
 
     def _run(self, request: GenerationRequest, fields: dict[str, Any], dropped: int, events: EventStream, asked: float) -> None:

@@ -445,7 +445,7 @@ class Chat {
   }
 
   openTab(name) {
-    document.getElementById(`tab-${name}-button`)?.click();
+    window.TEXTLOOM.openTab(name);
   }
 
   // --- words where there is nothing else

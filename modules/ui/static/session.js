@@ -1,18 +1,45 @@
-// The Session tab: what this browser prefers, the keys, and what the server runs.
+// The Session tab: what the user prefers, the keys, everything as one file, and what the server runs.
 
-import {address, attempt, get} from "./api.js";
-import {copyText, h} from "./dom.js";
+import {address, attempt, get, patch, post, send} from "./api.js";
+import {copyText, h, toast} from "./dom.js";
 import {keyList} from "./keys.js";
 import {t} from "./words.js";
 
-function choice(words, key, choices) {
+const {page, tabs} = window.TEXTLOOM;
+
+// A choice that is kept for the user on the server; the page is drawn again where that shows it.
+function choice(name, choices, {reload = true} = {}) {
   const select = h("select", {}, choices.map(([value, text]) => h("option", {value}, text)));
-  select.value = localStorage.getItem(key) ?? "auto";
-  select.addEventListener("change", () => {
-    localStorage.setItem(key, select.value);
-    location.reload();
+  select.value = page[name];
+  select.addEventListener("change", async () => {
+    if (await attempt(() => patch("/page", {[name]: select.value})) === undefined) {
+      select.value = page[name];
+      return;
+    }
+    page[name] = select.value;
+    if (reload) location.reload();
+    else toast(t("session.kept"), {seconds: 3});
   });
-  return h("label", {class: "tl-field"}, h("span", {}, words), select);
+  return h("label", {class: "tl-field"}, h("span", {}, t(`page.${name}`)), select);
+}
+
+function everything() {
+  const file = h("input", {type: "file", accept: ".zip,application/zip", class: "tl-hidden", tabindex: "-1", "aria-label": t("session.import")});
+  const button = h("button", {type: "button", class: "tl-quiet", onclick: () => file.click()}, t("session.import"));
+  file.addEventListener("change", async () => {
+    if (!file.files.length) return;
+    button.disabled = true;
+    const found = await attempt(() => send("/everything", file.files[0]));
+    button.disabled = false;
+    file.value = "";
+    if (!found) return;
+    toast(t("session.imported", found), {seconds: 9});
+    for (const problem of found.problems) toast(problem, {wrong: true});
+    window.textloomChat?.sidebar.refresh();
+  });
+  return h("section", {}, h("h2", {}, t("session.everything")), h("p", {}, t("session.everything.help")),
+    h("div", {class: "tl-row-of-buttons"},
+      h("a", {class: "tl-strong", href: address("/everything"), download: ""}, t("session.export")), button, file));
 }
 
 export async function start(element) {
@@ -20,11 +47,18 @@ export async function start(element) {
   const facts = h("dl", {class: "tl-facts"});
   const copy = h("button", {type: "button", class: "tl-strong", onclick: () =>
     copyText([...facts.querySelectorAll("dt")].map((name) => `${name.textContent}: ${name.nextSibling.textContent}`).join("\n"))}, t("server.copy"));
+  const defaults = h("button", {type: "button", class: "tl-quiet", hidden: true, onclick: async () => {
+    const saved = await attempt(() => post("/defaults"));
+    if (saved) toast(t("session.defaults.saved", {file: saved.file}));
+  }}, t("parameters.default"));
   const account = h("div");
   host.replaceChildren(
     h("section", {}, h("h2", {}, t("session.look")),
-      choice(t("session.theme"), "textloom-theme", [["auto", t("session.auto")], ["light", t("theme.light")], ["dark", t("theme.dark")]]),
-      choice(t("session.language"), "textloom-language", [["auto", t("session.auto")], ["en", "English"], ["zh-CN", "中文"]])),
+      choice("theme", [["auto", t("session.auto")], ["light", t("theme.light")], ["dark", t("theme.dark")]]),
+      choice("language", [["auto", t("session.auto")], ["en", "English"], ["zh", "中文"]]),
+      choice("first_tab", tabs.map((name) => [name, t(`tab.${name}`)]), {reload: false}),
+      h("p", {class: "tl-quiet-text"}, t("session.defaults")), defaults),
+    everything(),
     h("section", {}, h("h2", {}, t("session.keys")), keyList()),
     h("section", {}, h("h2", {}, t("server")), facts, copy),
     account);
@@ -32,12 +66,14 @@ export async function start(element) {
     if (!host.offsetParent || document.hidden) return;
     const server = await attempt(() => get("/server"));
     if (!server) return;
+    defaults.hidden = !server.admin;
     facts.replaceChildren(...Object.entries(server.facts).flatMap(([name, value]) =>
-      value === "" ? [] : [h("dt", {}, t(`fact.${name}`) === `fact.${name}` ? name : t(`fact.${name}`)), h("dd", {}, String(value))]));
+      value === "" ? [] : [h("dt", {}, t(`fact.${name}`) === `fact.${name}` ? name : t(`fact.${name}`)), h("dd", {}, value.words ? t(value.words, value.values) : String(value))]));
     if (server.owner && !account.childNodes.length) {
       account.replaceChildren(h("section", {}, h("h2", {}, t("session.account")), h("p", {}, t("session.login", {name: server.owner})),
         h("form", {method: "post", action: address("/../logout")}, h("button", {class: "tl-quiet"}, t("session.logout")))));
     }
   };
   new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) draw(); }).observe(host);
+  setInterval(draw, 3000);
 }

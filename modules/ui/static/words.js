@@ -2,13 +2,7 @@
 
 const tables = window.TEXTLOOM?.words ?? {en: {}};
 
-function chosen() {
-  const kept = localStorage.getItem("textloom-language");
-  const wanted = kept && kept !== "auto" ? kept : navigator.language;
-  return wanted.toLowerCase().startsWith("zh") ? "zh" : "en";
-}
-
-export const language = chosen();
+export const language = navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en"; // early.py puts the chosen one there
 
 // Values take the places that the words leave for them: {n}.
 export function t(key, values = {}) {

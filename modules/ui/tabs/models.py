@@ -55,7 +55,7 @@ def build(app: App, tab: gr.Tab) -> None:
             for group, names in form.groups.items():
                 with gr.Group(visible=group in ("Loader", "Device")) as box:
                     gr.HTML(
-                        html_template="<h3>${value}</h3>",
+                        html_template="<h2 class='tl-part'>${value}</h2>",
                         value=say(f"group.{group}"),
                         elem_classes="tl-group",
                         apply_default_css=False,

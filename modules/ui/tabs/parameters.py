@@ -1,8 +1,9 @@
-"""The Parameters tab: how the next token is chosen, kept for each user."""
+"""The Parameters tab: how the next token is chosen, kept for each user, and what it does to a real distribution."""
 
 from __future__ import annotations
 
 import html
+import json
 from typing import Any
 
 import gradio as gr
@@ -10,35 +11,50 @@ import gradio as gr
 from modules.app import App
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
+from modules.settings.page import PageSettings
 from modules.ui import preferences
 from modules.ui.events import PRIVATE, owner_of, told
 from modules.ui.form import Form
 from modules.ui.words import say
 
-_COLUMNS = (("Length", "Temperature", "Text"), ("Filters",), ("Repetition", "Guidance", "Form"))
+_COLUMNS = (("Length", "Text", "Form"), ("Temperature", "Filters"), ("Repetition", "Guidance"))
+_PLOT = """
+import(new URL("chats/static/distribution.js", document.baseURI).href).then((plot) => plot.start(element));
+"""
 
 
 def build(app: App, tab: gr.Tab) -> None:
     form = Form(SamplingParams)
+    page = Form(PageSettings, ["stream"])
     with gr.Row(elem_classes="tl-toolbar"):
-        preset = gr.Dropdown([], label=say("preset"), allow_custom_value=True, scale=2, info=say("parameters.preset.help"))
+        preset = gr.Dropdown(
+            [], label=say("preset"), allow_custom_value=True, scale=2, min_width=220, info=say("parameters.preset.help")
+        )
         save = gr.Button(say("save"), scale=0, min_width=90)
         delete = gr.Button(say("delete"), scale=0, min_width=90)
-        neutral = gr.Button(say("parameters.neutral"), scale=0, min_width=170)
-    summary = gr.HTML(elem_classes="tl-summary", apply_default_css=False)
+        neutral = gr.Button(say("parameters.neutral"), scale=0, min_width=160)
+        default = gr.Button(say("parameters.default"), scale=0, min_width=170)
+    with gr.Row():
+        with gr.Column(min_width=280):
+            _heading("parameters.changes")
+            summary = gr.HTML(elem_classes="tl-summary", apply_default_css=False)
+        with gr.Column(min_width=280, scale=2):
+            gr.HTML(
+                html_template='<div class="tl tl-plain tl-live-plot"></div>',
+                js_on_load=_PLOT,
+                apply_default_css=False,
+                padding=False,
+            )
     with gr.Row():
         for column in _COLUMNS:
             with gr.Column(min_width=280):
                 for group in column:
-                    gr.HTML(
-                        html_template="<h2>${value}</h2>",
-                        value=say(f"group.{group}"),
-                        elem_classes="tl-group",
-                        apply_default_css=False,
-                    )  # type: ignore[arg-type]
+                    _heading(f"group.{group}")
                     form.place(form.groups[group])
+                    if group == "Text":
+                        page.place(["stream"])
 
-    everything: list[Any] = [preset, summary, *form.controls.values()]
+    everything: list[Any] = [preset, summary, *form.controls.values(), *page.controls.values()]
 
     def shown(owner: str) -> dict[Any, Any]:
         sampling, name = preferences.sampling_of(app, owner)
@@ -50,6 +66,7 @@ def build(app: App, tab: gr.Tab) -> None:
             changes[field] = {"interactive": usable, "info": info}
         return {
             **form.show(sampling, **changes),
+            **page.show(preferences.page_of(app, owner)),
             preset: gr.update(choices=app.presets.of(owner).names(), value=name or ""),
             summary: differences_table(sampling),
         }
@@ -60,10 +77,11 @@ def build(app: App, tab: gr.Tab) -> None:
 
     @told
     def chosen(name: str, request: gr.Request) -> dict[Any, Any]:
-        if name not in app.presets.of(owner_of(request)).names():
+        owner = owner_of(request)
+        if name not in app.presets.of(owner).names():
             return {preset: gr.update()}  # a new name, for saving
-        preferences.choose_preset(app, owner_of(request), name)
-        return shown(owner_of(request))
+        preferences.choose_preset(app, owner, name)
+        return shown(owner)
 
     @told
     def changed(request: gr.Request, **values: Any) -> dict[Any, Any]:
@@ -74,11 +92,16 @@ def build(app: App, tab: gr.Tab) -> None:
         return {summary: differences_table(sampling), preset: preferences.sampling_of(app, owner)[1] or ""}
 
     @told
+    def page_changed(stream: bool, request: gr.Request) -> None:
+        preferences.set_page(app, owner_of(request), {"stream": stream})
+
+    @told
     def saved(name: str, request: gr.Request) -> dict[Any, Any]:
-        sampling, _ = preferences.sampling_of(app, owner_of(request))
-        app.presets.of(owner_of(request)).save(name, sampling)
-        preferences.set_sampling(app, owner_of(request), sampling, name.strip())
-        return shown(owner_of(request))
+        owner = owner_of(request)
+        sampling, _ = preferences.sampling_of(app, owner)
+        app.presets.of(owner).save(name or "", sampling)
+        preferences.set_sampling(app, owner, sampling, name.strip())
+        return shown(owner)
 
     @told
     def deleted(name: str, request: gr.Request) -> dict[Any, Any]:
@@ -92,11 +115,17 @@ def build(app: App, tab: gr.Tab) -> None:
         preferences.set_sampling(app, owner_of(request), SamplingParams(), None)
         return shown(owner_of(request))
 
+    @told
+    def make_default(request: gr.Request) -> None:
+        gr.Info(preferences.save_as_default(app, owner_of(request)), title="✓", duration=4)
+
     tab.select(opened, None, everything, **PRIVATE)
     preset.input(chosen, preset, everything, **PRIVATE)
     save.click(saved, preset, everything, **PRIVATE)
     delete.click(deleted, preset, everything, **PRIVATE)
     neutral.click(reset, None, everything, **PRIVATE)
+    default.click(make_default, None, None, **PRIVATE)
+    page.controls["stream"].input(page_changed, page.controls["stream"], None, **PRIVATE)  # type: ignore[attr-defined]
     gr.on(
         form.edited,
         changed,
@@ -108,8 +137,21 @@ def build(app: App, tab: gr.Tab) -> None:
     )
 
 
+def _heading(key: str) -> None:
+    gr.HTML(html_template="<h2>${value}</h2>", value=say(key), elem_classes="tl-group", apply_default_css=False)  # type: ignore[arg-type]
+
+
 def differences_table(sampling: SamplingParams) -> str:
-    """What differs from neutral, as a line of small labels."""
+    """What differs from neutral, as a small table: the setting, its neutral value, the value now."""
+    neutral = SamplingParams().model_dump(mode="json")
     values = sampling.model_dump(mode="json", exclude_defaults=True)
-    labels = "".join(f"<li><code>{html.escape(name)}</code> {html.escape(str(value))}</li>" for name, value in values.items())
-    return f"<ul>{labels}</ul>"
+    rows = "".join(
+        f"<tr><th scope='row'><code>{name}</code></th><td>{_value(neutral[name])}</td><td>{_value(value)}</td></tr>"
+        for name, value in values.items()
+    )
+    return f"<table class='tl-changes'><tbody>{rows}</tbody></table>"
+
+
+def _value(value: object) -> str:
+    text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+    return html.escape(text if len(text) <= 80 else text[:79] + "…")

@@ -1,0 +1,20 @@
+"""The Default and Notebook tabs: the places where static/writing.js builds its pages."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from modules.chats.sheets import SheetName
+
+_START = """
+import(new URL("chats/static/writing.js", document.baseURI).href).then((writing) => writing.start(element, "NAME"));
+"""
+
+
+def build(name: SheetName) -> None:
+    gr.HTML(
+        html_template='<div class="tl tl-plain tl-writing"></div>',
+        js_on_load=_START.replace("NAME", name),
+        apply_default_css=False,
+        padding=False,
+    )

@@ -1,0 +1,113 @@
+"""The Session tab and what is new on Parameters: choices that last, the live plot, everything as one file."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from playwright.sync_api import Page, expect
+
+from modules.ui.preferences import page_of, sampling_of
+from tests.browser.conftest import Site, reply, say
+
+pytestmark = pytest.mark.browser
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.locator(f"#tab-{name}-button").click()
+    expect(page.locator(f"#tab-{name}")).to_be_visible()
+
+
+def test_everything_goes_into_a_file_and_comes_back(site: Site, tmp_path: Path):
+    page = site.open()
+    say(page, "a question to keep")
+    reply(page)
+    open_tab(page, "session")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Export everything").click()
+    path = tmp_path / "all.zip"
+    download.value.save_as(path)
+    before = len(site.app.store.chats("local"))
+    page.locator("#tab-session input[type=file]").set_input_files(path)
+    expect(page.locator(".tl-toast")).to_contain_text(f"Chats: {before}")
+    assert len(site.app.store.chats("local")) == 2 * before
+    bad = tmp_path / "bad.zip"
+    bad.write_bytes(b"no zip")
+    page.locator("#tab-session input[type=file]").set_input_files(bad)
+    expect(page.locator(".tl-toast.tl-wrong")).to_contain_text("no zip")
+
+
+def test_what_the_page_opens_on_is_chosen_and_saved_for_all(site: Site):
+    page = site.open()
+    open_tab(page, "session")
+    page.get_by_label("The tab that opens first").select_option("notebook")
+    expect(page.locator(".tl-toast")).to_contain_text("Kept")
+    assert page_of(site.app, "local").first_tab == "notebook"
+    page.locator("#tab-session").get_by_role("button", name="Save as default").click()
+    expect(page.locator(".tl-toast").last).to_contain_text("settings.yaml")
+    path = site.app.root / "settings.yaml"
+    assert yaml.safe_load(path.read_text(encoding="utf-8"))["first_tab"] == "notebook"
+    path.unlink()
+    site.app.page = type(site.app.page)()
+
+
+def test_the_report_of_the_server_is_copied(site: Site):
+    page = site.open(permissions=["clipboard-read", "clipboard-write"])
+    open_tab(page, "session")
+    expect(page.locator(".tl-facts")).to_contain_text("gradio")
+    page.get_by_role("button", name="Copy for a report").click()
+    expect(page.locator(".tl-toast")).to_contain_text("Copied")
+    assert re.search(r"Python: 3\.", page.evaluate("navigator.clipboard.readText()"))
+
+
+def test_the_plot_shows_what_the_settings_do_to_the_next_token(site: Site):
+    page = site.open()
+    open_tab(page, "parameters")
+    plot = page.locator(".tl-live-plot")
+    expect(plot.locator(".tl-distribution li")).to_have_count(20)
+    expect(plot.locator(".tl-distribution-head strong")).to_have_text("1 tokens kept")
+    expect(plot.locator("li.tl-dropped")).to_have_count(19)
+    before = len(site.model.requests)
+    temperature = page.locator("#setting-temperature input[type=number]")
+    temperature.fill("0.42")
+    temperature.blur()
+    for _ in range(200):
+        if any(request.sampling.temperature == 0.42 for request in site.model.requests[before:]):
+            break
+        page.wait_for_timeout(50)
+    else:
+        raise AssertionError("the plot did not ask again")
+    plot.get_by_label("After this text").fill("zebra")
+    page.wait_for_timeout(800)
+    assert site.model.requests[-1].prompt == "zebra"
+
+
+def test_what_the_loader_does_not_take_is_greyed_out_with_the_reason(site: Site):
+    every = site.model.capabilities
+    site.model.capabilities = dataclasses.replace(every, samplers=every.samplers - {"top_a"})
+    page = site.open()
+    open_tab(page, "parameters")
+    expect(page.locator("#setting-top_a input[type=number]")).to_be_disabled()
+    expect(page.locator("#setting-top_a")).to_contain_text("does not take this setting")
+    expect(page.locator("#setting-top_k input[type=number]")).to_be_enabled()
+    site.model.capabilities = every
+
+
+def test_streaming_is_switched_off_and_parameters_are_saved_for_all(site: Site):
+    page = site.open()
+    open_tab(page, "parameters")
+    expect(page.locator(".tl-summary table")).to_be_attached()
+    page.locator("#page-setting-stream input").click()
+    preset = page.locator("#tab-parameters").get_by_label("Preset").first
+    preset.fill("Yara")
+    page.get_by_role("option", name="Yara").click()
+    expect(page.locator(".tl-summary table")).to_contain_text("top_p1.00.21")
+    page.locator("#tab-parameters").get_by_role("button", name="Save as default").click()
+    expect(page.get_by_text("settings.yaml")).to_be_visible()
+    assert sampling_of(site.app, "somebody new")[1] == "Yara"
+    assert page_of(site.app, "somebody new").stream is False
+    (site.app.root / "settings.yaml").unlink()
+    site.app.page, site.app.sampling = type(site.app.page)(), type(site.app.sampling)()
