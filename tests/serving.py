@@ -31,17 +31,26 @@ def free_port() -> int:
 
 
 class Server:
-    """`with Server(["--model", …], data=tmp_path) as server:`; server.url answers then. `lines` is what it printed."""
+    """`with Server(["--model", …], data=tmp_path) as server:`; server.url answers then. `lines` is what it printed.
+
+    program: what Python runs in place of server.py, which ends in server.main.
+    """
 
     def __init__(
-        self, arguments: Sequence[str] = (), *, data: Path, port: int | None = None, environment: dict[str, str] | None = None
+        self,
+        arguments: Sequence[str] = (),
+        *,
+        data: Path,
+        port: int | None = None,
+        environment: dict[str, str] | None = None,
+        program: Sequence[str] = (str(ROOT / "server.py"),),
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.lines: list[str] = []
         self.seconds = 0.0
         self._command = [
-            *(sys.executable, str(ROOT / "server.py"), "--listen-port", str(self.port), "--data-dir", str(data)),
+            *(sys.executable, *program, "--listen-port", str(self.port), "--data-dir", str(data)),
             *("--settings", os.devnull, *arguments),
         ]
         self._environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {})}

@@ -30,7 +30,8 @@ from modules.generation.types import (
 
 log = logging.getLogger(__name__)
 
-SAVE_SECONDS = 1.0
+SAVE_SECONDS = 0.5
+"""Between two writes of a reply: what is on its way when the server dies comes on top, and a second is what may be lost."""
 Phase = Literal["waiting", "reading", "writing", "over"]
 Key = TypeVar("Key")
 
@@ -52,7 +53,7 @@ class Progress:
 class Reply:
     """One reply being written, a message's or a page's. Safe to look at from any thread.
 
-    text: what it goes on from. keep: stores what there is, about once a second and at the end, with the tokens since.
+    text: what it goes on from. keep: stores what there is, twice a second and at the end, with the tokens since.
     prompt_hash: asked for once, for the figures.
     """
 

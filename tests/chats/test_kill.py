@@ -1,83 +1,124 @@
-"""kill -9 at random moments of replies: no message is lost, and of a reply no more than about a second."""
+"""kill -9 of the server at random moments of 50 replies: no message is lost, and of a reply no more than a second."""
 
 from __future__ import annotations
 
-import os
+import json
 import random
-import signal
+import re
 import sqlite3
-import subprocess
-import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from modules.chats.store import ChatStore
+import httpx
+import pytest
 
-WRITER = """
-import sys, time
-from pathlib import Path
-from modules.chats.conversation import ChatSettings, request_for
-from modules.chats.replies import Replies
-from modules.chats.store import ChatStore
-from modules.generation.engine import Engine
-from modules.generation.sampling import SamplingParams
+from tests.serving import Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+TEXT = " ".join(f"w{number}" for number in range(20_000))
+SLOW_MODEL = """
+import sys
+import server
+from modules.app import App
+from tests.chats.test_kill import TEXT
 from tests.fakes import EchoModel
 
-store, engine = ChatStore(Path(sys.argv[1])), Engine()
-engine.replace("echo", lambda report: EchoModel(lambda request: "0123456789" * 1000, pace=0.005, context_length=100_000))
-replies = Replies(store, engine)
-for number in range(5):
-    chat = store.create_chat("ann")
-    question = store.add("ann", chat.id, None, "user", f"question {number}")
-    request = request_for([question], ChatSettings(), SamplingParams(max_tokens=100_000))
-    def make(chat=chat, question=question):
-        return store.add("ann", chat.id, question.id, "assistant", "", state="streaming")
-    reply = replies.begin(request, make)
-running = [replies.get(message.id) for chat in store.chats("ann") for message in store.tree("ann", chat.id) if message.role == "assistant"]
-while True:
-    print(time.time(), *(f"{reply.id}:{len(reply.progress.text)}" for reply in running), flush=True)
-    time.sleep(0.02)
+def rest(request):
+    last = request.prompt[-1]
+    return TEXT[len(last.content):] if last.role == "assistant" else TEXT
+
+model = EchoModel(rest, name="slow", pace=0.005, context_length=1_000_000)
+App.load_at_start = lambda app: app.engine.replace("slow", lambda report: model)
+sys.exit(server.main(sys.argv[1:]))
 """
+KILLS, TOGETHER = 5, 10
+
+
+class Reader:
+    """Follows one reply as the page does, and notes how long its text was at what time."""
+
+    def __init__(self, url: str, reply: int) -> None:
+        self.lengths: list[tuple[float, int]] = []
+        self._blocks: list[list[Any]] = []
+        self._thread = threading.Thread(target=self._follow, args=(f"{url}/chats/replies/{reply}/events",), daemon=True)
+        self._thread.start()
+
+    def _follow(self, address: str) -> None:
+        try:
+            with httpx.stream("GET", address, timeout=60) as answer:
+                for line in answer.iter_lines():
+                    if line.startswith("data:"):
+                        self._take(json.loads(line[5:]))
+        except httpx.TransportError:  # the kill
+            pass
+
+    def _take(self, data: dict[str, Any]) -> None:
+        if "b" in data:
+            self._blocks = [block for block in self._blocks if block[0] < data["at"]] + data["b"]
+        elif "a" in data:
+            self._blocks[-1][2] = self._blocks[-1][2][: data["k"]] + data["a"]
+        text = re.sub(r"<[^>]*>", "", "".join(block[2] for block in self._blocks)).strip()
+        assert TEXT.startswith(text)
+        self.lengths.append((time.monotonic(), len(text)))
+
+    def length_at(self, moment: float) -> int:
+        """What the reader had then, in characters. Waits for the stream's end."""
+        self._thread.join(timeout=30)
+        return max((length for when, length in self.lengths if when <= moment), default=0)
+
+
+def send(client: httpx.Client, number: int) -> tuple[int, int]:
+    """(chat, reply) of a new question."""
+    made = client.post("/chats/send", json={"content": f"question {number}", "settings": {}}).raise_for_status().json()
+    return made["chat"], made["reply"]
+
+
+def stored(client: httpx.Client, reply: int) -> str:
+    return client.get(f"/chats/messages/{reply}").raise_for_status().json()["content"]
 
 
 def test_kill_9_loses_no_message_and_at_most_a_second_of_a_reply(tmp_path: Path):
-    root = Path(__file__).resolve().parents[2]
     chance = random.Random(4)
-    for turn in range(10):
-        path = tmp_path / f"{turn}.sqlite3"
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path)],
-            cwd=root,
-            env={**os.environ, "PYTHONPATH": str(root)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        lines = [process.stdout.readline()]
-        time.sleep(chance.uniform(0.05, 4.0))
-        process.send_signal(signal.SIGKILL)
-        killed = time.time()
-        lines += process.stdout.read().splitlines()
-        process.wait()
-        process.stdout.close()
-        check(path, [line for line in lines if line.strip()], killed)
+    server = Server(["--model", "slow", "--max-tokens", "1000000"], data=tmp_path, program=["-c", SLOW_MODEL])
+    questions: dict[int, str] = {}
+    with server, server.client() as client, ThreadPoolExecutor(TOGETHER) as pool:
+        for turn in range(KILLS):
+            numbers = range(turn * TOGETHER, (turn + 1) * TOGETHER)
+            replies = list(pool.map(lambda number: send(client, number), numbers))
+            questions |= {chat: f"question {number}" for number, (chat, _) in zip(numbers, replies, strict=True)}
+            readers = [Reader(server.url, reply) for _, reply in replies]
+            time.sleep(chance.uniform(0.1, 4.0))
+            killed = time.monotonic()
+            server.kill()
+            server.start()
+            with sqlite3.connect(tmp_path / "textloom.sqlite3") as db:
+                assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            db.close()
+            kept: dict[int, str] = {}
+            for (chat, reply), reader in zip(replies, readers, strict=True):
+                question, answer = client.post(f"/chats/{chat}/view", json={}).raise_for_status().json()["messages"]
+                assert question["text"] == questions[chat]
+                assert (answer["id"], answer["state"], answer["figures"]["ending"]) == (reply, "cut", "killed")
+                kept[reply] = stored(client, reply)
+                assert TEXT.startswith(kept[reply])
+                assert len(kept[reply]) >= reader.length_at(killed - 1)
+            for reply in kept:
+                client.post(f"/chats/messages/{reply}/continue").raise_for_status()
+            for reply, text in kept.items():
+                goes_on(client, reply, text)
+        listed = {row["id"]: row["title"] for row in client.get("/chats").raise_for_status().json()}
+        assert listed == questions and len(questions) == KILLS * TOGETHER
 
 
-def check(path: Path, lines: list[str], killed: float) -> None:
-    """Every reply has what it had 2.5 s before the kill: one second between two writes, and some for a busy machine."""
-    with sqlite3.connect(path) as db:
-        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    db.close()
-    before = [line for line in lines if line.count(":") == 5 and float(line.split()[0]) < killed - 2.5]
-    pairs = [entry.split(":") for entry in before[-1].split()[1:]] if before else []
-    had = {int(message): int(length) for message, length in pairs}
-    store = ChatStore(path)
-    chats = store.chats("ann")
-    assert len(chats) == 5
-    for chat in chats:
-        question, reply = store.tree("ann", chat.id)
-        assert question.content.startswith("question") and question.state == "whole"
-        assert (reply.state, reply.figures.ending) == ("cut", "killed")
-        assert reply.content == ("0123456789" * 1000)[: len(reply.content)]
-        assert len(reply.content) >= had.get(reply.id, 0)
-    store.close()
+def goes_on(client: httpx.Client, reply: int, before: str) -> None:
+    """A continued reply grows from where it was cut, and stops."""
+    deadline = time.monotonic() + 30
+    while len(stored(client, reply)) <= len(before):
+        assert time.monotonic() < deadline, "the reply does not grow"
+        time.sleep(0.05)
+    assert client.post(f"/chats/replies/{reply}/stop").raise_for_status().json() == {"stopped": True}
+    after = stored(client, reply)
+    assert len(after) > len(before) and TEXT.startswith(after)
