@@ -6,10 +6,12 @@ import argparse
 import random
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 from playwright.sync_api import Browser, CDPSession, Page, sync_playwright
 from rich.console import Console
 from rich.table import Table
@@ -157,17 +159,35 @@ class Reader:
 
 
 def measure_replies(
-    browser: Browser, url: str, model: PacedModel, tokens: int, rate: float, chat: int | None = None, readers: int = 1
+    browser: Browser, url: str, model: PacedModel, tokens: int, rate: float, chat: int | None = None, others: int = 0
 ) -> dict[str, str]:
-    """The figures of one reader, or the worst of several who read at the same time."""
+    """What one person sees; `others` ask at the same time from machines of their own, and the worst of them is told too."""
     model.text, model.rate = text_of(tokens), rate
-    watching = [Reader(browser, url, chat, f"go {number}") for number in range(readers)]
-    for reader in watching:
+    reader = Reader(browser, url, chat, "go")
+    with ThreadPoolExecutor(max(others, 1)) as pool:
+        following = [pool.submit(follow, url, f"go {number}", model) for number in range(others)]
         reader.ask()
-    found = [reader.figures(model) for reader in watching]
-    worst = {name: (min if name == "updates/s" else max)(figures[name] for figures in found) for name in found[0]}
+        found = reader.figures(model)
+        beside = [each.result() for each in following]
     forms = ("{:.0f}", "{:.0f} ms", "{:.2f} s", "{:.0f} ms", "{:.1f}")
-    return {name: form.format(value) for (name, value), form in zip(worst.items(), forms, strict=True)}
+    shown = {name: form.format(value) for (name, value), form in zip(found.items(), forms, strict=True)}
+    if beside:
+        gap, late = (max(each) for each in zip(*beside, strict=True))
+        shown |= {"others' p95 gap": f"{gap:.0f} ms", "others' last event after": f"{late:.2f} s"}
+    return shown
+
+
+def follow(url: str, question: str, model: PacedModel) -> tuple[float, float]:
+    """Ask and read the events as another machine's browser does: (p95 between events in ms, the last one's delay in seconds)."""
+    with httpx.Client(base_url=url, timeout=600) as client:
+        reply = client.post("/chats/send", json={"content": question}).json()["reply"]
+        times = []
+        with client.stream("GET", f"/chats/replies/{reply}/events") as answer:
+            for line in answer.iter_lines():
+                if line.startswith(('data:{"k"', 'data:{"at"')):
+                    times.append(time.time())
+    gaps = sorted(after - before for before, after in pairwise(times))
+    return 1000 * gaps[int(len(gaps) * 0.95)], times[-1] - model.ended[question]
 
 
 def main() -> None:
@@ -187,20 +207,22 @@ def main() -> None:
             parent = app.store.add("local", long_chat.id, parent, role, text_of(60)).id
         with serving(app) as url:
             browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-            rows = [("first load", measure_load(browser, url))]
+            show(console, "first load", measure_load(browser, url))
             for rate, chat in ((100, None), (1000, None), (1000, long_chat.id)):
                 label = f"{options.tokens} tokens at {rate}/s" + (", 400 messages above" if chat else "")
-                rows.append((label, measure_replies(browser, url, model, options.tokens, rate, chat)))
-            label = f"{options.readers} readers at once, {options.tokens // 2} tokens at 100/s each (the worst of them)"
-            rows.append((label, measure_replies(browser, url, model, options.tokens // 2, 100, readers=options.readers)))
+                show(console, label, measure_replies(browser, url, model, options.tokens, rate, chat))
+            label = f"{options.readers} readers at once, {options.tokens // 2} tokens at 100/s each"
+            show(console, label, measure_replies(browser, url, model, options.tokens // 2, 100, others=options.readers - 1))
             browser.close()
         app.close()
-    for label, figures in rows:
-        table = Table(title=label)
-        for name in figures:
-            table.add_column(name, justify="right")
-        table.add_row(*figures.values())
-        console.print(table)
+
+
+def show(console: Console, label: str, figures: dict[str, str]) -> None:
+    table = Table(title=label)
+    for name in figures:
+        table.add_column(name, justify="right")
+    table.add_row(*figures.values())
+    console.print(table)
 
 
 if __name__ == "__main__":

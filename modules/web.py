@@ -42,10 +42,11 @@ def _add_page(web: FastAPI, app: App) -> None:
     import gradio
 
     from modules.access import ANYONE
-    from modules.ui import early, login, page, preferences, routes
+    from modules.ui import assets, early, login, page, preferences, routes
 
     web.include_router(login.router(app.access))
     web.include_router(routes.router(app))
+    web.add_middleware(assets.KeptAssets)
     web.add_middleware(
         early.EarlyHead,
         page_of=lambda connection: preferences.page_of(app, app.access.user_of(connection) or ANYONE),
