@@ -150,6 +150,19 @@ def test_prompts_are_chosen_saved_and_deleted(site: Site):
     assert "My own" not in site.app.prompts.names()
 
 
+def test_an_adapter_writes_where_one_is_chosen(site: Site):
+    site.model.load_adapter("poet", "somewhere")
+    page = site.open()
+    paper = Paper(page, "notebook")
+    paper.at.get_by_label("Adapter").select_option("poet")
+    paper.text.fill("Once")
+    paper.button("Generate").click()
+    paper.state("whole")
+    expect(paper.text).to_have_value("OnceAn answer.")
+    assert site.model.requests[-1].adapter == "poet"
+    site.model.unload_adapter("poet")
+
+
 def test_two_tabs_on_one_page_see_each_other(site: Site):
     first, second = Paper(site.open(), "notebook"), Paper(site.open(), "notebook")
     first.text.fill("from the first")

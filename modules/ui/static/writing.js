@@ -74,7 +74,11 @@ class Writing {
   async begin() {
     this.drawPrompts();
     await this.look();
-    new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) this.look(); }).observe(this.host);
+    new IntersectionObserver((entries) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      this.look();
+      this.drawAdapters();
+    }).observe(this.host);
     const beat = async () => {
       if (this.visible) await this.look();
       setTimeout(beat, LOOK_EVERY);
@@ -341,6 +345,16 @@ class Writing {
     if (!names) return;
     this.prompts.replaceChildren(h("option", {value: ""}, t("writing.prompts.choose")), ...names.map((name) => h("option", {value: name}, name)));
     this.prompts.value = names.includes(chosen) ? chosen : "";
+  }
+
+  // Which adapter writes; there only where the loaded model has some.
+  async drawAdapters() {
+    const pulse = await attempt(() => get("/pulse"));
+    const names = pulse?.engine.adapters ?? [];
+    const {value} = this.adapter;
+    this.adapter.hidden = !names.length;
+    this.adapter.replaceChildren(h("option", {value: ""}, t("adapter.none")), ...names.map((name) => h("option", {value: name}, name)));
+    this.adapter.value = names.includes(value) ? value : "";
   }
 
   async take() {
