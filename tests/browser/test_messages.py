@@ -9,6 +9,8 @@ import sys
 import pytest
 from playwright.sync_api import Page, expect
 
+from modules.chats.records import TokenStretch
+from modules.generation.types import Token, TokenAlternative
 from tests.browser.conftest import Site, message_menu, open_menu, reply, say
 
 pytestmark = pytest.mark.browser
@@ -75,6 +77,44 @@ def test_tokens_come_live_and_are_reached_by_keyboard(site: Site):
     expect(page.get_by_role("menu", name="What could stand here")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator(f"{LAST} .tl-token").nth(1)).to_be_focused()
+
+
+def test_the_tokens_of_a_very_long_reply_are_drawn_where_they_are_seen(site: Site):
+    site.app.store.set_preference("local", "token_view", True)
+    store, text = site.app.store, "abcdefg\n" * 500
+    chat = store.create_chat("local")
+    question = store.add("local", chat.id, None, "user", "at length")
+    long = store.add("local", chat.id, question.id, "assistant", text, model="echo")
+    others = (TokenAlternative(97, "a", -0.5), TokenAlternative(98, "b", -1.0))
+    tokens_kept = tuple(Token(ord(letter), letter, -0.5, others) for letter in text)
+    store.set_tokens("local", long.id, [TokenStretch(0, tokens_kept)])
+    page = site.open()
+    page.add_init_script("""
+        window.mostDrawn = 0;
+        let drawn = 0;
+        new MutationObserver((changes) => {
+          for (const change of changes) for (const node of change.addedNodes)
+            if (node.nodeType === 1) drawn += node.matches(".tl-token") ? 1 : node.querySelectorAll(".tl-token").length;
+          window.mostDrawn = Math.max(window.mostDrawn, drawn);
+          requestAnimationFrame(() => { drawn = 0; });
+        }).observe(document, {childList: true, subtree: true});
+    """)
+    page.goto(f"{site.url}?chat={chat.id}")
+    tokens = page.locator(f"{LAST} .tl-tokens")
+    page.wait_for_function("document.querySelector('.tl-last .tl-tokens')?.textContent.length === 4000")
+    expect(tokens.locator("[data-place='0.3999']")).to_be_visible()
+    assert page.evaluate("[mostDrawn, document.querySelectorAll('.tl-token').length].every(count => count <= 1200)")
+    expect(tokens.locator("[data-place='0.0']")).to_have_count(0)
+    page.locator(".tl-scroll").evaluate("scroller => scroller.scrollTo(0, 0)")
+    expect(tokens.locator("[data-place='0.0']")).to_be_visible()
+    expect(tokens.locator("[data-place='0.2000']")).to_have_count(0)
+    tokens.focus()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowLeft")
+    expect(tokens.locator("[data-place='0.3998']")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("menu", name="What could stand here")).to_be_visible()
+    assert page.evaluate("document.querySelector('.tl-last .tl-tokens').textContent.length") == 4000
 
 
 # --- columns

@@ -28,9 +28,11 @@ class Compute(Protocol):
 
     together: bool
     reuses: bool
-    moves: bool
     why_alone: str | None
     adapters: Adapters
+
+    @property
+    def moves(self) -> bool: ...
 
     def new_store(self, capacity: int) -> Any: ...
 

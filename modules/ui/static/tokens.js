@@ -7,6 +7,13 @@ import {percent, t} from "./words.js";
 // Spaces and line ends as signs, where a token is shown by itself.
 export const visible = (text) => text.replace(/ /g, "␣").replace(/\n/g, "↵").replace(/\t/g, "⇥") || "∅";
 
+const PAGE = 120; // tokens that are drawn together
+
+// A token's text where it stands. Marks, such as the end of a turn, have none in the reply, and are named.
+const isMark = ([text, own]) => !text && Boolean(own) && !own.includes("�");
+const shown = (row) => row[0] || (isMark(row) ? row[1] : "");
+
+// A long reply is plain text at first: each page of it gets its tokens when it comes into sight.
 export class TokenView {
   // controller: {act(work, {follow})}; id: the message
   constructor(controller, id) {
@@ -15,7 +22,11 @@ export class TokenView {
     this.element = h("div", {class: "tl-tokens", role: "group", tabindex: "0", "aria-label": t("tokens.group")});
     this.element.addEventListener("click", (event) => this.open(event.target.closest(".tl-token")));
     this.element.addEventListener("keydown", (event) => this.pressed(event));
-    this.parts = [];
+    this.parts = []; // {at, rows, pages}
+    this.pages = new WeakMap(); // element → page
+    this.sight = new IntersectionObserver((entries) => {
+      for (const {isIntersecting, target} of entries) if (isIntersecting) this.drawPage(this.pages.get(target));
+    }, {scrollMargin: "300px"});
   }
 
   // Everything that is kept, in order. Returns whether there is anything.
@@ -24,13 +35,14 @@ export class TokenView {
     if (!answer) return false;
     this.computable = Boolean(answer.computable);
     const focused = this.element.contains(document.activeElement) ? document.activeElement.dataset.place : null;
+    this.sight.disconnect();
     this.element.replaceChildren();
     this.parts = [];
     for (const part of answer.parts) {
       if ("text" in part) this.element.append(h("span", {}, part.text));
       else this.add(part.at, part.tokens);
     }
-    if (focused) this.element.querySelector(`[data-place="${focused}"]`)?.focus();
+    if (focused) this.focus(...focused.split(".").map(Number));
     return this.parts.length > 0;
   }
 
@@ -41,30 +53,53 @@ export class TokenView {
   }
 
   remove(part) {
-    for (const element of part.elements) element.remove();
+    for (const page of part.pages) page.element.remove();
   }
 
   add(at, rows) {
-    if (this.parts.at(-1)?.at !== at) this.parts.push({at, rows: [], elements: []});
+    if (this.parts.at(-1)?.at !== at) this.parts.push({at, rows: [], pages: []});
     const part = this.parts.at(-1);
-    const stretch = this.parts.length - 1;
-    const fresh = document.createDocumentFragment();
-    for (const row of rows) {
-      const element = this.draw(row, stretch, part.rows.length);
-      part.rows.push(row);
-      part.elements.push(element);
-      fresh.append(element);
+    for (let done = 0; done < rows.length;) {
+      const from = part.rows.length;
+      if (from % PAGE === 0) part.pages.push(this.addPage(this.parts.length - 1, from));
+      const fresh = rows.slice(done, done + PAGE - (from % PAGE));
+      const page = part.pages.at(-1);
+      part.rows.push(...fresh);
+      page.element.append(...(page.drawn ? fresh.map((row, place) => this.draw(row, page.stretch, from + place)) : [fresh.map(shown).join("")]));
+      done += fresh.length;
     }
-    this.element.append(fresh);
   }
 
-  draw([text, own, probability], stretch, index) {
-    const mark = !text && own && !own.includes("�");
+  addPage(stretch, first) {
+    const page = {element: h("span"), stretch, first, drawn: false};
+    this.pages.set(page.element, page);
+    this.element.append(page.element);
+    this.sight.observe(page.element);
+    return page;
+  }
+
+  drawPage(page) {
+    if (page.drawn) return;
+    page.drawn = true;
+    this.sight.unobserve(page.element);
+    const rows = this.parts[page.stretch].rows.slice(page.first, page.first + PAGE);
+    page.element.replaceChildren(...rows.map((row, place) => this.draw(row, page.stretch, page.first + place)));
+  }
+
+  draw(row, stretch, index) {
+    const [text, own, probability] = row;
     const words = probability === null ? visible(own || text) : `${visible(own || text)} · ${percent(probability)}`;
-    const element = h("span", {class: `tl-token${mark ? " tl-mark" : ""}`, role: "button", tabindex: "-1", title: words, "aria-label": words,
-      "data-place": `${stretch}.${index}`}, text || (mark ? own : ""));
+    const element = h("span", {class: `tl-token${isMark(row) ? " tl-mark" : ""}`, role: "button", tabindex: "-1", title: words, "aria-label": words,
+      "data-place": `${stretch}.${index}`}, shown(row));
     if (probability !== null) element.style.setProperty("--doubt", `${Math.round((1 - Math.sqrt(probability)) * 100)}%`);
     return element;
+  }
+
+  focus(stretch, index) {
+    const page = this.parts[stretch]?.pages[Math.floor(index / PAGE)];
+    if (!page) return;
+    this.drawPage(page);
+    page.element.children[index - page.first]?.focus();
   }
 
   open(element) {
@@ -86,14 +121,27 @@ export class TokenView {
   }
 
   pressed(event) {
-    const all = [...this.element.querySelectorAll(".tl-token")];
-    const at = all.indexOf(document.activeElement);
-    const to = {ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: all.length - 1}[event.key];
-    if (to !== undefined) all[Math.max(0, Math.min(all.length - 1, to))]?.focus();
-    else if ((event.key === "Enter" || event.key === " ") && at >= 0) this.open(all[at]);
+    const here = document.activeElement.dataset.place;
+    const at = here ? this.number(...here.split(".").map(Number)) : -1;
+    const end = this.parts.reduce((sum, part) => sum + part.rows.length, 0) - 1;
+    const to = {ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: end}[event.key];
+    if (to !== undefined) this.focusNumber(Math.max(0, Math.min(end, to)));
+    else if ((event.key === "Enter" || event.key === " ") && at >= 0) this.open(document.activeElement);
     else return;
     event.preventDefault();
     event.stopPropagation();
+  }
+
+  // Tokens are counted through all stretches.
+  number(stretch, index) {
+    return this.parts.slice(0, stretch).reduce((sum, part) => sum + part.rows.length, index);
+  }
+
+  focusNumber(number) {
+    for (const [stretch, part] of this.parts.entries()) {
+      if (number < part.rows.length) return this.focus(stretch, number);
+      number -= part.rows.length;
+    }
   }
 }
 
