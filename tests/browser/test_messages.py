@@ -81,7 +81,7 @@ def test_tokens_come_live_and_are_reached_by_keyboard(site: Site):
 
 def test_the_tokens_of_a_very_long_reply_are_drawn_where_they_are_seen(site: Site):
     site.app.store.set_preference("local", "token_view", True)
-    store, text = site.app.store, "abcdefg\n" * 500
+    store, text = site.app.store, "abcdefg\n" * 499 + "abcdefgh"
     chat = store.create_chat("local")
     question = store.add("local", chat.id, None, "user", "at length")
     long = store.add("local", chat.id, question.id, "assistant", text, model="echo")

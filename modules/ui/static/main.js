@@ -57,6 +57,8 @@ class Chat {
       this.toEnd.hidden = rest < 200;
       if (this.scroller.scrollTop < 300 && !this.earlier.hidden) this.showEarlier();
     }, {passive: true});
+    // What grows by itself (pictures that arrive, tokens that are drawn) leaves people at the end who read along.
+    new ResizeObserver(() => { if (this.atEnd) this.scrollToEnd(); }).observe(this.column);
     document.addEventListener("keydown", (event) => this.pressed(event));
     document.addEventListener("visibilitychange", () => this.seenAgain());
     window.addEventListener("popstate", () => this.open(this.fromAddress(), null, {push: false}));
