@@ -9,7 +9,7 @@ from modules.errors import Conflict, UserError
 from modules.library.disk import need_space
 from modules.library.spec import ModelSpec
 from modules.library.weights import read_safetensors_header
-from modules.training.config import TrainingConfig
+from modules.training.config import ASK_THE_DATA, CHANGE_THE_BASE, TrainingConfig
 from modules.training.layers import choose_targets
 
 _PACKAGES = {"qlora": ("bitsandbytes",), "lora-8bit": ("bitsandbytes",), "gptq-lora": ("gptqmodel", "optimum")}
@@ -34,8 +34,29 @@ def check_settings(config: TrainingConfig) -> None:
         raise UserError("Sharding needs more than one process.", param="sharding")
     if config.sharding != "none" and config.method in _PACKAGES:
         raise UserError("Sharding works with lora and full training.", param="sharding")
+    if config.method != "full":
+        _check_init(config)
     if config.machines > 1 and config.main_address in ("127.0.0.1", "localhost"):
         raise UserError("Several machines need the address of the first one.", param="main_address")
+
+
+def _check_init(config: TrainingConfig) -> None:
+    """Whether the adapter can begin in this way. Raises UserError."""
+    init = config.init
+    if init == "default":
+        return
+    if config.continue_from:
+        raise UserError(f"{config.continue_from} goes on as it is: set init to default.", param="init")
+    if config.method in _PACKAGES and init not in ("gaussian", "eva"):
+        raise UserError(f"{init} needs a base that is not quantised: choose the method lora, or another init.", param="init")
+    if config.dora and (init in CHANGE_THE_BASE or init == "mica"):
+        raise UserError(f"DoRA cannot begin with {init}: turn one of them off.", param="init")
+    if init == "orthogonal" and config.rank % 2:
+        raise UserError("orthogonal needs an even rank.", param="rank")
+    if init in ASK_THE_DATA and config.processes * config.machines > 1:
+        raise UserError(f"{init} works in one process: choose another init, or one process.", param="init")
+    if init in CHANGE_THE_BASE and config.sharding != "none":
+        raise UserError(f"{init} changes the base, which sharding divides: choose another init.", param="init")
 
 
 def check_model(config: TrainingConfig, spec: ModelSpec) -> None:
@@ -63,18 +84,28 @@ def check_model(config: TrainingConfig, spec: ModelSpec) -> None:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"{config.method} needs the package {package}: pip install {package}.", param="method")
     if config.method != "full" and not config.continue_from:
-        choose_targets(config.target_modules, linear_names(spec.path))
+        layers = linear_layers(spec.path)
+        chosen = choose_targets(config.target_modules, layers)
+        if config.init not in ("default", "gaussian", "orthogonal"):
+            _check_rank(config, min(min(shape) for name, shape in layers.items() if name.endswith(tuple(chosen))))
 
 
-def linear_names(folder: Path) -> list[str]:
-    """Names of the layers with a matrix, by the headers of the weight files."""
-    names: set[str] = set()
+def _check_rank(config: TrainingConfig, smallest: int) -> None:
+    """Beginnings made of a matrix's own directions have no more of them than its smaller side. Raises UserError."""
+    most = smallest // 2 if config.init == "lora_ga" else smallest
+    if config.rank > most:
+        raise UserError(f"{config.init} can have a rank up to {most} with these layers.", param="rank")
+
+
+def linear_layers(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the layers with a matrix by their names, by the headers of the weight files."""
+    layers: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("*.safetensors")):
         for name, tensor in read_safetensors_header(file).items():
             layer, _, kind = name.rpartition(".")
             if kind == "qweight" or (kind == "weight" and len(tensor.shape) == 2):
-                names.add(layer)
-    return sorted(names)
+                layers[layer] = tuple(tensor.shape)
+    return dict(sorted(layers.items()))
 
 
 def check_output(config: TrainingConfig, output: Path, runs: Path, spec: ModelSpec) -> None:

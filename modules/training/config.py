@@ -18,6 +18,13 @@ Optimizer = Literal["adamw", "adamw-8bit", "paged-adamw-8bit", "paged-adamw", "a
 Scheduler = Literal["linear", "cosine", "cosine-restarts", "polynomial", "constant", "constant-with-warmup", "inverse-sqrt"]
 Objective = Literal["sft", "dpo"]
 Sharding = Literal["none", "fsdp", "fsdp-gradients"]
+Init = Literal[
+    "default", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "mica", "eva", "corda", "lora_ga"
+]  # fmt: skip
+CHANGE_THE_BASE = frozenset({"pissa", "pissa_niter_16", "olora", "corda", "lora_ga"})
+"""Beginnings that take something out of the base and put it into the adapter."""
+ASK_THE_DATA = frozenset({"eva", "corda", "lora_ga"})
+"""Beginnings that run rows of the data through the base first."""
 
 
 class TrainingConfig(Settings):
@@ -48,8 +55,8 @@ class TrainingConfig(Settings):
     """Divide alpha by the square root of the rank, which keeps high ranks stable."""
     dora: bool = setting(False, group="Method")
     """Learn direction and size of the weights separately: often a little better, and slower."""
-    init: Literal["default", "gaussian", "pissa", "olora", "orthogonal"] = setting("default", group="Method")
-    """How the adapter begins; all but pissa and olora begin without effect on the model."""
+    init: Init = setting("default", group="Method")
+    """How the adapter begins, by PEFT's names; eva, corda and lora_ga look at the data first. All begin without effect on the model."""
     continue_from: str = setting("", group="Method")
     """An adapter to train further; its rank and layers are kept."""
 

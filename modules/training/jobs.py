@@ -21,7 +21,7 @@ from modules.library.places import safe_name, write_text
 from modules.library.spec import ModelSpec
 from modules.training import checkpoints, events, launch, process
 from modules.training.checks import check_model, check_output, check_settings
-from modules.training.config import TrainingConfig
+from modules.training.config import CHANGE_THE_BASE, TrainingConfig
 from modules.training.dataset import Places, Prepared, prepare, split
 from modules.training.folder import Plan, RunFolder
 from modules.training.merging import Merge, read_merge, start_merge
@@ -289,8 +289,8 @@ class TrainingJobs:
         source = folder.checkpoints / safe_name(checkpoint, "checkpoint")
         if not checkpoints.is_complete(source):
             raise NotFound(f"There is no complete checkpoint {checkpoint} in this run.", param="checkpoint")
-        if config.init in ("pissa", "olora"):
-            raise UserError("Adapters begun with pissa or olora can be used when the run is done.", param="checkpoint")
+        if config.init in CHANGE_THE_BASE:
+            raise UserError(f"Adapters begun with {config.init} can be used when the run is done.", param="checkpoint")
         return source
 
     def _folder(self, id: str) -> RunFolder:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from modules.training import checkpoints, events
-from modules.training.config import TrainingConfig
+from modules.training.config import Init, TrainingConfig
 from modules.training.folder import RunFolder
 from modules.training.samples import Sample
 from modules.training.worker.__main__ import main, train
@@ -144,6 +144,8 @@ def test_packed_sequences_train_too(make_run):
     "settings",
     [
         {"rslora": True}, {"dora": True}, {"init": "gaussian"}, {"init": "orthogonal"}, {"init": "olora"}, {"init": "pissa"},
+        {"init": "pissa_niter_16"}, {"init": "mica"}, {"init": "eva"}, {"init": "corda"}, {"init": "lora_ga"},
+        {"init": "eva", "method": "qlora"}, {"method": "lora-8bit"},
         {"target_modules": "q_proj, v_proj", "dropout": 0.1}, {"optimizer": "adafactor"}, {"optimizer": "sgd"},
         {"optimizer": "paged-adamw"}, {"dtype": "bfloat16"}, {"dtype": "mixed"}, {"method": "qlora"}, {"method": "full", "learning_rate": 1e-3},
     ],
@@ -163,8 +165,8 @@ def test_every_way_of_training_learns_and_can_be_resumed(make_run, settings):
     assert losses(folder) == pytest.approx(undisturbed[6:], abs=tolerance)
 
 
-@pytest.mark.parametrize("init", ["pissa", "olora"])
-def test_an_adapter_that_changed_its_base_is_told_for_the_plain_base(make_run, tiny_llama_folder, init):
+@pytest.mark.parametrize("init", get_args(Init))
+def test_however_an_adapter_began_it_gives_the_same_logits_on_the_plain_base(make_run, tiny_llama_folder, init):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 

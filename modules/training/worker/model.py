@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from torch import nn
 
 from modules.errors import UserError
 from modules.loaders.noise import import_gptqmodel, import_torchao
-from modules.training.config import TrainingConfig
+from modules.training.config import CHANGE_THE_BASE, TrainingConfig
 from modules.training.layers import choose_targets
-from modules.training.samples import load_tokenizer
+from modules.training.samples import Sample, load_tokenizer
+from modules.training.worker.beginning import fill_new_adapter, look_at_the_data, peft_settings
 
-_CHANGES_THE_BASE = ("pissa", "olora")
 _NEEDS = {"qlora": "bitsandbytes", "lora-8bit": "bitsandbytes", "gptq-lora": "gptqmodel"}
 
 
@@ -46,9 +47,17 @@ class Trainee:
 
 
 def load_trainee(
-    config: TrainingConfig, base: Path, adapter: Path | None, device: torch.device, resume: Path | None
+    config: TrainingConfig,
+    base: Path,
+    adapter: Path | None,
+    device: torch.device,
+    resume: Path | None,
+    samples: Sequence[Sample],
 ) -> Trainee:
-    """Load `base` and put the adapter on it: a new one, `adapter` to train further, or the one of the checkpoint `resume`."""
+    """Load `base` and put the adapter on it: a new one, `adapter` to train further, or the one of the checkpoint `resume`.
+
+    samples: those to train on, which some adapters look at to begin.
+    """
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(base)
     weights, autocast = _formats(config, device)
@@ -57,7 +66,7 @@ def load_trainee(
     model.config.use_cache = False
     if config.method != "full":
         model.requires_grad_(False)
-        model = _with_adapter(model, config, base, adapter, resume)
+        model = _with_adapter(model, config, base, adapter, resume, samples)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -135,12 +144,13 @@ def _bitsandbytes(config: TrainingConfig, weights: torch.dtype) -> Any:
     )
 
 
-def _with_adapter(model: Any, config: TrainingConfig, base: Path, adapter: Path | None, resume: Path | None) -> Any:
+def _with_adapter(
+    model: Any, config: TrainingConfig, base: Path, adapter: Path | None, resume: Path | None, samples: Sequence[Sample]
+) -> Any:
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    if source := resume or adapter:
-        return PeftModel.from_pretrained(model, str(source), is_trainable=True)
-    init: Any = True if config.init == "default" else config.init
+    if adapter and not resume:
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
@@ -149,10 +159,15 @@ def _with_adapter(model: Any, config: TrainingConfig, base: Path, adapter: Path 
         target_modules=choose_targets(config.target_modules, linear_layers(model)),
         use_rslora=config.rslora,
         use_dora=config.dora,
-        init_lora_weights=init,
         base_model_name_or_path=str(base),
+        **peft_settings(config),
     )
-    return get_peft_model(model, lora)
+    look_at_the_data(model, lora, config, samples)
+    if resume:
+        return PeftModel.from_pretrained(model, str(resume), is_trainable=True)
+    model = get_peft_model(model, lora)
+    fill_new_adapter(model, config, samples)
+    return model
 
 
 def linear_layers(model: nn.Module) -> list[str]:
@@ -176,8 +191,8 @@ def save_weights(trainee: Trainee, folder: Path, weights: dict[str, torch.Tensor
 
 
 def keep_beginning(trainee: Trainee, config: TrainingConfig, folder: Path) -> None:
-    """PiSSA and OLoRA change the base: what they began with is kept, so that the result can be told for the plain base."""
-    if config.init in _CHANGES_THE_BASE and not folder.exists():
+    """What changed the base is kept as it began, so that the result can be told for the plain base."""
+    if config.init in CHANGE_THE_BASE and not folder.exists():
         lora = trainee.model.peft_config["default"]
         init, lora.init_lora_weights = lora.init_lora_weights, True
         trainee.model.save_pretrained(str(folder))
@@ -188,7 +203,9 @@ def save_result(
     trainee: Trainee, config: TrainingConfig, folder: Path, beginning: Path, weights: dict[str, torch.Tensor] | None = None
 ) -> None:
     """What people use: an adapter for the plain base, or a whole model."""
-    if config.init in _CHANGES_THE_BASE and beginning.exists():
+    if config.init in CHANGE_THE_BASE and beginning.exists():
+        lora = trainee.model.peft_config["default"]
+        lora.corda_config = lora.lora_ga_config = None  # they are about the beginning, of which nothing is left
         trainee.model.save_pretrained(str(folder), path_initial_model_for_weight_conversion=str(beginning))
         (folder / "README.md").unlink(missing_ok=True)
     else:

@@ -47,7 +47,8 @@ class Run:
         found = checkpoints.list_checkpoints(folder.checkpoints)
         newest = found[-1] if found else None
         adapter = Path(self.plan.adapter) if self.plan.adapter else None
-        self.trainee = load_trainee(self.config, Path(self.plan.model), adapter, group.device, newest.path if newest else None)
+        resume = newest.path if newest else None
+        self.trainee = load_trainee(self.config, Path(self.plan.model), adapter, group.device, resume, train)
         if group.is_first:
             keep_beginning(self.trainee, self.config, folder.beginning)
         group.prepare(self.trainee.model)
