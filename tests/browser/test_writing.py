@@ -86,7 +86,7 @@ def test_a_reply_survives_a_reload_and_stop_ends_it_at_once(site: Site, name: st
     paper.button("Stop").click()
     paper.state("cut")
     text = paper.text.input_value()
-    assert text == site.app.sheets.read("local", name).text and 20 < len(text) < 15_000  # of 3,000 words
+    assert text == site.app.sheets.read("local", name).text and 20 < len(text) < 3000
     assert text.removeprefix("Begin: " if name == "notebook" else "").startswith("word word")
     assert site.model.streams[-1].closed
 

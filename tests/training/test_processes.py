@@ -52,14 +52,14 @@ def threads():
 def test_two_processes_give_the_losses_of_one_in_two_thirds_of_the_time(make_run, training_root, threads):
     """That there really were two is read from what they say of themselves, and from two states of random numbers.
 
-    The time is that of a middle step, and the best of five tries: other programs may be at work on the same cores.
+    The time is that of a middle step, and the best of three tries: other programs may be at work on the same cores.
     """
     write_tiny_llama(training_root / "models" / "larger", hidden=256, layers=4)
     rows = ["question,answer", *(f"Who is {n}?,{'The keeper of the lamp writes his book. ' * 9}" for n in range(16))]
     (training_root / "training" / "datasets" / "long.csv").write_text("\n".join(rows))
     settings = {"model": "larger", "dataset": "long.csv", "batch": 8, "max_steps": 7, "save_every": 100}
     ratios = []
-    while len(ratios) < 5 and max(ratios, default=0) < 1.5:
+    while len(ratios) < 3 and max(ratios, default=0) < 1.5:
         one = make_run(f"one-{len(ratios)}", **settings)
         two = make_run(f"two-{len(ratios)}", processes=2, **settings)
         train(one)
