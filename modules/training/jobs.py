@@ -194,8 +194,7 @@ class TrainingJobs:
         """One run. Raises NotFound."""
         folder = self._folder(id)
         config = folder.read_config()
-        told = self.events(id)
-        state, reason = self._state(folder, told)
+        told, (state, reason) = self._look(folder)
         steps = [event for event in told if isinstance(event, events.Stepped)]
         started = next((event for event in reversed(told) if isinstance(event, events.Started)), None)
         recent = steps[-20:]
@@ -299,15 +298,20 @@ class TrainingJobs:
             raise NotFound(f"There is no training run called {id}.")
         return folder
 
-    def _state(self, folder: RunFolder, told: Sequence[events.TrainingEvent]) -> tuple[State, str]:
-        if process.alive(folder.process):
-            if folder.stop_mark.exists():
-                return "stopping", ""
+    def _look(self, folder: RunFolder) -> tuple[Sequence[events.TrainingEvent], tuple[State, str]]:
+        """(What a run has told, how it stands). Each is read before what replaces it: the queue's mark, the process, its last words."""
+        queued = folder.queued.exists()
+        alive = process.alive(folder.process) is not None
+        told = self.events(folder.path.name)
+        if alive and folder.stop_mark.exists():
+            return told, ("stopping", "")
+        if alive:
             launched = json.loads(folder.process.read_text(encoding="utf-8")).get("started") or 0
             fresh = any(isinstance(event, events.Started) and event.at >= launched for event in told)
-            return ("running" if fresh else "starting"), ""
-        if folder.queued.exists():
-            return "queued", ""
+            return told, ("running" if fresh else "starting", "")
+        return told, ("queued", "") if queued else self._ended(folder, told)
+
+    def _ended(self, folder: RunFolder, told: Sequence[events.TrainingEvent]) -> tuple[State, str]:
         match told[-1] if told else None:
             case events.Done(reason=reason):
                 return "done", reason
@@ -348,10 +352,13 @@ class TrainingJobs:
         )
 
     def _launch(self, folder: RunFolder, config: TrainingConfig) -> None:
+        """Start the process, and only then take the run out of the queue: it is one or the other at any moment."""
         folder.stop_mark.unlink(missing_ok=True)
-        folder.queued.unlink(missing_ok=True)
         words = launch.command(config, folder.path.resolve())
-        process.start(words, cwd=launch.CODE, log=folder.log, mark=folder.process, environment=process.python_environment())
+        try:
+            process.start(words, cwd=launch.CODE, log=folder.log, mark=folder.process, environment=process.python_environment())
+        finally:
+            folder.queued.unlink(missing_ok=True)
 
     # --- the queue
 

@@ -181,6 +181,36 @@ def test_what_ends_before_its_first_word_has_failed_with_its_last_lines(jobs, ma
     assert job.state == "failed" and "no module named torch" in job.reason
 
 
+def test_a_run_is_in_the_queue_until_its_process_has_begun(jobs, make_run, monkeypatch):
+    folder = make_run("waiting")
+    folder.queued.write_text("1")
+    assert jobs.get("waiting").state == "queued"
+    start, seen = process.start, []
+
+    def watched(*words: Any, **more: Any) -> int:
+        seen.append(jobs.get("waiting").state)
+        number = start([sys.executable, "-c", "input()"], **{**more, "environment": {}})
+        seen.append(jobs.get("waiting").state)
+        return number
+
+    monkeypatch.setattr(process, "start", watched)
+    TrainingJobs(jobs.root)  # it finds the waiting run, and begins it
+    wait_for(lambda: not folder.queued.exists(), what="the start")
+    assert seen == ["queued", "starting"]
+
+
+def test_a_run_that_ends_while_it_is_looked_at_has_not_been_interrupted(jobs, make_run, monkeypatch):
+    folder = make_run("quick")
+    folder.process.write_text(json.dumps({"pid": 1, "started": 0.0}))
+    events.append_event(folder.events, events.Started(0, 2, 1, "cpu", "float32", 1, 1))
+
+    def ends(mark: Path) -> None:
+        events.append_event(folder.events, events.Done(2, "loras/quick", "all steps are done"))
+
+    monkeypatch.setattr(process, "alive", ends)
+    assert jobs.get("quick").state == "done"
+
+
 # --- told before the start
 
 
