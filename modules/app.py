@@ -89,7 +89,7 @@ class App:
         if self.last_load is None:
             raise Unavailable("No model was loaded yet: choose one first.")
         name, options = self.last_load
-        model = self.engine.loaded
+        model = self.engine.loaded or self.engine.asleep
         adapters = model.adapters if model is not None else ()
         model = self._load(self.models.find(name), options, stop_running)
         self._load_adapters(adapters)
@@ -154,9 +154,26 @@ class App:
         self.engine.close()
         self.store.close()
 
+    def sleep(self, idle: float = 0.0) -> None:
+        """Give the memory of a model back that nobody has used for `idle` seconds, until the next request asks for it."""
+        model, last_load = self.engine.loaded, self.last_load
+        if model is None or last_load is None:
+            return
+        (name, options), adapters = last_load, model.adapters
+
+        def load(report: Callable[[str], None]) -> LoadedModel:
+            woken = choose.load(self.models.find(name), options, report)
+            for adapter in adapters:
+                try:
+                    woken.load_adapter(adapter, str(self.loras.find(adapter).path))
+                except UserError as error:
+                    log.error("%s", error.message)
+            return woken
+
+        if self.engine.sleep(load, idle=idle):
+            log.info("%s was unloaded: nobody has used it for %g minutes", model.name, idle / 60)
+
     def _unload_when_idle(self) -> None:
         limit = self.options.idle_timeout * 60
         while not self._closing.wait(min(limit / 4, 15)):
-            if self.engine.loaded is not None and time.monotonic() - self.engine.last_used > limit:
-                log.info("unloading the model: nobody has used it for %g minutes", self.options.idle_timeout)
-                self.engine.unload()
+            self.sleep(limit)

@@ -25,7 +25,7 @@ def build(app: App) -> FastAPI:
         web.add_middleware(guard.HostGuard)
 
     @web.get("/health", tags=["server"], responses={503: {"description": "A model is being loaded."}})
-    def health() -> JSONResponse:
+    async def health() -> JSONResponse:
         """200 when the server answers and no model is being loaded; 503 while one is."""
         status = app.engine.status
         loading = status.state == "loading"

@@ -28,7 +28,18 @@ from modules.api.replies import (
     chat_logprobs,
     usage_of,
 )
-from modules.api.streaming import DONE, EVENTS, EventSource, begun, close_all, data, merged, open_streams, unless_gone
+from modules.api.streaming import (
+    DONE,
+    EVENTS,
+    EventSource,
+    begun,
+    close_all,
+    data,
+    merged,
+    open_streams,
+    unless_gone,
+    when_awake,
+)
 from modules.api.tool_calls import CallArguments, CallBegins, Piece, ToolReader
 from modules.errors import UserError
 from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Messages, Token
@@ -54,7 +65,9 @@ def router(app: App) -> APIRouter:
     @routes.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
     async def create_chat_completion(body: ChatCompletionRequest, request: Request) -> Response:
         """Answer a conversation."""
-        return await unless_gone(request, answer(app, body, app.access.require_api(request)))
+        owner = app.access.require_api(request)
+        work = when_awake(app.engine, lambda: answer(app, body, owner), stream=body.stream)
+        return await unless_gone(request, work)
 
     return routes
 

@@ -23,7 +23,7 @@ from modules.api.replies import (
     completion_logprobs,
     usage_of,
 )
-from modules.api.streaming import DONE, EventSource, begun, close_all, data, merged, open_streams, unless_gone
+from modules.api.streaming import DONE, EventSource, begun, close_all, data, merged, open_streams, unless_gone, when_awake
 from modules.errors import UserError
 from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Token
 
@@ -40,7 +40,9 @@ def router(app: App) -> APIRouter:
     @routes.post("/v1/completions", response_model=Completion, responses=STREAMED)
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Continue a text, or several."""
-        return await unless_gone(request, answer(app, body, app.access.require_api(request)))
+        owner = app.access.require_api(request)
+        work = when_awake(app.engine, lambda: answer(app, body, owner), stream=body.stream)
+        return await unless_gone(request, work)
 
     return routes
 

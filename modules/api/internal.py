@@ -13,7 +13,9 @@ from modules.api.chat import generation_request
 from modules.api.chat_request import ChatCompletionRequest
 from modules.api.common import Body
 from modules.api.errors import REFUSALS
+from modules.api.streaming import awake
 from modules.errors import UserError
+from modules.generation.engine import State
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, TokenAlternative
 
@@ -88,9 +90,9 @@ class RenderedChat(Tokens):
 
 
 class ModelInfo(BaseModel):
-    """The loaded model; state says whether there is one."""
+    """The loaded model; state says whether there is one. One that is asleep is loaded again for the next request."""
 
-    state: Literal["empty", "loading", "ready"]
+    state: State
     name: str | None
     progress: str
     error: str | None
@@ -182,10 +184,10 @@ def _add_text(routes: APIRouter, app: App) -> None:
     @routes.post("/chat-prompt")
     async def render_chat_prompt(body: ChatCompletionRequest, request: Request) -> RenderedChat:
         """The exact prompt that a chat request makes, without answering it."""
+        owner = app.access.require_api(request)
+        await awake(app.engine)
         model = app.engine.model
-        rendered = await run_in_threadpool(
-            model.render, await generation_request(app, model, body, app.access.require_api(request))
-        )
+        rendered = await run_in_threadpool(model.render, await generation_request(app, model, body, owner))
         tokens = list(rendered.tokens)
         return RenderedChat(prompt=rendered.text, length=len(tokens), tokens=tokens, dropped_messages=rendered.dropped_messages)
 

@@ -37,7 +37,7 @@ def router(app: App) -> APIRouter:
     routes = APIRouter(tags=["models"], responses=REFUSALS)
 
     def available() -> list[ModelReply]:
-        model = app.engine.loaded
+        model = app.engine.loaded or app.engine.asleep
         if model is None:
             return []
         created, length = int(app.started), model.context_length

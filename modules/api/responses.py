@@ -18,7 +18,17 @@ from modules.api.common import shown_name
 from modules.api.errors import REFUSALS, describe
 from modules.api.progress import Progress
 from modules.api.response_request import ResponseRequest
-from modules.api.streaming import EVENTS, EventSource, begun, close_all, data, merged, open_streams, unless_gone
+from modules.api.streaming import (
+    EVENTS,
+    EventSource,
+    begun,
+    close_all,
+    data,
+    merged,
+    open_streams,
+    unless_gone,
+    when_awake,
+)
 from modules.api.tool_calls import CallArguments, CallBegins, Piece, ToolReader
 from modules.errors import UserError
 from modules.generation.types import GenerationEvent
@@ -93,7 +103,9 @@ def router(app: App) -> APIRouter:
     @routes.post("/v1/responses", response_model=ResponseReply, responses=STREAMED)
     async def create_response(body: ResponseRequest, request: Request) -> Response:
         """Answer a conversation, in the newer form of the protocol."""
-        return await unless_gone(request, answer(app, body, app.access.require_api(request)))
+        owner = app.access.require_api(request)
+        work = when_awake(app.engine, lambda: answer(app, body, owner), stream=bool(body.stream))
+        return await unless_gone(request, work)
 
     return routes
 

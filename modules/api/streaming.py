@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -20,6 +20,8 @@ from modules.generation.types import GenerationEvent, GenerationRequest
 T = TypeVar("T")
 HEARTBEAT_SECONDS = 10.0
 FIRST_EVENT_SECONDS = 5.0
+LOADING_SECONDS = 1.0
+"""Between two words about a model that is being loaded."""
 EVENTS = {
     "text/event-stream": {"itemSchema": {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}}
 }
@@ -27,6 +29,47 @@ EVENTS = {
 CLIENT_LEFT = 499
 """A status that nobody sees."""
 DONE = b"data: [DONE]\n\n"
+
+
+async def awake(engine: Engine) -> None:
+    """Once a model that slept is there again; no thread waits for it. Raises UserError where it cannot be loaded."""
+    if waking := engine.wake():
+        await asyncio.wrap_future(waking)
+
+
+async def when_awake(engine: Engine, work: Callable[[], Coroutine[Any, Any, Response]], *, stream: bool) -> Response:
+    """The answer of `work`, once a model that slept is there again. Raises UserError.
+
+    A stream that has to wait long begins at once, with comments that say what is being loaded.
+    """
+    if waking := engine.wake():
+        loading = asyncio.wrap_future(waking)
+        if stream:
+            await asyncio.wait({loading}, timeout=FIRST_EVENT_SECONDS)
+        if stream and not loading.done():
+            streams: list[EventStream] = []
+            return EventSource(_after_load(engine, loading, work, streams), streams)
+        await loading
+    return await work()
+
+
+async def _after_load(
+    engine: Engine,
+    loading: asyncio.Future[None],
+    work: Callable[[], Coroutine[Any, Any, Response]],
+    streams: list[EventStream],
+) -> AsyncGenerator[bytes]:
+    while not loading.done():
+        status = engine.status
+        yield f": loading {status.name} {' '.join(status.progress.split())}\n\n".encode()
+        await asyncio.wait({loading}, timeout=LOADING_SECONDS)
+    loading.result()
+    answer = await work()
+    assert isinstance(answer, EventSource)
+    streams += answer.streams
+    async with contextlib.aclosing(answer.pieces) as pieces:
+        async for piece in pieces:
+            yield piece
 
 
 async def open_streams(engine: Engine, requests: Sequence[GenerationRequest]) -> list[EventStream]:
@@ -159,11 +202,11 @@ class EventSource(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, pieces: AsyncIterator[bytes], streams: Sequence[EventStream]) -> None:
+    def __init__(self, pieces: AsyncGenerator[bytes], streams: Sequence[EventStream]) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._pieces = pieces
-        self._streams = streams
+        self.pieces = pieces
+        self.streams = streams
         self._sent = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -178,12 +221,12 @@ class EventSource(Response):
         except OSError:
             pass  # the client left in the middle of a piece
         finally:
-            close_all(self._streams)
+            close_all(self.streams)
             await _end(tasks)
 
     async def _write(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async with contextlib.aclosing(_told(self._pieces)) as pieces:
+        async with contextlib.aclosing(_told(self.pieces)) as pieces:
             async for piece in pieces:
                 self._sent += 1
                 await send({"type": "http.response.body", "body": piece, "more_body": True})

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,15 +23,28 @@ Load = Callable[[Callable[[str], None]], LoadedModel]
 """Makes a model, and reports its progress in short sentences meanwhile."""
 
 
+State = Literal["empty", "loading", "ready", "asleep"]
+
+
 @dataclass(frozen=True)
 class EngineStatus:
-    """What the page shows: `name` is the model that is loaded or being loaded; error is why the last load failed."""
+    """What the page shows: `name` is the model that is loaded, being loaded or asleep; error is why the last load failed."""
 
-    state: Literal["empty", "loading", "ready"]
+    state: State
     name: str | None = None
     progress: str = ""
     seconds: float = 0.0
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Asleep:
+    """A model whose memory was given back because nobody used it: what requests can name, and how it comes back."""
+
+    name: str
+    context_length: int
+    adapters: tuple[str, ...]
+    load: Load
 
 
 class Engine:
@@ -45,6 +59,8 @@ class Engine:
         self._since = 0.0
         self._said: deque[str] = deque(maxlen=LINES_KEPT)
         self._changing = threading.Semaphore()
+        self._asleep: Asleep | None = None
+        self._waking: Future[None] | None = None
         self.last_used = time.monotonic()
         self.watchers: list[Callable[[EventStream], None]] = []
         """Called with every stream that is over, for those who count."""
@@ -65,8 +81,14 @@ class Engine:
 
     @property
     def model(self) -> LoadedModel:
-        """The loaded model. Raises Unavailable where there is none."""
+        """The loaded model; one that sleeps is loaded first, which takes its time. Raises Unavailable where there is none."""
+        if waking := self.wake():
+            waking.result()
+        return self._used()
+
+    def _used(self) -> LoadedModel:
         with self._lock:
+            self.last_used = time.monotonic()
             if self._model is not None:
                 return self._model
             if self._status.state == "loading":
@@ -76,15 +98,22 @@ class Engine:
             raise Unavailable("No model is loaded. Choose one on the Models tab, or start the server with --model NAME.")
 
     @property
+    def asleep(self) -> Asleep | None:
+        """The model that the next request loads again; it stays so until it is there, or another is chosen."""
+        with self._lock:
+            return self._asleep
+
+    @property
     def loaded(self) -> LoadedModel | None:
         with self._lock:
             return self._model
 
     def stream(self, request: GenerationRequest) -> EventStream:
         """Answer `request` with the loaded model. Closing the stream stops it. Raises UserError."""
+        if waking := self.wake():
+            waking.result()
         with self._lock:
-            model = self.model
-            self.last_used = time.monotonic()
+            model = self._used()
             self._starting += 1
         try:
             events = model.stream(request)
@@ -120,23 +149,74 @@ class Engine:
         """
         with self._changing:
             self._close(stop_running, EngineStatus("loading", name, "starting"))
+            return self._load(name, load)
+
+    def _load(self, name: str, load: Load) -> LoadedModel:
+        """For whoever holds _changing, while no model is loaded."""
+        with self._lock:
+            self._said.clear()
+        try:
+            model = load(self._report)
+        except UserError as error:
+            self._set(EngineStatus("empty", error=error.message))
+            raise
+        except Exception as error:
+            log.exception("loading %s failed", name)
+            message = f"{name} could not be loaded: {error or type(error).__name__}"
+            self._set(EngineStatus("empty", error=message))
+            raise Unavailable(message) from error
+        with self._lock:
+            self._model = model
+            self._asleep = None
+            self._status = EngineStatus("ready", model.name, seconds=time.monotonic() - self._since)
+            self.last_used = time.monotonic()
+        return model
+
+    def sleep(self, load: Load, *, idle: float = 0.0) -> bool:
+        """Give the memory of a model back that nobody has used for `idle` seconds; the next request brings it back by `load`.
+
+        False where there is none, or where it is in use.
+        """
+        with self._changing:
             with self._lock:
-                self._said.clear()
-            try:
-                model = load(self._report)
-            except UserError as error:
-                self._set(EngineStatus("empty", error=error.message))
-                raise
-            except Exception as error:
-                log.exception("loading %s failed", name)
-                message = f"{name} could not be loaded: {error or type(error).__name__}"
-                self._set(EngineStatus("empty", error=message))
-                raise Unavailable(message) from error
-            with self._lock:
-                self._model = model
-                self._status = EngineStatus("ready", model.name, seconds=time.monotonic() - self._since)
-                self.last_used = time.monotonic()
-            return model
+                model = self._model
+                used = self._streams or self._starting or time.monotonic() - self.last_used < idle
+                if model is None or used:
+                    return False
+                asleep = Asleep(model.name, model.context_length, model.adapters, load)
+            self._close(False, EngineStatus("asleep", model.name), asleep)
+            return True
+
+    def wake(self) -> Future[None] | None:
+        """Begin to load the model that sleeps; None where none does. Whoever asks meanwhile waits for the same load."""
+        with self._lock:
+            if self._asleep is None:
+                return None
+            if self._waking is None:
+                self._waking = Future()
+                self._waking.set_running_or_notify_cancel()
+                threading.Thread(target=self._wake, args=(self._waking,), name="wake", daemon=True).start()
+            return self._waking
+
+    def _wake(self, waking: Future[None]) -> None:
+        failure = None
+        try:
+            with self._changing:
+                with self._lock:
+                    asleep = self._asleep
+                    if asleep is not None:  # nobody chose another model meanwhile
+                        self._status, self._since = EngineStatus("loading", asleep.name, "starting"), time.monotonic()
+                if asleep is not None:
+                    log.info("loading %s again", asleep.name)
+                    self._load(asleep.name, asleep.load)
+        except UserError as error:
+            failure = error
+        with self._lock:
+            self._waking = None
+        if failure is None:
+            waking.set_result(None)
+        else:
+            waking.set_exception(failure)
 
     def unload(self, *, stop_running: bool = False) -> None:
         """Give the model's memory back. Does nothing without one."""
@@ -146,8 +226,9 @@ class Engine:
     def close(self) -> None:
         self.unload(stop_running=True)
 
-    def _close(self, stop_running: bool, status: EngineStatus) -> None:
+    def _close(self, stop_running: bool, status: EngineStatus, asleep: Asleep | None = None) -> None:
         with self._lock:
+            self._asleep = asleep
             model, self._model = self._model, None
             self._status = status
             self._since = time.monotonic()

@@ -20,7 +20,7 @@ class ServerOptions(Settings):
     data_dir: str = setting("data", group="Model")
     """The folder for chats and what users set."""
     idle_timeout: float = setting(0.0, min=0, max=100_000, group="Model")
-    """Unload the model after this many minutes without a request; 0 keeps it."""
+    """Unload the model after this many minutes without a request, and load it again for the next; 0 keeps it."""
 
     # --- where to listen
     listen: bool = setting(False, group="Network")

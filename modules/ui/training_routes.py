@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 
 from modules.app import App
 from modules.errors import UserError
@@ -89,7 +90,7 @@ def router(app: App) -> APIRouter:
     @routes.post("/ask")
     async def ask(body: Question) -> StreamingResponse:
         """The text of a reply, as it is made."""
-        events = training_actions.ask(app, body.question, body.adapter)
+        events = await run_in_threadpool(training_actions.ask, app, body.question, body.adapter)
 
         async def text() -> AsyncIterator[str]:
             try:

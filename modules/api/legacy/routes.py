@@ -16,7 +16,7 @@ from modules.api import errors, guard
 from modules.api.auth import key_of_api
 from modules.api.legacy.request import chat_request, text_request
 from modules.api.progress import Progress
-from modules.api.streaming import close_all, merged, open_streams, unless_gone, until_gone
+from modules.api.streaming import awake, close_all, merged, open_streams, unless_gone, until_gone
 from modules.errors import UserError
 from modules.generation.stream import EventStream
 from modules.generation.types import GenerationRequest
@@ -70,6 +70,7 @@ def _blocking(app: App, dialect: Dialect) -> APIRouter:
 
     @routes.post("/generate")
     async def generate(request: Request, body: dict[str, Any]) -> Response:
+        await awake(app.engine)
         wanted = await run_in_threadpool(text_request, app, body)
 
         async def answer() -> Response:
@@ -79,6 +80,7 @@ def _blocking(app: App, dialect: Dialect) -> APIRouter:
 
     @routes.post("/chat")
     async def chat(request: Request, body: dict[str, Any]) -> Response:
+        await awake(app.engine)
         wanted = await run_in_threadpool(chat_request, app, body)
 
         async def answer() -> Response:
@@ -164,6 +166,7 @@ async def _serve_socket(app: App, dialect: Dialect, socket: WebSocket, *, chat: 
 
 async def _answer_socket(app: App, dialect: Dialect, socket: WebSocket, body: dict[str, Any], chat: bool) -> bool:
     """Send one reply; whether the client is still there."""
+    await awake(app.engine)
     wanted = await run_in_threadpool(chat_request, app, body) if chat else None
     request = wanted.request if wanted is not None else await run_in_threadpool(text_request, app, body)
 

@@ -38,7 +38,7 @@ export class Attachments {
 
   // Whether the model that is loaded sees; if not, the button says why.
   allow({engine}) {
-    this.why = engine?.state !== "ready" ? t("pictures.none") : engine.images ? "" : t("pictures.blind", {name: engine.name});
+    this.why = engine?.state === "asleep" ? "" : engine?.state !== "ready" ? t("pictures.none") : engine.images ? "" : t("pictures.blind", {name: engine.name});
     this.button.setAttribute("aria-disabled", String(Boolean(this.why)));
     this.button.title = this.why || t("pictures.add");
   }

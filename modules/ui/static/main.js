@@ -461,8 +461,8 @@ class Chat {
     if (this.welcome.dataset.key === key) return;
     this.welcome.dataset.key = key;
     const parts = [h("h1", {}, t("welcome"))];
-    if (engine.state === "ready") {
-      parts.push(h("p", {}, t("welcome.ready", {name: engine.name})));
+    if (["ready", "asleep"].includes(engine.state)) {
+      parts.push(h("p", {}, t(`welcome.${engine.state}`, {name: engine.name})));
       const ideas = h("div", {class: "tl-ideas"});
       for (const number of [1, 2, 3]) {
         ideas.append(h("button", {type: "button", class: "tl-idea", onclick: () => this.suggest(t(`idea.${number}`))}, t(`idea.${number}`)));

@@ -64,6 +64,7 @@ export class Models {
     const said = {
       ready: t("engine.ready", {name: engine.name, context: count(engine.context ?? 0)}),
       loading: t("engine.loading", {name: engine.name, progress: engine.progress, seconds: Math.round(engine.seconds)}),
+      asleep: t("engine.asleep", {name: engine.name}),
       empty: engine.error ?? t("engine.empty"),
     }[engine.state];
     const words = load && engine.state === "ready" ? `${said} ${loadWords(load)}` : said;
@@ -82,12 +83,12 @@ export class Models {
     });
     this.status.replaceChildren(h("span", {class: "tl-dot"}), h("span", {class: "tl-engine-words"}, words),
       this.view.admin && engine.again && engine.state !== "loading" ? act(t("model.again"), "again", () => post("/model/again")) : "",
-      this.view.admin && engine.state === "ready" ? act(t("model.unload"), "close", () => remove("/model")) : "");
+      this.view.admin && ["ready", "asleep"].includes(engine.state) ? act(t("model.unload"), "close", () => remove("/model")) : "");
   }
 
   // What a load says is of interest while it goes on, and where it failed: an engine of its own (vLLM) says much.
   drawLog(engine) {
-    this.log.hidden = engine.log.length < 2 || engine.state === "ready";
+    this.log.hidden = engine.log.length < 2 || ["ready", "asleep"].includes(engine.state);
     const text = engine.log.join("\n");
     const pre = this.log.lastChild;
     if (pre.textContent === text) return;

@@ -32,6 +32,7 @@ export class TopBar {
     const names = {
       ready: engine.name,
       loading: t("model.loading", {name: engine.name, seconds: Math.round(engine.seconds)}),
+      asleep: t("model.asleep", {name: engine.name}),
       empty: t("model.none"),
     };
     this.modelName.textContent = names[engine.state];
