@@ -291,7 +291,7 @@ class Loop:
         prompt_tokens = 0
         # The shortest first, each at most its fair part: a short question need not wait for a long one.
         reading.sort(key=lambda row: sum(lane.pending for lane in row.lanes))
-        for index, row in enumerate(reading):
+        for index, row in enumerate(reading if budget else ()):
             part = max(1, (budget - prompt_tokens) // (len(reading) - index))
             counts = _counts([lane.pending for lane in row.lanes], part)
             shares += [Share(row, lane, count) for lane, count in zip(row.lanes, counts, strict=True) if count]

@@ -3,39 +3,53 @@
 from __future__ import annotations
 
 LEAST = 16
+"""Fewer prompt tokens are not computed at once: the weights are read for each pass, however few they are."""
 ALONE_SECONDS = 0.1
 """The length of a step when no reply is running: what a newcomer may have to wait."""
 SHARE = 0.7
-"""How much longer a step of running replies may get when a prompt is read beside it."""
+"""Seconds that prompts may take for each second that running replies take."""
 WEIGHT = 0.3
 
 
 class Pace:
-    """Weighted means of seconds; `most` is the largest chunk."""
+    """Weighted means of seconds. most: the largest chunk; first: that of a step when nothing is known yet.
+
+    Running replies earn seconds that prompts may spend. A chunk that cost more than was earned is followed by steps without one.
+    """
 
     def __init__(self, most: int, first: int) -> None:
         self._most = most
         self._first = min(first, most)
         self._step: float | None = None
         self._per_token: dict[bool, float] = {}
+        self._earned = 0.0
 
     def budget(self, decoding: bool) -> int:
-        """How many prompt tokens to compute now; decoding: whether replies are running beside."""
+        """How many prompt tokens to compute now, 0 for none; decoding: whether replies are running beside."""
         cost = self._per_token.get(decoding)
         if cost is None:
             return max(LEAST, self._first // 4) if decoding else self._first
-        seconds = SHARE * self._step if decoding and self._step else ALONE_SECONDS
-        return int(min(max(seconds / cost, LEAST), self._most))
+        if not decoding:
+            return int(min(max(ALONE_SECONDS / cost, LEAST), self._most))
+        return min(int(self._earned / cost), self._most) if self._earned >= LEAST * cost else 0
 
     def note(self, seconds: float, prompt_tokens: int, decoding: bool) -> None:
         """A step took `seconds`."""
         if not prompt_tokens:
             self._step = _mean(self._step, seconds)
+            self._earn(seconds, 0.0)
             return
         if decoding and self._step is None:
             return
         extra = max(seconds - (self._step or 0.0), seconds / 20) if decoding else seconds
         self._per_token[decoding] = _mean(self._per_token.get(decoding), extra / prompt_tokens)
+        if decoding:
+            self._earn(self._step or 0.0, extra)
+
+    def _earn(self, decoded: float, spent: float) -> None:
+        """Seconds of replies and of prompts. No more is kept than one chunk costs: a prompt must not find the savings of an hour."""
+        most = max(SHARE * (self._step or 0.0), LEAST * self._per_token.get(True, 0.0))
+        self._earned = min(self._earned + SHARE * decoded - spent, most)
 
 
 def _mean(old: float | None, new: float) -> float:
