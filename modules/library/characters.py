@@ -105,7 +105,10 @@ class CharacterLibrary:
         for folder in self._folders(owner):
             if path := self._find(folder, name):
                 return path
-        raise NotFound(f"There is no character called {name}.", param="character")
+        have = ", ".join(entry.id for entry in self.all(owner))
+        raise NotFound(
+            f"There is no character called {name}. {f'There are: {have}.' if have else ''}".strip(), param="character"
+        )
 
     def _remove(self, folder: Path, path: Path, keep: Collection[Path] = ()) -> None:
         for suffix in {*SUFFIXES, *_PICTURES}:

@@ -10,6 +10,8 @@ from websockets.sync.client import connect
 
 from modules.api.legacy.serve import LegacyServer
 from modules.errors import UserError
+from modules.generation.types import GenerationRequest, Message
+from modules.library.modes import staged
 from tests.api.conftest import make_app, wait_until
 from tests.fakes import EchoModel
 from tests.serving import Server, free_port
@@ -130,7 +132,7 @@ def test_chat_as_a_play_ends_before_the_next_line_of_a_speaker(legacy):
     body = {"user_input": "How are you?", "history": {"internal": [], "visible": []}, "mode": "chat", "your_name": "Ann"}
     reply = server.post("/chat", body).json()["results"][0]["history"]["internal"]
     assert reply == [["How are you?", " Fine."]]
-    assert server.model.requests[-1].prompt.endswith("\nAnn: How are you?\nAssistant:")
+    assert prompt_of(server).endswith("\nAnn: How are you?\nAssistant:")
 
 
 def test_chat_instruct_asks_for_the_next_line(legacy):
@@ -142,9 +144,65 @@ def test_chat_instruct_asks_for_the_next_line(legacy):
         "chat-instruct_command": "As <|character|>:\n<|prompt|>",
     }
     server.post("/chat", body).raise_for_status()
-    first, second = server.model.requests[-1].prompt
-    assert first.content.startswith("As Bo:\n")
-    assert second.content == "Bo:"
+    prompt = prompt_of(server)
+    assert prompt.startswith("<|im_start|>user\nAs Bo:\nA conversation between You and Bo")
+    assert prompt.endswith("\nYou: hi<|im_end|>\n<|im_start|>assistant\nBo:")
+
+
+def prompt_of(server):
+    """The last prompt, as the model got it."""
+    return server.model.render(server.model.requests[-1]).text
+
+
+@pytest.fixture
+def with_character(legacy):
+    server = legacy()
+    folder = server.app.characters.folder
+    folder.mkdir()
+    text = "name: Mira\ncontext: '{{char}} keeps a lighthouse and likes {{user}}.'\nexample_dialogue: '{{user}}: Storm?'\n"
+    (folder / "Mira.yaml").write_text(text, encoding="utf-8")
+    return server
+
+
+@pytest.mark.parametrize("mode", ["chat", "chat-instruct"])
+def test_a_character_of_the_server_is_played_as_on_the_page(with_character, mode):
+    server = with_character
+    history = {"internal": [["<|BEGIN-VISIBLE-CHAT|>", "Ahoy."]], "visible": [["", "Ahoy."]]}
+    server.post("/chat", {"user_input": "hi", "mode": mode, "character": "Mira", "your_name": "Ann", "history": history})
+    turns = [Message("assistant", "Ahoy."), Message("user", "hi")]
+    character = server.app.characters.read("", "Mira")
+    stage = staged(turns, mode, character, user="Ann", own_template=server.model.chat_template)
+    expected = server.model.render(GenerationRequest(stage.messages, template=stage.template)).text
+    assert prompt_of(server) == expected
+    assert "Mira keeps a lighthouse and likes Ann." in expected
+    assert server.model.requests[-1].sampling.stop[:2] == ("\nAnn:", "\nMira:")
+
+
+def test_what_the_body_says_goes_over_the_character(with_character):
+    with_character.post("/chat", {"user_input": "hi", "character": "Mira", "name2": "Bo", "context": "{{char}} sails."})
+    assert prompt_of(with_character).startswith("Bo sails.")
+
+
+def test_the_chat_script_of_2023_works_as_it_was_printed(legacy):
+    """It names a character that this server does not have, in the mode in which that year used none."""
+    server = legacy()
+    body = {
+        **BODY_OF_2023,
+        "user_input": "Please give me a step-by-step guide on how to plant a tree in my backyard.",
+        "history": {"internal": [], "visible": []},
+        "mode": "instruct",
+        "character": "Example",
+        "instruction_template": "Vicuna-v1.1",
+        "your_name": "You",
+        "regenerate": False,
+        "_continue": False,
+        "stop_at_newline": False,
+        "chat_generation_attempts": 1,
+        "chat-instruct_command": 'Continue the chat dialogue below. Write a single reply for "<|character|>".\n\n<|prompt|>',
+    }
+    reply = server.post("/chat", body).json()["results"][0]["history"]["internal"]
+    assert reply == [[body["user_input"], body["user_input"]]]
+    assert f"USER: {body['user_input']} ASSISTANT:" in prompt_of(server)
 
 
 def test_the_last_reply_is_made_again_or_goes_on(legacy):
@@ -170,8 +228,6 @@ def test_the_chat_stream_sends_the_growing_history(legacy):
 
 def test_stop_ends_what_this_api_began_and_nothing_else(legacy):
     server = legacy(EchoModel(lambda request: "abc" * 1000, pace=0.01))
-    from modules.generation.types import GenerationRequest
-
     other = server.app.engine.stream(GenerationRequest("x"))
     with connect(server.ws + "/stream") as socket:
         socket.send(json.dumps({"prompt": "x", "max_new_tokens": 4000}))
@@ -203,6 +259,10 @@ def test_the_model_and_its_tokens(legacy):
         ("/chat", {"user_input": "x", "mode": "opera"}, 400),
         ("/chat", {"user_input": "x", "history": {"internal": [["a"]]}}, 400),
         ("/chat", {"regenerate": True}, 400),
+        ("/chat", {"user_input": "x", "character": "Example"}, 404),
+        ("/chat", {"user_input": "x", "character": "../x"}, 400),
+        ("/chat", {"user_input": "x", "mode": "instruct", "instruction_template": "Ghost"}, 404),
+        ("/chat", {"user_input": "x", "mode": "chat-instruct", "instruction_template": "../x"}, 400),
         ("/model", {"action": "explode"}, 400),
         ("/model", {"action": "load", "model_name": "x", "args": {"trust_remote_code": True}}, 400),
         ("/model", {"action": "load", "model_name": "ghost"}, 404),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from modules.api.chat import template_for
 from modules.api.common import check_text
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, Message
-from modules.library.templates import stop_texts
+from modules.library.character import Character
+from modules.library.modes import NOBODY, Mode, staged
 from modules.settings.declare import hints_of
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ NEUTRAL: Mapping[str, Any] = {"num_beams": 1, "penalty_alpha": 0}
 """Ways of searching that this server does not have; scripts name them with these values."""
 
 
-def read_sampling(app: App, body: Mapping[str, Any]) -> SamplingParams:
+def read_sampling(app: App, owner: str, body: Mapping[str, Any]) -> SamplingParams:
     """The sampling settings in `body`; fields that are none are left alone. Raises UserError."""
     for name, neutral in NEUTRAL.items():
         if body.get(name, neutral) not in (neutral, None):
@@ -38,8 +39,8 @@ def read_sampling(app: App, body: Mapping[str, Any]) -> SamplingParams:
     values = {ours: body[theirs] for theirs, ours in _names().items() if body.get(theirs) is not None}
     if isinstance(values.get("stop"), str):
         values["stop"] = [values["stop"]]
-    preset = body.get("preset")
-    named = app.presets.read(preset).given() if isinstance(preset, str) and preset not in ("", "None") else {}
+    preset = _name(body, "preset")
+    named = app.presets.of(owner).read(preset).given() if preset else {}
     return SamplingParams.read({**DEFAULTS, **named, **values})
 
 
@@ -50,13 +51,13 @@ def _names() -> dict[str, str]:
     return {**OLDER, **{name: name for name in fields}, **aliases}
 
 
-def text_request(app: App, body: Mapping[str, Any]) -> GenerationRequest:
+def text_request(app: App, owner: str, body: Mapping[str, Any]) -> GenerationRequest:
     """What /generate asks for. Raises UserError."""
     prompt = body.get("prompt")
     check_text(body)
     if not isinstance(prompt, str):
         raise UserError("'prompt' is missing, or is no text.", param="prompt")
-    return GenerationRequest(prompt, read_sampling(app, body), overflow="drop_oldest")
+    return GenerationRequest(prompt, read_sampling(app, owner, body), overflow="drop_oldest")
 
 
 Pair = tuple[str, str]
@@ -81,17 +82,8 @@ class LegacyChat:
         return {"internal": [list(pair) for pair in internal], "visible": [list(pair) for pair in visible]}
 
 
-@dataclass(frozen=True)
-class _Names:
-    """Who speaks, and what is told before."""
-
-    user: str
-    bot: str
-    context: str
-
-
-def chat_request(app: App, body: Mapping[str, Any]) -> LegacyChat:
-    """What /chat asks for. Raises UserError."""
+def chat_request(app: App, owner: str, body: Mapping[str, Any]) -> LegacyChat:
+    """What /chat asks for, put to the model as the page does it; `owner`: whose characters and presets are meant. Raises UserError."""
     check_text(body)
     question = body.get("user_input", "")
     if not isinstance(question, str):
@@ -104,7 +96,7 @@ def chat_request(app: App, body: Mapping[str, Any]) -> LegacyChat:
     chat = LegacyChat(GenerationRequest(""), internal, visible, question, question)
     if body.get("regenerate") or body.get("_continue"):
         chat = _of_last_pair(chat, go_on=bool(body.get("_continue")))
-    return replace(chat, request=_request_in_mode(app, body, chat))
+    return replace(chat, request=_request_in_mode(app, owner, body, chat))
 
 
 def _pairs(value: Any, name: str) -> tuple[Pair, ...]:
@@ -128,33 +120,53 @@ def _of_last_pair(chat: LegacyChat, *, go_on: bool) -> LegacyChat:
     return replace(kept, beginning=beginning, shown_beginning=shown_beginning) if go_on else kept
 
 
-def _request_in_mode(app: App, body: Mapping[str, Any], chat: LegacyChat) -> GenerationRequest:
-    sampling = read_sampling(app, body)
-    names = _Names(_text(body, "your_name", "name1") or "You", _text(body, "name2") or "Assistant", _text(body, "context"))
-    match body.get("mode", "chat"):
-        case "instruct":
-            return _instruct(app, body, sampling, _turns(chat, names.context), bool(chat.beginning))
-        case "chat-instruct":
-            command = _text(body, "chat-instruct_command", "chat_instruct_command") or _COMMAND
-            dialogue = _dialogue(chat, names)
-            text = command.replace("<|character|>", names.bot).replace("<|prompt|>", dialogue)
-            turns = [Message("user", text), Message("assistant", f"{names.bot}:")]
-            return _instruct(app, body, _with_stops(sampling, _speakers(names)), turns, True)
-        case "chat":
-            return GenerationRequest(_dialogue(chat, names), _with_stops(sampling, _speakers(names)), overflow="drop_oldest")
-        case other:
-            raise UserError(f"'mode' must be chat, chat-instruct or instruct, not {other!r}.", param="mode")
+def _request_in_mode(app: App, owner: str, body: Mapping[str, Any], chat: LegacyChat) -> GenerationRequest:
+    sampling = read_sampling(app, owner, body)
+    mode = body.get("mode", "chat")
+    if mode not in get_args(Mode):
+        raise UserError(f"'mode' must be chat, chat-instruct or instruct, not {mode!r}.", param="mode")
+    model = app.engine.model
+    template = template_for(app, model, _name(body, "instruction_template") or None) if mode != "chat" else None
+    told = _text(body, "context_instruct", "context") if mode == "instruct" else ""
+    stage = staged(
+        _turns(chat),
+        mode,
+        None if mode == "instruct" else _character(app, owner, body),
+        user=_text(body, "your_name", "name1"),
+        system=told,
+        template=template,
+        own_template=model.chat_template,
+        command=_text(body, "chat-instruct_command", "chat_instruct_command"),
+    )
+    return GenerationRequest(
+        stage.messages,
+        sampling.changed({"stop": (*sampling.stop, *stage.stop)}),
+        template=stage.template,
+        continue_reply=bool(chat.beginning),
+        overflow="drop_oldest",
+    )
 
 
-_COMMAND = "Go on with the dialogue below. Write the next reply of <|character|>, and nothing else.\n\n<|prompt|>"
+def _character(app: App, owner: str, body: Mapping[str, Any]) -> Character:
+    """The character that is named, or nobody in particular; what the body says of it itself goes over that."""
+    name = _name(body, "character")
+    character = app.characters.read(owner, name) if name else NOBODY
+    own = {"name": _text(body, "name2"), "context": _text(body, "context")}
+    return replace(character, **{field: text for field, text in own.items() if text})
 
 
 def _text(body: Mapping[str, Any], *names: str) -> str:
     return next((value for name in names if isinstance(value := body.get(name), str) and value), "")
 
 
-def _turns(chat: LegacyChat, context: str) -> list[Message]:
-    turns = [Message("system", context)] if context else []
+def _name(body: Mapping[str, Any], field: str) -> str:
+    """A name that may be "None", which is none."""
+    text = _text(body, field)
+    return "" if text == "None" else text
+
+
+def _turns(chat: LegacyChat) -> list[Message]:
+    turns = []
     for question, reply in (*chat.internal, (chat.question, chat.beginning)):
         # A greeting is a reply to a mark that 2023 put in place of a question.
         if question and not question.startswith("<|BEGIN"):
@@ -162,33 +174,3 @@ def _turns(chat: LegacyChat, context: str) -> list[Message]:
         if reply:
             turns.append(Message("assistant", reply))
     return turns
-
-
-def _instruct(
-    app: App, body: Mapping[str, Any], sampling: SamplingParams, turns: Sequence[Message], go_on: bool
-) -> GenerationRequest:
-    wanted = _text(body, "instruction_template")
-    template = template_for(app, app.engine.model, wanted if wanted not in ("", "None") else None)
-    if template and (stops := stop_texts(template)):
-        sampling = _with_stops(sampling, stops)
-    return GenerationRequest(tuple(turns), sampling, template=template, continue_reply=go_on, overflow="drop_oldest")
-
-
-def _dialogue(chat: LegacyChat, names: _Names) -> str:
-    """The conversation as lines of a play, up to where the bot's next line begins."""
-    context = names.context or f"A conversation between {names.user} and {names.bot}, who answers kindly and to the point."
-    lines = [context]
-    for question, reply in chat.internal:
-        if question and not question.startswith("<|BEGIN"):
-            lines.append(f"{names.user}: {question}")
-        lines.append(f"{names.bot}: {reply}")
-    beginning = f" {chat.beginning}" if chat.beginning else ""
-    return "\n".join([*lines, f"{names.user}: {chat.question}", f"{names.bot}:{beginning}"])
-
-
-def _speakers(names: _Names) -> tuple[str, ...]:
-    return (f"\n{names.user}:", f"\n{names.bot}:")
-
-
-def _with_stops(sampling: SamplingParams, stops: Sequence[str]) -> SamplingParams:
-    return sampling.changed({"stop": (*sampling.stop, *stops)})

@@ -71,7 +71,7 @@ def _blocking(app: App, dialect: Dialect) -> APIRouter:
     @routes.post("/generate")
     async def generate(request: Request, body: dict[str, Any]) -> Response:
         await awake(app.engine)
-        wanted = await run_in_threadpool(text_request, app, body)
+        wanted = await run_in_threadpool(text_request, app, app.access.require_api(request), body)
 
         async def answer() -> Response:
             return JSONResponse({"results": [{"text": await dialect.whole(wanted)}]})
@@ -81,7 +81,7 @@ def _blocking(app: App, dialect: Dialect) -> APIRouter:
     @routes.post("/chat")
     async def chat(request: Request, body: dict[str, Any]) -> Response:
         await awake(app.engine)
-        wanted = await run_in_threadpool(chat_request, app, body)
+        wanted = await run_in_threadpool(chat_request, app, app.access.require_api(request), body)
 
         async def answer() -> Response:
             return JSONResponse({"results": [{"history": wanted.history(await dialect.whole(wanted.request))}]})
@@ -94,8 +94,8 @@ def _blocking(app: App, dialect: Dialect) -> APIRouter:
         return {"results": "success"}
 
     @routes.post("/token-count")
-    def count_tokens(body: dict[str, Any]) -> dict[str, Any]:
-        wanted = text_request(app, body)
+    def count_tokens(request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        wanted = text_request(app, app.access.require_api(request), body)
         return {"results": [{"tokens": len(app.engine.model.tokenize(str(wanted.prompt)))}]}
 
     @routes.get("/model")
@@ -149,12 +149,12 @@ async def _serve_socket(app: App, dialect: Dialect, socket: WebSocket, *, chat: 
     """Answer one request after the other, until the client goes."""
     await socket.accept()
     try:
-        app.access.require_api(socket)
+        owner = app.access.require_api(socket)
         while True:
             body = json.loads(await socket.receive_text())
             if not isinstance(body, dict):
                 raise UserError("Send a JSON object.")
-            if not await _answer_socket(app, dialect, socket, body, chat):
+            if not await _answer_socket(app, dialect, socket, owner, body, chat):
                 return
     except WebSocketDisconnect:
         pass
@@ -164,11 +164,11 @@ async def _serve_socket(app: App, dialect: Dialect, socket: WebSocket, *, chat: 
         await socket.close(1008)
 
 
-async def _answer_socket(app: App, dialect: Dialect, socket: WebSocket, body: dict[str, Any], chat: bool) -> bool:
+async def _answer_socket(app: App, dialect: Dialect, socket: WebSocket, owner: str, body: dict[str, Any], chat: bool) -> bool:
     """Send one reply; whether the client is still there."""
     await awake(app.engine)
-    wanted = await run_in_threadpool(chat_request, app, body) if chat else None
-    request = wanted.request if wanted is not None else await run_in_threadpool(text_request, app, body)
+    wanted = await run_in_threadpool(chat_request, app, owner, body) if chat else None
+    request = wanted.request if wanted is not None else await run_in_threadpool(text_request, app, owner, body)
 
     async def send() -> bool:
         said, number = "", 0
