@@ -67,3 +67,17 @@ def test_a_reply_does_not_overrun_its_length(guessing: Any) -> None:
     model, _ = guessing
     for count in (1, 2, 3, 17):
         assert finished(list(model.stream(greedy(some_prompt(12) * 5, count)))).usage.completion_tokens == count
+
+
+def test_a_guesser_that_fails_is_given_up_and_the_reply_goes_on(make_local: Any, generate: Any) -> None:
+    class Broken:
+        asked = 0
+
+        def next(self, tokens: list[int]) -> list[int]:
+            self.asked += 1
+            raise RuntimeError("no idea")
+
+    model, broken, prompt = make_local(), Broken(), some_prompt(12)
+    model._loop._guesser = broken
+    assert tokens_of(model.stream(greedy(prompt, 20))) == reply_of(generate(prompt, 20))
+    assert broken.asked == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,9 @@ import pytest
 from modules.errors import ContextTooLong, Unavailable, UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import Finished, GenerationRequest, Message, Prefill, Queued, Started, TextDelta
+from modules.library.models import describe
+from modules.loaders.choose import load
+from modules.loaders.options import LoadOptions
 from tests.generation.local.conftest import greedy, tokens_of
 
 EOS = 259
@@ -148,6 +153,26 @@ def test_a_seeded_reply_is_the_same_alone_and_in_company(make_local) -> None:
     assert tokens_of(model.stream(seeded)) == alone
     for stream in company:
         stream.close()
+
+
+@pytest.mark.slow
+def test_replies_of_the_starter_in_float32_are_the_same_alone_and_in_company(starter_folder: Path) -> None:
+    """Rounding differs with the number of rows; it is far too small to turn the choices of a real model."""
+    model = load(describe(starter_folder), LoadOptions(dtype="float32"), lambda progress: None)
+    questions = ["Name three rivers.", "Why is the sky blue?", "Write a line about rain.", "Count from one to ten in words."]
+    drawn = SamplingParams(seed=7, max_tokens=40, temperature=0.8, top_p=0.95, min_p=0.02, repetition_penalty=1.1)
+    exact = SamplingParams(do_sample=False, max_tokens=40)
+    requests = [
+        GenerationRequest((Message("user", question),), sampling, logprobs=0)
+        for question, sampling in zip(questions, [drawn, exact, drawn, exact], strict=True)
+    ]
+    try:
+        alone = [tokens_of(model.stream(request)) for request in requests]
+        streams = [model.stream(request) for request in requests]
+        assert [tokens_of(stream) for stream in streams] == alone
+        assert alone[0] != tokens_of(model.stream(replace(requests[0], sampling=drawn.changed({"seed": 8}))))
+    finally:
+        model.close()
 
 
 def test_events_come_in_their_order_and_count_every_token(make_local) -> None:
