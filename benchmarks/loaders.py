@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -217,19 +217,16 @@ BARE: dict[str, Callable[[str, Path, int], Figures]] = {
 
 def _peak_mib() -> float:
     """The most memory that this process had, and each that it started: their sum."""
-    return sum(_peak_of(process) for process in _tree("self")) / 1024
+    import psutil
+
+    own = psutil.Process()
+    return sum(_peak_of(process.pid) for process in [own, *own.children(recursive=True)]) / 1024
 
 
-def _peak_of(process: str) -> int:
-    status = Path("/proc", process, "status").read_text()
+def _peak_of(pid: int) -> int:
+    """Kibibytes."""
+    status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-
-
-def _tree(process: str) -> Iterator[str]:
-    yield process
-    for thread in Path("/proc", process, "task").iterdir():
-        for child in (thread / "children").read_text().split():
-            yield from _tree(child)
 
 
 if __name__ == "__main__":

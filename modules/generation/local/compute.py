@@ -165,9 +165,9 @@ def _quicken(compute: Together, prompts: list[list[int]], expected: list[Tensor]
     """Compute with our own layers where they give the same scores."""
     try:
         # Weights are packed only after the layers are known to be right: packing gives the model's own up.
-        compute.decoder = Decoder(compute.model, pack=False)
-        _compare(compute, prompts, expected)
         compute.decoder = Decoder(compute.model)
+        _compare(compute, prompts, expected)
+        compute.decoder.pack()
         compute.adapters = Adapters(compute.model, hooks=False)
         if can_capture(compute.decoder, compute.layout):
             _capture(compute, prompts, expected)

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from modules.generation.local.adapters import Plan
 from modules.generation.local.attention import Pieces, look
-from modules.generation.local.projection import Head, Projection, can_pack
+from modules.generation.local.projection import Head, Projection
 from modules.generation.local.store import Piece, positions
 
 LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -52,7 +52,7 @@ class Norm:
 class Layer:
     """One decoder layer."""
 
-    def __init__(self, module: Any, name: str, index: int, *, pack: bool) -> None:
+    def __init__(self, module: Any, name: str, index: int) -> None:
         attention, mlp = module.self_attn, module.mlp
         children = {child for child, _ in attention.named_children()}
         if (
@@ -72,10 +72,10 @@ class Layer:
         self.before_mlp = Norm(module.post_attention_layernorm)
         self.query_norm = Norm(attention.q_norm) if "q_norm" in children else None
         self.key_norm = Norm(attention.k_norm) if "k_norm" in children else None
-        self.qkv = _joined(attention, f"{name}.self_attn", ("q_proj", "k_proj", "v_proj"), pack)
-        self.out = _joined(attention, f"{name}.self_attn", ("o_proj",), pack)
-        self.gate_up = _joined(mlp, f"{name}.mlp", ("gate_proj", "up_proj"), pack)
-        self.down = _joined(mlp, f"{name}.mlp", ("down_proj",), pack)
+        self.qkv = _joined(attention, f"{name}.self_attn", ("q_proj", "k_proj", "v_proj"))
+        self.out = _joined(attention, f"{name}.self_attn", ("o_proj",))
+        self.gate_up = _joined(mlp, f"{name}.mlp", ("gate_proj", "up_proj"))
+        self.down = _joined(mlp, f"{name}.mlp", ("down_proj",))
         (_, _, queries), (_, _, keys), _ = self.qkv.parts
         self.heads = queries // self.dim
         self.key_heads = (keys - queries) // self.dim
@@ -87,28 +87,32 @@ def _is_silu(activation: Any) -> bool:
     return torch.allclose(activation(some), functional.silu(some))
 
 
-def _joined(parent: Any, name: str, children: Sequence[str], pack: bool) -> Projection:
-    return Projection([getattr(parent, child) for child in children], [f"{name}.{child}" for child in children], pack=pack)
+def _joined(parent: Any, name: str, children: Sequence[str]) -> Projection:
+    return Projection([getattr(parent, child) for child in children], [f"{name}.{child}" for child in children])
 
 
 class Decoder:
     """All layers, from token ids to the hidden states after the last norm."""
 
-    def __init__(self, model: Any, *, pack: bool | None = None) -> None:
-        """pack: give the layers' own weights up for packed ones; None does so where it is faster. Raises NotLlama."""
+    def __init__(self, model: Any) -> None:
+        """Raises NotLlama."""
         decoder = model.get_decoder()
         name = next(found for found, module in model.named_modules() if module is decoder)
         if not {"embed_tokens", "layers", "norm", "rotary_emb"} == {child for child, _ in decoder.named_children()}:
             raise NotLlama(type(decoder).__name__)
         if any(module._forward_pre_hooks or hasattr(module, "_hf_hook") for module in decoder.modules()):
             raise NotLlama("its layers are moved about")
-        weight = getattr(decoder.layers[0].self_attn.q_proj, "weight", None)  # quantised layers may have none
-        packed = (isinstance(weight, Tensor) and can_pack(weight)) if pack is None else pack
         self.embed = decoder.embed_tokens
         self.rotary = decoder.rotary_emb
-        self.layers = [Layer(layer, f"{name}.layers.{index}", index, pack=packed) for index, layer in enumerate(decoder.layers)]
+        self.layers = [Layer(layer, f"{name}.layers.{index}", index) for index, layer in enumerate(decoder.layers)]
         self.norm = Norm(decoder.norm)
         self.head = Head(model.get_output_embeddings())
+
+    def pack(self) -> None:
+        """Give the layers' own weights up for what oneDNN reads faster, one matrix after the other, where it has such a form."""
+        for layer in self.layers:
+            for projection in (layer.qkv, layer.out, layer.gate_up, layer.down):
+                projection.pack()
 
     def logits(self, pieces: Sequence[Piece], embedded: Tensor, keep: Tensor | None, adapt: Plan | None) -> Tensor:
         """embedded [tokens, hidden] to scores [len(keep) or tokens, vocabulary]."""

@@ -19,8 +19,7 @@ class Projection:
     parts: (module name, first column, last column) of each, for adapters.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], names: Sequence[str], *, pack: bool) -> None:
-        """pack: give the modules' own weights up for a form that oneDNN reads faster (float32 on the CPU)."""
+    def __init__(self, modules: Sequence[nn.Module], names: Sequence[str]) -> None:
         self._modules: list[Any] = list(modules)
         sizes: list[int] = [module.out_features for module in self._modules]
         ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
@@ -29,9 +28,9 @@ class Projection:
         self.bias: Tensor | None = None
         self._packed: Tensor | None = None
         if all(type(module) is nn.Linear for module in modules):
-            self._join(pack)
+            self._join()
 
-    def _join(self, pack: bool) -> None:
+    def _join(self) -> None:
         modules: list[Any] = self._modules
         if any(module.bias is not None for module in modules):
             biases = [
@@ -39,14 +38,18 @@ class Projection:
             ]
             self.bias = torch.cat([bias.detach() for bias in biases])
         weight = torch.cat([module.weight.detach() for module in modules]) if len(modules) > 1 else modules[0].weight.detach()
-        if pack:
-            self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
-            for module in modules:
-                module.weight = None
-            return
         self.weight = weight
         for module, (_, first, last) in zip(modules, self.parts, strict=True):
             module.weight.data = weight[first:last]
+
+    def pack(self) -> None:
+        """Give the weights, the modules' own too, up for a form that oneDNN reads faster, where there is one for them."""
+        if self.weight is None or not _can_pack(self.weight):
+            return
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, ROWS)
+        self.weight = None
+        for module in self._modules:
+            module.weight = None
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._packed is not None:
@@ -64,8 +67,8 @@ class Projection:
         return before + self(x)
 
 
-def can_pack(weight: Tensor) -> bool:
-    """Whether `Projection` may pack weights like this one."""
+def _can_pack(weight: Tensor) -> bool:
+    """Whether oneDNN has a form of its own for such weights."""
     return weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
 
 
@@ -79,7 +82,7 @@ class Head:
         self._module = module
         self.weight: Tensor | None = module.weight if type(module) is nn.Linear else None
         self.bias: Tensor | None = getattr(module, "bias", None)
-        self._direct = type(module) is nn.Linear and can_pack(module.weight)
+        self._direct = type(module) is nn.Linear and _can_pack(module.weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._direct and x.shape[0]:
