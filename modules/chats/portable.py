@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from modules.chats.records import Figures, State
-from modules.chats.search import titled
+from modules.chats.search import title_of
 from modules.errors import UserError
 from modules.generation.types import Role
 
@@ -87,7 +87,7 @@ def chat_of(turns: Iterable[PortableMessage], title: str = "") -> PortableChat:
         raise UserError("There is no message in this file.")
     title = clean_title(title)
     messages = tuple(replace(turn, parent=at - 1 if at else None) for at, turn in enumerate(kept))
-    automatic = titled(next((turn.content for turn in messages if turn.role == "user"), ""))
+    automatic = title_of((turn.role, turn.content) for turn in messages[:12])
     return PortableChat(messages, len(messages) - 1 if messages else None, title or automatic, bool(title), settings=settings)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+
+from modules.generation.reasoning import without_reasoning
 
 
 def matches_of(search: str) -> str:
@@ -28,6 +31,12 @@ def excerpt(content: str, search: str, around: int = 40) -> str:
     return ("… " if start else "") + words + (" …" if end < len(content) else "")
 
 
+_GREETING = re.compile(
+    r"(hello|hi|hey|hiya|howdy|yo|greetings)( there)?|good (day|morning|afternoon|evening)|how are you|test"
+    r"|你好吗?|您好|大家好|嗨|哈喽|喂|在吗|早|早上好|上午好|下午好|晚上好|测试"
+)
+
+
 def titled(content: str, length: int = 60) -> str:
     """A title from a first message: its first line without Markdown signs, cut at a word.
 
@@ -40,3 +49,22 @@ def titled(content: str, length: int = 60) -> str:
         return line
     cut = line[:length]
     return (cut[: cut.rfind(" ")] if cut.rfind(" ") > length // 2 else cut) + "…"
+
+
+def title_of(messages: Iterable[tuple[str, str]]) -> str:
+    """The title of a chat that has none of its own, from its first messages as (role, content), oldest first.
+
+    It is what the user asks first; a mere greeting only where nothing else was said; and where the user said nothing
+    in words (a picture, a character that speaks first), what was said to them, without the reasoning before it.
+
+    >>> title_of([("user", "Hello!"), ("assistant", "Hi. What can I do?"), ("user", "Explain tides.")])
+    'Explain tides.'
+    """
+    said, told = [], []
+    for role, content in messages:
+        if role == "user":
+            said.append(titled(content))
+        elif role == "assistant":
+            told.append(titled(without_reasoning(content)))
+    asked = [title for title in said if title and not _GREETING.fullmatch(" ".join(re.findall(r"\w+", title.lower())))]
+    return next((title for title in (*asked, *said, *told) if title), "")

@@ -13,13 +13,15 @@ from typing import Any
 
 from modules.chats.records import Chat, Figures, ListedChat, PathMessage, State, StoredMessage, TokenStretch
 from modules.chats.schema import migrate
-from modules.chats.search import excerpt, like_pattern, matches_of, titled
+from modules.chats.search import excerpt, like_pattern, matches_of, title_of
 from modules.chats.token_data import pack, unpack
 from modules.errors import NotFound, Unavailable, UserError
 from modules.generation.types import Role, Token
 
 KEEP_DELETED_SECONDS = 30 * 24 * 3600
 TITLE_LENGTH = 200
+TITLE_FROM = 12
+"""How many of the first messages a title may come from."""
 _BRANCH = """
     WITH RECURSIVE branch (id) AS (
         SELECT ? UNION ALL SELECT messages.id FROM messages JOIN branch ON messages.parent_id = branch.id
@@ -174,8 +176,7 @@ class ChatStore:
                 self._message(db, chat_id, parent_id)
             message = self._insert(db, chat_id, parent_id, role, content, state, model, sampling, figures, extra)
             self._show(db, chat, message.id)
-            if role == "user" and not chat.title:
-                db.execute("UPDATE chats SET title = ? WHERE id = ?", (titled(content), chat.id))
+            self._name(db, chat.id)
             return message
 
     def message(self, owner: str, message_id: int) -> StoredMessage:
@@ -335,11 +336,9 @@ class ChatStore:
             if tokens is not None:
                 self._keep_tokens(db, message_id, tokens)
             if state != "streaming":
-                db.execute(
-                    "UPDATE chats SET revision = revision + 1, updated = ?"
-                    " WHERE id = (SELECT chat_id FROM messages WHERE id = ?)",
-                    (time.time(), message_id),
-                )
+                chat_id = db.execute("SELECT chat_id FROM messages WHERE id = ?", (message_id,)).fetchone()["chat_id"]
+                db.execute("UPDATE chats SET revision = revision + 1, updated = ? WHERE id = ?", (time.time(), chat_id))
+                self._name(db, chat_id)
 
     # --- tokens with their probabilities
 
@@ -509,11 +508,16 @@ class ChatStore:
             message_id = row["id"]
 
     def _automatic_title(self, db: sqlite3.Connection, chat_id: int) -> str:
-        row = db.execute(
-            "SELECT content FROM messages WHERE chat_id = ? AND role = 'user' AND deleted IS NULL ORDER BY id LIMIT 1",
-            (chat_id,),
-        ).fetchone()
-        return titled(row["content"]) if row else ""
+        rows = db.execute(
+            "SELECT role, content FROM messages WHERE chat_id = ? AND deleted IS NULL AND state != 'streaming'"
+            " ORDER BY id LIMIT ?",
+            (chat_id, TITLE_FROM),
+        )
+        return title_of((row["role"], row["content"]) for row in rows)
+
+    def _name(self, db: sqlite3.Connection, chat_id: int) -> None:
+        """Bring the title of a chat that the user has not named up to date."""
+        db.execute("UPDATE chats SET title = ? WHERE id = ? AND titled = 0", (self._automatic_title(db, chat_id), chat_id))
 
     def _search(self, db: sqlite3.Connection, owner: str, search: str) -> dict[int, tuple[str, int | None]]:
         """Chat id → the text around the first place, and the message it stands in (none where it is the title)."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import nh3
 from markdown_it import MarkdownIt
@@ -19,15 +19,8 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from mdit_py_plugins.footnote import footnote_plugin
 from mdit_py_plugins.tasklists import tasklists_plugin
 
-Kind = Literal["text", "thinking"]
-_THINKING = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<reasoning>", "</reasoning>"),
-    ("[THINK]", "[/THINK]"),
-    ("◁think▷", "◁/think▷"),
-    ("<|channel|>analysis<|message|>", "<|end|>"),
-)
+from modules.generation.reasoning import Kind, segments
+
 _CJK = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
 
 
@@ -75,31 +68,6 @@ class Block:
     start: int
     kind: Kind
     html: str
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of a message that is all thinking or all text: characters start to end."""
-
-    kind: Kind
-    start: int
-    end: int
-
-
-def segments(text: str) -> list[Segment]:
-    """Where a model thinks aloud, by the marks that models put around it; a mark without its end is still thinking."""
-    lead = len(text) - len(text.lstrip())
-    for opening, closing in _THINKING:
-        opened = text.startswith(opening, lead)
-        end = text.find(closing)
-        if not opened and end < 0:
-            continue
-        start = lead + len(opening) if opened else 0
-        if end < start:
-            return [Segment("thinking", start, len(text))] if opened else [Segment("text", 0, len(text))]
-        found = [Segment("thinking", start, end)] if text[start:end].strip() else []
-        return [*found, Segment("text", end + len(closing), len(text))]
-    return [Segment("text", 0, len(text))]
 
 
 def render(text: str) -> list[Block]:
@@ -178,8 +146,12 @@ def _blocks(text: str, kind: Kind, start: int, end: int, *, ended: bool = True) 
 
 
 def _cleaned(raw: str) -> str:
-    return nh3.clean(
-        raw,
+    return _cleaner().clean(raw)
+
+
+@lru_cache(maxsize=1)
+def _cleaner() -> nh3.Cleaner:
+    return nh3.Cleaner(
         tags=_TEXT_TAGS | _MATH_TAGS,
         attributes=_ATTRIBUTES,
         allowed_classes=_CLASSES,

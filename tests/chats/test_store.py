@@ -282,3 +282,30 @@ def test_tokens_are_kept_with_their_message_in_stretches(store: ChatStore):
         store.tokens("ben", reply.id)
     store.set_tokens("ann", reply.id, [TokenStretch(0, (first,))])
     assert store.tokens("ann", reply.id) == [TokenStretch(0, (first,))]
+
+
+def test_a_chat_is_named_after_what_is_asked_first(store: ChatStore):
+    chat = store.create_chat("ann")
+    said = store.add("ann", chat.id, None, "user", "Hello!")
+    assert store.chat("ann", chat.id).title == "Hello!"
+    answer = store.add("ann", chat.id, said.id, "assistant", "Hi. What can I do?")
+    store.add("ann", chat.id, answer.id, "user", "Why is the sky *blue*?")
+    assert store.chat("ann", chat.id).title == "Why is the sky blue?"
+    store.rename("ann", chat.id, "Mine")
+    store.add("ann", chat.id, answer.id, "user", "And the sea?")
+    assert store.chat("ann", chat.id).title == "Mine"
+
+
+def test_where_the_user_said_nothing_the_answer_names_the_chat_without_its_reasoning(store: ChatStore):
+    chat = store.create_chat("ann")
+    said = store.add("ann", chat.id, None, "user", "", extra={"pictures": [1]})
+    reply = store.add("ann", chat.id, said.id, "assistant", "", state="streaming")
+    store.write(reply.id, "<think>A red dog", "streaming", Figures())
+    assert store.chat("ann", chat.id).title == ""
+    before = store.list_revision("ann")
+    store.write(reply.id, "<think>A red dog?</think>\n\nA **dog** in the snow.\nIt is red.", "whole", Figures())
+    assert store.chat("ann", chat.id).title == "A dog in the snow."
+    assert store.list_revision("ann") != before
+    greeted = store.create_chat("ann")
+    store.add("ann", greeted.id, None, "assistant", "*The lamp swings.* Who is there?")
+    assert store.chat("ann", greeted.id).title == "The lamp swings. Who is there?"
