@@ -142,6 +142,23 @@ class ChatStore:
             db.execute("UPDATE chats SET settings = ? WHERE id = ?", (json.dumps(merged), chat.id))
             return self._touched(db, chat, updated=False)
 
+    def replace_setting(self, owner: str, name: str, old: str, new: str) -> None:
+        """`new` for `old` in the setting `name` of every chat of `owner`, deleted ones too, and in what their replies were made with."""
+        at = f'$."{name}"'
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE chats SET settings = json_set(settings, ?, ?), revision = revision + 1"
+                " WHERE owner = ? AND json_extract(settings, ?) = ?",
+                (at, new, owner, at, old),
+            )
+            runs = db.execute(
+                "SELECT messages.id, fullkey FROM messages JOIN chats ON chats.id = chat_id, json_tree(extra, '$.runs') AS part"
+                " WHERE owner = ? AND part.key = ? AND part.atom = ?",
+                (owner, name, old),
+            ).fetchall()
+            for run in runs:
+                db.execute("UPDATE messages SET extra = json_set(extra, ?, ?) WHERE id = ?", (run["fullkey"], new, run["id"]))
+
     def delete_chat(self, owner: str, chat_id: int) -> None:
         """Out of sight; `restore_chat` brings it back for thirty days."""
         with self._transaction() as db:

@@ -39,13 +39,17 @@ def called(app: App, owner: str, character: Character | None) -> str:
 
 
 def save(app: App, owner: str, values: dict[str, Any], replaces: str | None) -> str:
-    """Keep a character that was written on the page; its id."""
+    """Keep a character that was written on the page; its id. Its chats follow it to a new name."""
     fields = {key: value.strip() for key, value in values.items() if isinstance(value, str)}
     fields["name"] = " ".join(fields.get("name", "").split())
     if not fields["name"]:
         raise UserError("A character needs a name.", param="name")
     before = app.characters.read(owner, replaces) if replaces is not None else Character(fields["name"])
-    return app.characters.save(owner, dataclasses.replace(before, **fields), replaces=replaces)
+    own = any(entry.own for entry in app.characters.all(owner) if entry.id == replaces)
+    id_ = app.characters.save(owner, dataclasses.replace(before, **fields), replaces=replaces)
+    if own and replaces is not None and id_ != replaces:
+        app.store.replace_setting(owner, "character", replaces, id_)
+    return id_
 
 
 def import_file(app: App, owner: str, data: bytes, file: str) -> str:

@@ -89,6 +89,27 @@ def test_a_character_is_written_pictured_edited_and_deleted_with_undo(site: Site
     expect(page.locator(".tl-who", has_text="A captain.").locator("img")).to_be_visible()
 
 
+def test_a_chat_follows_its_character_to_a_new_name(site: Site):
+    page = site.open()
+    gallery(page)
+    page.get_by_role("button", name="Begin a chat with Mira").click()
+    expect(page.locator(".tl-character")).to_contain_text("Mira")
+    gallery(page)
+    page.get_by_role("button", name="Edit Mira").click()
+    editor = page.get_by_role("dialog", name="Edit Mira")
+    editor.get_by_label("Name", exact=False).first.fill("Mirabel")
+    editor.get_by_role("button", name="Save").click()
+    expect(page.locator("dialog .tl-who", has_text="Mirabel")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator(".tl-character")).to_contain_text("Mirabel")
+    expect(page.locator(".tl-speaker img")).to_be_visible()
+    say(page, "Who are you?")
+    expect(page.locator(".tl-message")).to_have_count(3)
+    reply(page)
+    expect(page.locator(".tl-speaker span:last-child")).to_have_text(["Mirabel", "You", "Mirabel"])
+    assert "Mirabel keeps a lighthouse." in site.model.render(site.model.requests[-1]).text
+
+
 def test_cards_are_uploaded_and_saved_and_bad_ones_say_why(site: Site, tmp_path: Path):
     (tmp_path / "leo.png").write_bytes(card({"name": "Leo", "description": "A baker.", "first_mes": "Bread?"}))
     (tmp_path / "bad.json").write_text("{}")

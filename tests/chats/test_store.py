@@ -309,3 +309,21 @@ def test_where_the_user_said_nothing_the_answer_names_the_chat_without_its_reaso
     greeted = store.create_chat("ann")
     store.add("ann", greeted.id, None, "assistant", "*The lamp swings.* Who is there?")
     assert store.chat("ann", greeted.id).title == "The lamp swings. Who is there?"
+
+
+def test_a_setting_is_replaced_in_all_chats_of_one_owner_and_in_what_made_their_replies(store: ChatStore):
+    runs = {"runs": [{"model": "m", "settings": {"character": "Mira", "mode": "chat"}}, {"model": "m"}]}
+    ours, other = (store.create_chat(owner, settings={"character": "Mira"}) for owner in ("ann", "ben"))
+    zoe = store.create_chat("ann", settings={"character": "Zoe"})
+    reply = store.add("ann", ours.id, None, "assistant", "Mira", extra=runs)
+    gone = store.create_chat("ann", settings={"character": "Mira"})
+    store.delete_chat("ann", gone.id)
+    before = store.chat("ann", ours.id).revision
+    store.replace_setting("ann", "character", "Mira", "米拉")
+    assert store.chat("ann", ours.id).settings == {"character": "米拉"}
+    assert store.chat("ann", ours.id).revision > before
+    assert store.restore_chat("ann", gone.id).settings == {"character": "米拉"}
+    assert store.chat("ann", zoe.id).settings == {"character": "Zoe"}
+    assert store.chat("ben", other.id).settings == {"character": "Mira"}
+    runs["runs"][0]["settings"] = {"character": "米拉", "mode": "chat"}
+    assert store.message("ann", reply.id).extra == runs and store.message("ann", reply.id).content == "Mira"
