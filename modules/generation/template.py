@@ -135,6 +135,22 @@ def shows(source: str, roles: tuple[Role, ...]) -> bool:
     return all(turn.content in text for turn in turns)
 
 
+@lru_cache(maxsize=256)
+def picture_mark(source: str) -> str:
+    """What a template puts where a picture is; empty where it shows none. It is what a second picture adds to a turn with one."""
+    from modules.generation.types import Image, Message
+
+    if "image" not in source:
+        return ""
+    picture = Image(b"")
+    try:
+        one, two = (render_chat(source, (Message("user", _PLACE, (picture,) * number),)) for number in (1, 2))
+    except UserError:
+        return ""
+    common = next((at for at, (here, there) in enumerate(zip(one, two, strict=False)) if here != there), len(one))
+    return two[max(0, common - len(two) + len(one)) : common]
+
+
 def _before_last(source: str, messages: Sequence[Message], variables: Mapping[str, Any] | None) -> str:
     """The prompt up to where the text of the last message would begin."""
     last = messages[-1]

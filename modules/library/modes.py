@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modules.errors import UserError
-from modules.generation.template import shows
+from modules.generation.template import picture_mark, shows
 from modules.generation.types import Message as Turn
 from modules.generation.types import Messages
 from modules.library.character import Character, with_names
@@ -56,12 +56,18 @@ def staged(
         told = _joined(system, *_told(character, person)) if character else with_names(system, user=person, char="Assistant")
         messages, template = _seen_by(source, template, told, tuple(turns), character)
         return Staged(messages, template, stop_texts(template) if template else ())
-    if any(turn.images for turn in turns) and (mode == "chat" or (character and character.turn_template)):
-        raise UserError("A play of names and lines cannot show pictures to the model: take the mode instruct.", param="mode")
+    mark = ""
+    if mode == "chat" and any(turn.images for turn in turns):
+        mark = picture_mark(source) if source else ""
+        if not mark:
+            raise UserError(
+                "How this model is shown a picture between the lines of a play is not known: take the mode instruct.",
+                param="mode",
+            )
     player = character or NOBODY
     told = _joined(*_told(player, person), player.filled(system, person))
     messages = (Turn("system", told), *turns) if told else tuple(turns)
-    play = _play(player, person, speaker)
+    play = _pictures_as(mark) + _play(player, person, speaker)
     stops = (f"\n{person}:", f"\n{player.name}:")
     if mode == "chat":
         return Staged(messages, play, stops)
@@ -133,21 +139,34 @@ def _play(character: Character, user: str, speaker: str) -> str:
     )
 
 
-_TEXT = (
-    "{%- macro said(content) -%}\n"
-    "    {%- if content is string -%}{{- content | trim -}}\n"
-    "    {%- else -%}{%- for part in content if part.text -%}{{- part.text | trim -}}{%- endfor -%}{%- endif -%}\n"
-    "{%- endmacro -%}\n"
-)
 _LINES = (
-    _TEXT + "{%- if bos_token and bos_token != eos_token -%}{{- bos_token -}}{%- endif -%}\n"
+    "{%- if bos_token and bos_token != eos_token -%}{{- bos_token -}}{%- endif -%}\n"
     "{%- for message in messages -%}\n"
-    "    {%- if message.role == 'user' -%}{{- USER + ': ' + said(message.content) -}}\n"
-    "    {%- elif message.role == 'assistant' -%}{{- CHARACTER + ': ' + said(message.content) -}}\n"
-    "    {%- else -%}{{- said(message.content) + '\\n' -}}{%- endif -%}\n"
+    "    {%- if message.role == 'user' -%}{{- USER + ': ' + (message.content | trim) -}}\n"
+    "    {%- elif message.role == 'assistant' -%}{{- CHARACTER + ': ' + (message.content | trim) -}}\n"
+    "    {%- else -%}{{- (message.content | trim) + '\\n' -}}{%- endif -%}\n"
     "    {{- '\\n' -}}\n"
     "{%- endfor -%}\n"
     "{%- if add_generation_prompt -%}{{- NEXT -}}{%- endif -%}"
+)
+
+
+def _pictures_as(mark: str) -> str:
+    """Jinja after which every turn is plain text, with `mark` where a picture is."""
+    return f"{{%- set mark, plain = {_literal(mark)}, namespace(turns=[]) -%}}\n" + _PLAIN
+
+
+_PLAIN = (
+    "{%- for message in messages -%}\n"
+    "    {%- set text -%}\n"
+    "        {%- if message.content is string -%}{{- message.content -}}\n"
+    "        {%- else -%}\n"
+    "            {%- for part in message.content -%}{{- mark if part.type == 'image' else part.text -}}{%- endfor -%}\n"
+    "        {%- endif -%}\n"
+    "    {%- endset -%}\n"
+    "    {%- set plain.turns = plain.turns + [dict(message, content=text | string)] -%}\n"
+    "{%- endfor -%}\n"
+    "{%- set messages = plain.turns -%}\n"
 )
 
 

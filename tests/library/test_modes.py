@@ -149,15 +149,28 @@ def test_a_turn_template_of_a_character_takes_the_place_of_the_lines():
     )
 
 
-def test_pictures_are_refused_where_only_lines_are_shown_and_go_along_inside_the_template():
+SEES = (
+    "{% for m in messages %}{{ m.role }}: {% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}"
+    "{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}\n{% endfor %}"
+)
+
+
+def test_pictures_stand_in_the_lines_as_the_models_own_template_shows_them():
+    looked = Message("user", "Look.", (Image(b"x"), Image(b"y")))
+    turns = (looked, Message("assistant", "Two boats."), Message("user", "", (Image(b"z"),)))
+    bare = Character("Mira", "A lighthouse.")
+    stage = staged(turns, "chat", bare, user="Ann", own_template=SEES)
+    assert seen(stage) == "A lighthouse.\n\nAnn: <image><image>Look.\nMira: Two boats.\nAnn: <image>\nMira:"
+    mira = Character("Mira", "Told.", turn_template="<|user|> said: <|user-message|>\n<|bot|> said: <|bot-message|>\n")
+    assert "Ann said: <image><image>Look.\n" in seen(staged(turns, "chat", mira, user="Ann", own_template=SEES))
+    assert seen(staged((looked,), "chat-instruct", MIRA, own_template=SEES)).startswith("user: <image><image>Go on with")
+
+
+def test_pictures_are_refused_in_lines_where_nobody_knows_how_to_show_them():
     turns = (Message("user", "Look.", (Image(b"x"),)),)
-    with pytest.raises(UserError, match="pictures"):
-        staged(turns, "chat", MIRA)
-    template = (
-        "{% for m in messages %}{% for part in m.content %}{% if part.type == 'image' %}<image>{% else %}{{ part.text }}"
-        "{% endif %}{% endfor %}{% endfor %}"
-    )
-    assert seen(staged(turns, "chat-instruct", MIRA, own_template=template)).startswith("<image>Go on with")
+    for template in (None, CHATML, "{% for m in messages %}{{ m.content[1].text }}{% endfor %}"):
+        with pytest.raises(UserError, match="picture"):
+            staged(turns, "chat", MIRA, own_template=template)
 
 
 def test_the_begin_of_text_comes_once():
