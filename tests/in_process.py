@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from modules.app import App
 from modules.generation.types import LoadedModel
+from modules.settings import ports
 from modules.settings.server import ServerOptions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,9 +37,7 @@ def serving(app: App, port: int = 0) -> Iterator[str]:
 
     from modules import web
 
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", port))
+    with ports.listen("127.0.0.1", port, str) as listener:
         server = uvicorn.Server(uvicorn.Config(web.build(app), log_level="warning", ws="none", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()

@@ -15,7 +15,8 @@ def listen(host: str, port: int, advice: Callable[[int], str], *, queue: int = 2
     Raises UserError where the port cannot be used, with `advice` for a free one, and where `host` is not of this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # Asyncio sends small answers at once (TCP_NODELAY) only where the socket says that it is TCP: 40 ms an answer otherwise.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
