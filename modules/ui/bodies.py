@@ -1,11 +1,11 @@
-"""What the routes of the page have in common: who asks, files that come in a body, and files that go out."""
+"""What the routes of the page have in common: who asks and from where, files that come in a body, and files that go out."""
 
 from __future__ import annotations
 
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Query, Request
 from fastapi.responses import Response
 
 from modules.errors import UserError
@@ -17,6 +17,14 @@ def _owner(request: Request) -> str:
 
 Owner = Annotated[str, Depends(_owner)]
 """Who asks. The router's own dependency has checked it before."""
+
+
+def _start(position: Annotated[int, Query(alias="from")] = 0, last_event_id: Annotated[int | None, Header()] = None) -> int:
+    return position if last_event_id is None else last_event_id
+
+
+Start = Annotated[int, Depends(_start)]
+"""What a reader of events has already: as it was asked for, or, where the line broke, what came last."""
 
 
 async def body_of(request: Request, limit: int) -> bytes:

@@ -7,8 +7,11 @@ import json
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
+
+from starlette.responses import StreamingResponse
 
 from modules.chats.replies import Progress, Reply
 from modules.chats.token_data import Places
@@ -19,7 +22,18 @@ PERIOD = 0.04
 """Seconds between two events: 25 a second look fluent, and cost a third of what each token would."""
 FIGURES_PERIOD = 0.5
 HEARTBEAT = 15.0
-EVENT_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+Key = TypeVar("Key", bound=Hashable)
+
+
+def event_response(events: AsyncIterator[str]) -> StreamingResponse:
+    """Server-sent events as an answer."""
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+
+def over(final: dict[str, Any]) -> str:
+    """The event that ends a stream: there is nothing more to follow."""
+    return frame(final, event="over")
 
 
 class Rendering:
@@ -27,8 +41,8 @@ class Rendering:
 
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
-        self._lock = threading.Lock()
         self.watchers = 0
+        self._lock = threading.Lock()
         self._markdown = LiveMarkdown()
         self._version = -1
         self.progress = reply.progress
@@ -48,25 +62,47 @@ class Rendering:
             ends = [self.tokens_at, *places.ends]
             return [token_row(tokens[at], text[ends[at] : ends[at + 1]]) for at in range(first, len(places.ends))]
 
-    def refresh(self) -> None:
+    async def refresh(self) -> None:
         """Bring `progress` and `blocks` up to date."""
-        with self._lock:
-            self._refresh()
+        if self.reply.version != self._version:
+            await asyncio.to_thread(self._refresh)
 
     def _refresh(self) -> None:
-        if self.reply.version == self._version:
-            return
-        progress = self.reply.progress
-        if progress.text != self.progress.text or not self.blocks:
-            self.blocks = self._markdown.update(progress.text) if progress.text else []
-        self.progress, self._version = progress, progress.version
+        with self._lock:
+            if self.reply.version == self._version:
+                return
+            progress = self.reply.progress
+            if progress.text != self.progress.text or not self.blocks:
+                self.blocks = self._markdown.update(progress.text) if progress.text else []
+            self.progress, self._version = progress, progress.version
+
+
+class Renderings(Generic[Key]):
+    """The renderings that somebody watches, by the keys of their replies."""
+
+    def __init__(self) -> None:
+        self._watched: dict[Key, Rendering] = {}
+
+    @contextmanager
+    def watched(self, key: Key, reply: Reply) -> Iterator[Rendering]:
+        """The rendering of `reply`, shared with all who are inside this block. For the event loop's thread."""
+        rendering = self._watched.get(key)
+        if rendering is None or rendering.reply is not reply:
+            rendering = self._watched[key] = Rendering(reply)
+        rendering.watchers += 1
+        try:
+            yield rendering
+        finally:
+            rendering.watchers -= 1
+            if not rendering.watchers and self._watched.get(key) is rendering:
+                del self._watched[key]
 
 
 def difference(old: Sequence[Block], new: Sequence[Block]) -> dict[str, Any] | None:
     """How `new` comes from `old`, None where they are the same.
 
-    {"k": keep, "a": text}: the last block's HTML is its first `keep` UTF-16 units and `text`.
-    {"at": start, "b": blocks}: blocks from that start on are replaced by these.
+    {"k": keep, "a": text, "e": ending}: the last block's HTML is its first `keep` UTF-16 units, `text`, and its last
+    `ending` units (left out: none). {"at": start}: blocks from that start on are gone. "b": blocks that come after those.
     """
     same = 0
     for before, after in zip(old, new, strict=False):
@@ -75,12 +111,29 @@ def difference(old: Sequence[Block], new: Sequence[Block]) -> dict[str, Any] | N
         same += 1
     if same == len(old) == len(new):
         return None
-    if same == len(old) - 1 == len(new) - 1 and (old[-1].start, old[-1].kind) == (new[-1].start, new[-1].kind):
-        keep = _common(old[-1].html, new[-1].html)
-        kept = new[-1].html[:keep]
-        return {"k": len(kept.encode("utf-16-le")) // 2, "a": new[-1].html[keep:]}
-    starts = [block.start for block in (*old[same:], *new[same:])]
-    return {"at": min(starts), "b": [[block.start, block.kind, block.html] for block in new[same:]]}
+    first, rest = new[same : same + 1], new[same:]
+    change: dict[str, Any]
+    if first and same == len(old) - 1 and (old[-1].start, old[-1].kind) == (first[0].start, first[0].kind):
+        change, fresh = _growth(old[-1].html, first[0].html), rest[1:]
+    else:
+        change, fresh = {"at": min(block.start for block in (*old[same:], *rest))}, rest
+    if fresh or "at" in change:
+        change["b"] = [[block.start, block.kind, block.html] for block in fresh]
+    return change
+
+
+def _growth(old: str, new: str) -> dict[str, Any]:
+    keep = _common(old, new)
+    change: dict[str, Any] = {"k": _units(new[:keep]), "a": new[keep:]}
+    ending = _common(old[keep:][::-1], new[keep:][::-1])
+    if ending > len(',"e":10'):
+        change |= {"a": new[keep : len(new) - ending], "e": _units(new[len(new) - ending :])}
+    return change
+
+
+def _units(text: str) -> int:
+    """How long the browser finds `text`, in UTF-16 units."""
+    return len(text.encode("utf-16-le")) // 2
 
 
 def _common(old: str, new: str) -> int:
@@ -110,39 +163,32 @@ async def follow(
     """
     placed = 0
     sent: list[Block] | None = None
-    said: dict[str, Any] = {}
-    figures_due = 0.0
-    heard = time.monotonic()
-    while True:
-        began = time.monotonic()
-        await asyncio.to_thread(rendering.refresh)
-        progress, blocks = rendering.progress, rendering.blocks if streaming else []
+
+    async def look() -> tuple[Progress, list[str]]:
+        nonlocal placed, sent
+        await rendering.refresh()
+        progress, blocks, pieces = rendering.progress, rendering.blocks if streaming else [], []
         if sent is None:
             first = next((index for index, block in enumerate(blocks) if block.start == position), 0)
             sent = blocks[:first]
-            if not blocks or first == 0:
-                yield "retry:500\n" + frame({"at": 0, "b": []})
+            if first == 0:
+                pieces.append(frame({"at": 0, "b": []}))
         if change := difference(sent, blocks):
-            yield frame(change, blocks[-1].start if blocks and "b" in change else None)
-            sent, heard = list(blocks), began
+            pieces.append(frame(change, blocks[-1].start if blocks and "b" in change else None))
+            sent = list(blocks)
         if tokens and streaming and (rows := rendering.token_rows(placed)):
-            yield frame({"tokens": rows, "from": placed, "at": rendering.tokens_at})
-            placed, heard = placed + len(rows), began
-        status = _status(progress)
-        if progress.phase == "over":
-            message = await asyncio.to_thread(final)
-            if message.get("blocks") == [[block.start, block.kind, block.html] for block in blocks]:
-                del message["blocks"]  # the browser has them all
-            yield frame(message, event="over")
-            return
-        if status != said and (began >= figures_due or status.get("phase") != said.get("phase")):
-            yield frame(status)
-            said, figures_due, heard = status, began + FIGURES_PERIOD, began
-        if began - heard > HEARTBEAT:
-            yield ":\n\n"
-            heard = began
-        spent = time.monotonic() - began
-        await asyncio.sleep(max(PERIOD - spent, spent / 2, 0.005))
+            pieces.append(frame({"tokens": rows, "from": placed, "at": rendering.tokens_at}))
+            placed += len(rows)
+        return progress, pieces
+
+    def last() -> dict[str, Any]:
+        message = final()
+        if message.get("blocks") == [[block.start, block.kind, block.html] for block in sent or ()]:
+            del message["blocks"]  # the browser has them all
+        return message
+
+    async for piece in _told(look, last):
+        yield piece
 
 
 async def follow_text(
@@ -152,27 +198,44 @@ async def follow_text(
 
     Each piece comes as {"t": text}, with the position behind it as its id.
     """
+
+    async def look() -> tuple[Progress, list[str]]:
+        nonlocal position
+        progress = reply.progress
+        if not (streaming or progress.phase == "over") or len(progress.text) <= position:
+            return progress, []
+        begun, position = position, len(progress.text)
+        return progress, [frame({"t": progress.text[begun:]}, position)]
+
+    async for piece in _told(look, final):
+        yield piece
+
+
+async def _told(
+    look: Callable[[], Awaitable[tuple[Progress, list[str]]]], last: Callable[[], dict[str, Any]]
+) -> AsyncIterator[str]:
+    """All events of a reply to its end: the pieces that `look` finds, how far it is, and signs of life where nothing else is said."""
     said: dict[str, Any] = {}
-    figures_due, heard = 0.0, time.monotonic()
+    due = figures_due = heard = time.monotonic()
     yield "retry:500\n\n"
     while True:
         began = time.monotonic()
-        progress = reply.progress
-        over = progress.phase == "over"
-        if (streaming or over) and len(progress.text) > position:
-            yield frame({"t": progress.text[position:]}, len(progress.text))
-            position, heard = len(progress.text), began
-        if over:
-            yield frame(await asyncio.to_thread(final), event="over")
-            return
-        status = _status(progress)
-        if status != said and (began >= figures_due or status.get("phase") != said.get("phase")):
-            yield frame(status)
-            said, figures_due, heard = status, began + FIGURES_PERIOD, began
-        if began - heard > HEARTBEAT:
-            yield ":\n\n"
+        progress, pieces = await look()
+        if progress.phase == "over":
+            pieces.append(over(await asyncio.to_thread(last)))
+        elif (status := _status(progress)) != said and (began >= figures_due or status["phase"] != said.get("phase")):
+            pieces.append(frame(status))
+            said, figures_due = status, began + FIGURES_PERIOD
+        elif not pieces and began - heard > HEARTBEAT:
+            pieces.append(":\n\n")
+        if pieces:
+            yield "".join(pieces)
             heard = began
-        await asyncio.sleep(PERIOD)
+        if progress.phase == "over":
+            return
+        now = time.monotonic()
+        due = max(due + PERIOD, now + (now - began) / 2)  # to the beat, and never more than two thirds of the time
+        await asyncio.sleep(due - now)
 
 
 def _status(progress: Progress) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
@@ -26,8 +26,8 @@ from modules.ui import (
     views,
     writing_routes,
 )
-from modules.ui.bodies import Owner, body_of, download
-from modules.ui.live import EVENT_HEADERS, Rendering, follow, frame
+from modules.ui.bodies import Owner, Start, body_of, download
+from modules.ui.live import Renderings, event_response, follow, over
 
 STATIC = Path(__file__).parent / "static"
 
@@ -79,7 +79,7 @@ def router(app: App) -> APIRouter:
     routes.include_router(character_routes.router(app))
     routes.include_router(transfer_routes.router(app))
     routes.include_router(writing_routes.router(app))
-    renderings: dict[int, Rendering] = {}
+    renderings = Renderings[int]()
 
     # --- the list and the chats
 
@@ -197,37 +197,24 @@ def router(app: App) -> APIRouter:
         return {"stopped": actions.stop(app, owner, message_id)}
 
     @routes.get("/replies/{message_id}/events")
-    async def events(
-        owner: Owner,
-        message_id: int,
-        position: Annotated[int, Query(alias="from")] = 0,
-        tokens: bool = False,
-        last_event_id: Annotated[int | None, Header()] = None,
-    ) -> StreamingResponse:
+    async def events(owner: Owner, message_id: int, start: Start, tokens: bool = False) -> StreamingResponse:
         def final() -> dict[str, Any]:
             message = app.store.message(owner, message_id)
             path = app.store.path(owner, message.chat_id, leaf=message_id)
             return views.reply_view(app, owner, path[-1] if path else PathMessage(message, (message_id,)), {})
 
         await asyncio.to_thread(app.store.message, owner, message_id)
-        start = last_event_id if last_event_id is not None else position
 
         async def stream() -> AsyncIterator[str]:
             reply = app.replies.get(message_id)
             if reply is None:
-                yield frame(await asyncio.to_thread(final), event="over")
+                yield over(await asyncio.to_thread(final))
                 return
-            rendering = renderings.setdefault(message_id, Rendering(reply))
-            rendering.watchers += 1
-            try:
-                streaming = preferences.page_of(app, owner).stream
+            streaming = preferences.page_of(app, owner).stream
+            with renderings.watched(message_id, reply) as rendering:
                 async for piece in follow(rendering, start, final, tokens=tokens, streaming=streaming):
                     yield piece
-            finally:
-                rendering.watchers -= 1
-                if not rendering.watchers and renderings.get(message_id) is rendering:
-                    del renderings[message_id]
 
-        return StreamingResponse(stream(), media_type="text/event-stream", headers=EVENT_HEADERS)
+        return event_response(stream())
 
     return routes

@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -17,8 +17,8 @@ from modules.chats.sheets import How, Sheet
 from modules.errors import UserError
 from modules.generation.types import GenerationRequest
 from modules.ui import preferences
-from modules.ui.bodies import Owner
-from modules.ui.live import EVENT_HEADERS, Rendering, follow, follow_text, frame
+from modules.ui.bodies import Owner, Start
+from modules.ui.live import Renderings, event_response, follow, follow_text, over
 from modules.ui.markdown import as_html, render
 
 MOST_NEXT = 1000
@@ -119,7 +119,7 @@ def _add_tokens(routes: APIRouter, app: App) -> None:
 
 
 def _add_pages(routes: APIRouter, app: App) -> None:
-    renderings: dict[tuple[str, str], Rendering] = {}
+    renderings = Renderings[tuple[str, str]]()
 
     @routes.get("/{name}")
     def read(owner: Owner, name: str, have: int | None = None) -> dict[str, Any]:
@@ -156,14 +156,9 @@ def _add_pages(routes: APIRouter, app: App) -> None:
 
     @routes.get("/{name}/events")
     async def events(
-        owner: Owner,
-        name: str,
-        position: Annotated[int, Query(alias="from")] = 0,
-        how: Annotated[Literal["text", "markdown"], Query(alias="as")] = "text",
-        last_event_id: Annotated[int | None, Header()] = None,
+        owner: Owner, name: str, start: Start, how: Annotated[Literal["text", "markdown"], Query(alias="as")] = "text"
     ) -> StreamingResponse:
         key = owner, app.sheets.named(name)
-        start = last_event_id if last_event_id is not None else position
 
         def final() -> dict[str, Any]:
             view = _view(app.sheets.read(*key))
@@ -173,24 +168,16 @@ def _add_pages(routes: APIRouter, app: App) -> None:
             reply = app.sheets.get(key)
             streaming = preferences.page_of(app, owner).stream
             if reply is None:
-                yield frame(_view(await asyncio.to_thread(app.sheets.read, *key)), event="over")
+                yield over(_view(await asyncio.to_thread(app.sheets.read, *key)))
             elif how == "text":
                 async for piece in follow_text(reply, start, final, streaming=streaming):
                     yield piece
             else:
-                rendering = renderings.get(key)
-                if rendering is None or rendering.reply is not reply:
-                    rendering = renderings[key] = Rendering(reply)
-                rendering.watchers += 1
-                try:
+                with renderings.watched(key, reply) as rendering:
                     async for piece in follow(rendering, start, final, streaming=streaming):
                         yield piece
-                finally:
-                    rendering.watchers -= 1
-                    if not rendering.watchers and renderings.get(key) is rendering:
-                        del renderings[key]
 
-        return StreamingResponse(stream(), media_type="text/event-stream", headers=EVENT_HEADERS)
+        return event_response(stream())
 
 
 def _view(sheet: Sheet) -> dict[str, Any]:

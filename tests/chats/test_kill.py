@@ -56,10 +56,12 @@ class Reader:
             pass
 
     def _take(self, data: dict[str, Any]) -> None:
-        if "b" in data:
-            self._blocks = [block for block in self._blocks if block[0] < data["at"]] + data["b"]
-        elif "a" in data:
-            self._blocks[-1][2] = self._blocks[-1][2][: data["k"]] + data["a"]
+        if "k" in data:
+            html = self._blocks[-1][2]
+            self._blocks[-1][2] = html[: data["k"]] + data["a"] + html[len(html) - data.get("e", 0) :]
+        if "at" in data:
+            self._blocks = [block for block in self._blocks if block[0] < data["at"]]
+        self._blocks += data.get("b", [])
         text = re.sub(r"<[^>]*>", "", "".join(block[2] for block in self._blocks)).strip()
         assert TEXT.startswith(text)
         self.lengths.append((time.monotonic(), len(text)))

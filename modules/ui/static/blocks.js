@@ -14,15 +14,12 @@ export class Blocks {
     return this.items.at(-1)?.start ?? 0;
   }
 
-  // {at, b}: blocks from `at` on are replaced; {k, a}: the last one keeps its first k characters.
-  apply(change) {
-    if ("k" in change) {
-      const last = this.items.at(-1);
-      if (last) this.draw(last, last.html.slice(0, change.k) + change.a);
-      return;
-    }
-    while (this.items.length && this.items.at(-1).start >= change.at) this.items.pop().element.remove();
-    for (const [start, kind, html] of change.b) {
+  // {k, a, e}: the last one keeps its first k characters and its last e. {at}: those from `at` on are gone. b: what follows.
+  apply({k, a, e = 0, at = Infinity, b = []}) {
+    const last = this.items.at(-1);
+    if (k !== undefined && last) this.draw(last, last.html.slice(0, k) + a + last.html.slice(last.html.length - e));
+    while (this.items.length && this.items.at(-1).start >= at) this.items.pop().element.remove();
+    for (const [start, kind, html] of b) {
       const item = {start, kind, html: "", element: h("div", {class: "tl-block"})};
       this.holder(kind).append(item.element);
       this.items.push(item);
