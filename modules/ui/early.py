@@ -1,4 +1,4 @@
-"""What must be in the page before Gradio's own script runs: the words, the look, and the language and theme chosen here."""
+"""What must be in the page before Gradio's own script runs: the words, the look, the choices of the user, and the chat view."""
 
 from __future__ import annotations
 
@@ -18,64 +18,34 @@ from modules.settings.page import PageSettings, Tab
 from modules.ui.words import script_words
 
 STATIC = Path(__file__).parent / "static"
-# Gradio reads the language and the theme once, while its script starts, and puts `head=` into the page only later.
 _HEAD = """
-<link rel="stylesheet" href="chats/static/chat.css">
+<link rel="stylesheet" id="tl-style" href="chats/static/chat.css">
 %s
 <script>
 window.TEXTLOOM = %s;
-(() => {
-  const {language, theme, first_tab} = window.TEXTLOOM.page;
-  if (language !== "auto") {
-    const name = language === "zh" ? "zh-CN" : language;
-    Object.defineProperty(navigator, "language", {get: () => name});
-    Object.defineProperty(navigator, "languages", {get: () => [name]});
-  }
-  if (theme !== "auto") {
-    const query = window.matchMedia.bind(window);
-    const nothing = () => {};
-    window.matchMedia = (text) => text.includes("prefers-color-scheme")
-      ? {matches: text.includes(theme), media: text, addEventListener: nothing, removeEventListener: nothing,
-         addListener: nothing, removeListener: nothing}
-      : query(text);
-  }
-  const linked = new URLSearchParams(location.search).has("chat");
-  const wanted = sessionStorage.getItem("textloom-tab") ?? (linked ? "chat" : first_tab);
-  // On narrow pages Gradio puts tabs into a menu, where they have their label alone; a hidden row has all labels in order.
-  window.TEXTLOOM.openTab = (name) => {
-    const tab = document.getElementById(`tab-${name}-button`);
-    if (tab) return tab.click();
-    const labels = document.querySelectorAll("#tl-tabs > .tab-wrapper > .visually-hidden > button");
-    const label = labels[window.TEXTLOOM.tabs.indexOf(name)]?.textContent;
-    [...document.querySelectorAll("#tl-tabs .overflow-dropdown > button")].find((button) => button.textContent === label)?.click();
-  };
-  const shown = () => document.querySelector("#tl-tabs [role=tab][aria-selected=true]")?.dataset.tabId;
-  document.addEventListener("click", (event) => {
-    if (event.target.closest?.("#tl-tabs > .tab-wrapper")) setTimeout(() => shown() && sessionStorage.setItem("textloom-tab", shown()), 50);
-  });
-  if (wanted === "%s") return;
-  const until = Date.now() + 20000; // the buttons are there before they listen
-  const timer = setInterval(() => {
-    if (shown() === wanted || Date.now() > until) clearInterval(timer);
-    else window.TEXTLOOM.openTab(wanted);
-  }, 40);
-})();
+%s
 </script>
+<script type="module" src="chats/static/start.js"></script>
 """
 
 
 def head(page: PageSettings, opens_on: str) -> bytes:
     """What is put into the page for a user with these settings; opens_on: the tab that Gradio shows by itself."""
-    values = {"page": page.model_dump(mode="json"), "tabs": get_args(Tab)}
+    values = {"page": page.model_dump(mode="json"), "tabs": get_args(Tab), "opens_on": opens_on}
     settings = json.dumps(values, separators=(",", ":"))[:-1] + f",{_words()}}}"
-    return (_HEAD % (_preloads(), settings, opens_on)).encode()
+    return (_HEAD % (_preloads(), settings, _script())).encode()
+
+
+@lru_cache(maxsize=1)
+def _script() -> str:
+    return (STATIC / "early.js").read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1)
 def _preloads() -> str:
-    """The chat view's script and all that it imports, fetched while Gradio's own script starts: a third of a second sooner."""
+    """The chat view's script and all that it imports, asked for at once rather than one after the other."""
     found: list[str] = []
-    waiting = ["main.js"]
+    waiting = ["start.js"]
     while waiting:
         name = waiting.pop()
         if name not in found:

@@ -47,5 +47,5 @@ def build(app: App) -> gr.Blocks:
 
 
 def mount_options() -> dict[str, Any]:
-    """What gr.mount_gradio_app is told about the look. The style is in the page early too; here it comes after Gradio's own."""
-    return {"theme": theme(), "i18n": words(), "head": '<link rel="stylesheet" href="chats/static/chat.css">'}
+    """What gr.mount_gradio_app is told about the look and the words. Our own style is in the page early (early.py)."""
+    return {"theme": theme(), "i18n": words()}

@@ -61,14 +61,18 @@ class Site:
 
     def open(self, path: str = "", *, width: int = 1280, height: int = 800, locale: str = "en-US", **context: object) -> Page:
         """A new visitor's page, when the chat view is ready. Errors of the page and requests elsewhere are noted."""
-        visitor = self._browser.new_context(viewport={"width": width, "height": height}, locale=locale, **context)  # type: ignore[arg-type]
-        page = visitor.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("request", lambda request: self._noted(request.url))
+        page = self.empty(viewport={"width": width, "height": height}, locale=locale, **context)
         page.goto(self.url + path)
         page.wait_for_selector(".tl-composer textarea")
         page.wait_for_function("document.querySelector('.tl-model').dataset.state")
+        return page
+
+    def empty(self, **context: object) -> Page:
+        """A new visitor who has not gone anywhere yet."""
+        page = self._browser.new_context(**context).new_page()  # type: ignore[arg-type]
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self._noted(request.url))
         return page
 
     def _noted(self, url: str) -> None:

@@ -19,7 +19,7 @@ import {t} from "./words.js";
 const PAGE = 60;
 const NEAR_END = 60; // pixels: closer than this counts as reading along
 
-class Chat {
+export class Chat {
   constructor(host) {
     this.host = host;
     this.current = null;
@@ -507,12 +507,4 @@ class Chat {
     this.composer.hint.dataset.key = key;
     this.composer.hint.replaceChildren(h("span", {}, words), ...(button ? [" ", button] : []));
   }
-}
-
-export function start(element) {
-  const host = element.querySelector(".tl");
-  if (host.dataset.started) return;
-  host.dataset.started = "true";
-  window.textloomChat = new Chat(host);
-  window.textloomChat.start();
 }

@@ -1,11 +1,11 @@
-"""The Text generation tab: the place where static/main.js builds the chat view."""
+"""The Text generation tab: the place where static/start.js puts the chat view."""
 
 from __future__ import annotations
 
 import gradio as gr
 
 _START = """
-import(new URL("chats/static/main.js", document.baseURI).href).then((chat) => chat.start(element));
+import(new URL("chats/static/start.js", document.baseURI).href).then((chat) => chat.start(element));
 """
 
 

@@ -1,0 +1,56 @@
+// Runs before anything else of the page: the language and the theme chosen here, the style, and which tab is in front.
+(() => {
+  const {page, tabs, opens_on} = TEXTLOOM;
+
+  // Gradio reads both once, while its script starts.
+  if (page.language !== "auto") {
+    const name = page.language === "zh" ? "zh-CN" : page.language;
+    Object.defineProperty(navigator, "language", {get: () => name});
+    Object.defineProperty(navigator, "languages", {get: () => [name]});
+  }
+  if (page.theme !== "auto") {
+    const query = window.matchMedia.bind(window);
+    const nothing = () => {};
+    window.matchMedia = (text) => text.includes("prefers-color-scheme")
+      ? {matches: text.includes(page.theme), media: text, addEventListener: nothing, removeEventListener: nothing,
+         addListener: nothing, removeListener: nothing}
+      : query(text);
+  }
+  const parameters = new URLSearchParams(location.search);
+  TEXTLOOM.dark = (parameters.get("__theme") ?? "system") === "system"
+    ? matchMedia("(prefers-color-scheme: dark)").matches
+    : parameters.get("__theme") === "dark";
+  document.documentElement.classList.toggle("tl-dark", TEXTLOOM.dark);
+
+  // Ours comes after Gradio's styles, which arrive one by one; sheets of this kind are behind all others, wherever those are.
+  const style = document.getElementById("tl-style");
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync([...style.sheet.cssRules].map((rule) => rule.cssText).join("\n"));
+  document.adoptedStyleSheets.push(sheet);
+
+  // Which tab is in front is remembered, for this browser tab.
+  const shown = () => document.querySelector("#tl-tabs [role=tab][aria-selected=true]")?.dataset.tabId;
+  // On narrow pages Gradio puts tabs into a menu, where they have their label alone; a hidden row has all labels in order.
+  const press = (name) => {
+    const tab = document.getElementById(`tab-${name}-button`);
+    if (tab) return tab.click();
+    const labels = document.querySelectorAll("#tl-tabs > .tab-wrapper > .visually-hidden > button");
+    const label = labels[tabs.indexOf(name)]?.textContent;
+    [...document.querySelectorAll("#tl-tabs .overflow-dropdown > button")].find((button) => button.textContent === label)?.click();
+  };
+  let timer = null;
+  TEXTLOOM.openTab = (name) => {
+    clearInterval(timer);
+    const until = Date.now() + 20000; // the buttons are not there at first, and then there before they listen
+    press(name);
+    timer = setInterval(() => {
+      if (shown() === name || Date.now() > until) clearInterval(timer);
+      else press(name);
+    }, 40);
+  };
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("#tl-tabs > .tab-wrapper")) setTimeout(() => shown() && sessionStorage.setItem("textloom-tab", shown()), 50);
+  });
+  TEXTLOOM.first = sessionStorage.getItem("textloom-tab") ?? (parameters.has("chat") ? "chat" : page.first_tab);
+  if (TEXTLOOM.first !== opens_on) TEXTLOOM.openTab(TEXTLOOM.first);
+})();
