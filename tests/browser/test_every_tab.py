@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from modules.library.character import Character
 from modules.ui.words import tables
-from tests.browser.conftest import Site, reply, say
+from tests.browser.conftest import Site, message_menu, open_menu, reply, say
 
 pytestmark = pytest.mark.browser
 TABS = ("chat", "default", "notebook", "parameters", "models", "training", "session")
@@ -30,13 +32,74 @@ def test_axe_finds_nothing_on_any_tab(site: Site, scheme: str):
     page = site.open(color_scheme=scheme)
     say(page, "hello")
     reply(page)
-    found: dict[str, list[str]] = {}
+    found = {}
     for tab in TABS:
         open_tab(page, tab)
-        violations = Axe().run(page).response["violations"]
-        if violations:
-            found[tab] = [f"{each['id']}: {node['html'][:160]}" for each in violations for node in each["nodes"][:3]]
-    assert found == {}
+        found[tab] = violations(page)
+    assert not any(found.values()), found
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_any_dialog_menu_or_pane(site: Site, scheme: str):
+    if not site.app.characters.all("local"):
+        site.app.characters.save("local", Character("Mira", "A keeper.", "Welcome."))
+    answers = iter(("one answer", "another answer"))
+    site.model.reply = lambda request: next(answers)
+    page = site.open(color_scheme=scheme)
+    say(page, "hello")
+    reply(page)
+    page.locator(".tl-last").get_by_role("button", name="Regenerate").click()
+    expect(page.locator(".tl-last .tl-versions")).to_contain_text("2/2")
+    reply(page)
+
+    def press(name: str) -> None:
+        page.get_by_role("button", name=name, exact=True).click()
+
+    def edit_character() -> None:
+        page.locator(".tl-character").click()
+        page.get_by_role("dialog").get_by_role("button", name="New", exact=True).click()
+
+    def rename() -> None:
+        page.locator(".tl-row.tl-current").get_by_role("button").click()
+        page.get_by_role("menuitem", name="Rename").click()
+
+    openings: dict[str, Callable[[], None]] = {
+        "models": lambda: page.locator(".tl-model").click(),
+        "presets": lambda: press("Preset"),
+        "characters": lambda: page.locator(".tl-character").click(),
+        "new character": edit_character,
+        "settings": lambda: press("Chat settings"),
+        "view": lambda: press("Look at this conversation"),
+        "keys": lambda: open_menu(page, "Look at this conversation", "Keyboard"),
+        "map": lambda: page.keyboard.press("Control+Shift+M"),
+        "prompt": lambda: page.locator(".tl-context").click(),
+        "marks": lambda: open_menu(page, "Look at this conversation", "training data"),
+        "composer": lambda: press("More ways to go on"),
+        "compare": lambda: page.keyboard.press("Control+Shift+K"),
+        "start": lambda: open_menu(page, "More ways to go on", "Start replies with"),
+        "message": lambda: page.locator(".tl-last .tl-tools").get_by_role("button", name="More for this message").click(),
+        "diff": lambda: message_menu(page, "Compare versions"),
+        "row": lambda: page.locator(".tl-row.tl-current").get_by_role("button").click(),
+        "rename": rename,
+    }
+    found = {}
+    for name, opening in openings.items():
+        opening()
+        expect(page.locator("dialog[open], .tl-menu")).not_to_have_count(0)
+        page.wait_for_timeout(400)  # what it asks the server for, and how it comes into view
+        found[name] = violations(page)
+        while page.locator("dialog[open], .tl-menu").count():
+            page.keyboard.press("Escape")
+    page.keyboard.press("Control+Shift+L")
+    page.locator(".tl-last").get_by_role("button", name="Edit").click()
+    found["editor"] = violations(page)
+    assert not any(found.values()), found
+
+
+def violations(page: Page) -> list[str]:
+    """What axe objects to, with the places."""
+    found = Axe().run(page).response["violations"]
+    return [f"{each['id']}: {node['html'][:160]}" for each in found for node in each["nodes"][:3]]
 
 
 # What stands on the page in English whatever the language: names, keys, numbers, and what is written in a file or typed.

@@ -15,7 +15,8 @@ export async function showMarks(host) {
       const saved = await attempt(() => post("/marks/dataset", {kind, name: name.value}));
       if (saved) toast(t("marks.saved", {name: saved.name, n: count(saved.rows)}), {seconds: 6});
     }}, t("marks.save"));
-    const download = h("a", {class: `tl-quiet${number ? "" : " tl-off"}`, href: number ? address(`/marks/${kind}.jsonl`) : undefined, download: `${kind}.jsonl`}, t("marks.download"));
+    const download = h("a", {class: "tl-quiet", download: `${kind}.jsonl`,
+      ...(number ? {href: address(`/marks/${kind}.jsonl`)} : {role: "link", "aria-disabled": "true"})}, t("marks.download"));
     return h("section", {class: "tl-marks"}, h("h3", {}, t(`marks.${kind}`, {n: count(number)})), h("p", {class: "tl-prompt-facts"}, t(`marks.${kind}.help`)),
       h("pre", {class: "tl-marks-form"}, example), h("div", {class: "tl-marks-row"}, name, save, download));
   };
