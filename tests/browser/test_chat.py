@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta
 
 import pytest
 from playwright.sync_api import expect
@@ -131,6 +132,16 @@ def test_a_chat_is_renamed_pinned_and_found(site: Site):
         expect(page.locator(".tl-row-title")).to_have_text(["Libraries"])
     page.get_by_role("searchbox").fill("no such words")
     expect(page.locator(".tl-nothing")).to_be_visible()
+
+
+def test_the_list_is_grouped_by_date(site: Site):
+    said = datetime.now()
+    site.app.store.create_chat("local", title="a dated chat")
+    for days, group in ((0, "Today"), (1, "Yesterday"), (4, "Previous 7 days"), (20, "Previous 30 days"), (100, "Older")):
+        page = site.empty()
+        page.clock.set_fixed_time(said + timedelta(days=days))
+        page.goto(site.url, wait_until="commit")
+        expect(page.locator(".tl-list section", has_text="a dated chat").locator("h2")).to_have_text(group)
 
 
 def test_branching_makes_a_chat_of_its_own(site: Site):

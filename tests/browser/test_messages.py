@@ -364,6 +364,7 @@ def test_the_place_in_the_queue_is_shown_and_stop_is_at_once_and_only_ones_own(s
         assert waiting[0].closed and not waiting[1].closed
         two.keyboard.press("Escape")
         expect(two.locator(LAST)).to_have_attribute("data-state", "cut")
+        assert waiting[1].closed
     finally:
         del site.model.stream
 

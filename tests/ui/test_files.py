@@ -110,7 +110,8 @@ def test_characters_are_made_by_people_for_themselves(app: App, people):
     ann.delete("/chats/characters/Zoe")
     assert ann.post(f"/chats/{chat}/view", json={}).json()["speakers"] == {"user": "Ann", "name": "Zoe", "character": None}
     gone = ann.post("/chats/send", json={"content": "x", "chat": chat, "after": view["messages"][0]["id"]})
-    assert gone.status_code == 404 and gone.json()["error"]["message"] == "There is no character called Zoe."
+    assert gone.status_code == 404
+    assert gone.json()["error"]["message"] == "There is no character called Zoe. There are: Shared, Zoe 2."
 
 
 def test_a_name_that_is_no_name_is_refused(people):
