@@ -21,6 +21,8 @@ _COLUMNS = (("Length", "Text", "Form"), ("Temperature", "Filters"), ("Repetition
 _PLOT = """
 import(new URL("chats/static/distribution.js", document.baseURI).href).then((plot) => plot.start(element));
 """
+IN_TURN = {**PRIVATE, "concurrency_id": "parameters"}
+"""For all that changes the settings: what was pressed last is what is shown at the end."""
 
 
 def build(app: App, tab: gr.Tab) -> None:
@@ -119,13 +121,13 @@ def build(app: App, tab: gr.Tab) -> None:
     def make_default(request: gr.Request) -> None:
         gr.Info(preferences.save_as_default(app, owner_of(request)), title="✓", duration=4)
 
-    tab.select(opened, None, everything, **PRIVATE)
-    preset.input(chosen, preset, everything, **PRIVATE)
-    save.click(saved, preset, everything, **PRIVATE)
-    delete.click(deleted, preset, everything, **PRIVATE)
-    neutral.click(reset, None, everything, **PRIVATE)
-    default.click(make_default, None, None, **PRIVATE)
-    page.controls["stream"].input(page_changed, page.controls["stream"], None, **PRIVATE)  # type: ignore[attr-defined]
+    tab.select(opened, None, everything, **IN_TURN)
+    preset.input(chosen, preset, everything, **IN_TURN)
+    save.click(saved, preset, everything, **IN_TURN)
+    delete.click(deleted, preset, everything, **IN_TURN)
+    neutral.click(reset, None, everything, **IN_TURN)
+    default.click(make_default, None, None, **IN_TURN)
+    page.controls["stream"].input(page_changed, page.controls["stream"], None, **IN_TURN)  # type: ignore[attr-defined]
     gr.on(
         form.edited,
         changed,
@@ -133,7 +135,7 @@ def build(app: App, tab: gr.Tab) -> None:
         [preset, summary],
         inputs_kwargs=form.controls,
         trigger_mode="always_last",
-        **PRIVATE,
+        **IN_TURN,
     )
 
 
