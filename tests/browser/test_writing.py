@@ -65,6 +65,14 @@ def test_every_button_of_a_page_does_its_work(site: Site, name: str):
     expect(paper.text).to_have_value(before + " otherwise")
 
 
+def test_the_prompt_is_on_the_left_and_the_reply_on_the_right(site: Site):
+    paper = Paper(site.open(), "default")
+    left, right = paper.at.locator(".tl-left"), paper.at.locator(".tl-right")
+    beside = "([left, right]) => left.getBoundingClientRect().right <= right.getBoundingClientRect().left"
+    paper.page.wait_for_function(beside, arg=[left.element_handle(), right.element_handle()])
+    assert abs(paper.papers.first.bounding_box()["y"] - paper.text.bounding_box()["y"]) < 3
+
+
 @pytest.mark.parametrize("name", TABS)
 def test_a_reply_survives_a_reload_and_stop_ends_it_at_once(site: Site, name: str):
     site.app.store.set_preference("local", "sampling", {"values": {"max_tokens": 3000}})

@@ -7,6 +7,13 @@ const BASE = new URL("chats", document.baseURI).href;
 
 export const address = (path) => `${BASE}${path}`;
 
+// A style that some tabs need. Like the page's own (early.js) it stands behind Gradio's, wherever those are.
+export function addStyle(name) {
+  const sheet = new CSSStyleSheet();
+  document.adoptedStyleSheets.push(sheet);
+  fetch(address(`/static/${name}`)).then((reply) => reply.text()).then((text) => sheet.replaceSync(text));
+}
+
 export class Refused extends Error {}
 
 async function call(method, path, body) {

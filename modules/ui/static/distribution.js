@@ -1,10 +1,10 @@
 // What could come next, and how likely: before and after the sampling settings. Drawn by hand: a list of bars.
 
-import {address, post, Refused} from "./api.js";
+import {addStyle, post, Refused} from "./api.js";
 import {h} from "./dom.js";
 import {count, t} from "./words.js";
 
-document.head.append(h("link", {rel: "stylesheet", href: address("/static/writing.css")}));
+addStyle("writing.css");
 
 // Spaces and line ends of a token, so that they can be seen.
 export function visible(text) {

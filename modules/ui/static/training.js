@@ -1,7 +1,7 @@
 // The Training tab: the list of runs, and the chosen one with its curves, replies and buttons. All of it is read anew from the
 // server, so that a reload loses nothing.
 
-import {address, attempt, get, post, remove} from "./api.js";
+import {addStyle, attempt, get, post, remove} from "./api.js";
 import {copyText, h, openChat, showDialog, toast} from "./dom.js";
 import {Comparison} from "./training_compare.js";
 import {count, t} from "./words.js";
@@ -251,6 +251,6 @@ function time(seconds) {
 }
 
 export function start(element, copied) {
-  document.head.append(h("link", {rel: "stylesheet", href: address("/static/training.css")}));
+  addStyle("training.css");
   new Training(element.querySelector(".tl-training"), copied);
 }
