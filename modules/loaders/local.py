@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,15 @@ def load_folder(
     more: what else `from_pretrained` gets (quantization_config, …); `dtype` there replaces the choice made here.
     Raises UserError for what the options or files cause, Unavailable where memory is short.
     """
+    # In a thread that ends: every thread that torch computes in keeps helpers of its own for as long as it lives, and libgomp
+    # lets all of them sleep after every operation, also the engine's, once there are more of them than cores.
+    with ThreadPoolExecutor(1, "load") as thread:
+        return thread.submit(_load_folder, spec, options, report, prepare, more).result()
+
+
+def _load_folder(
+    spec: ModelSpec, options: LoadOptions, report: Report, prepare: Callable[[Any], None], more: dict[str, Any]
+) -> LocalModel:
     from modules.generation.local.model import LocalModel
 
     report(f"Loading {spec.name}")
