@@ -6,7 +6,7 @@ import re
 from datetime import datetime, timedelta
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import Site, message_menu, reply, say
 
@@ -142,6 +142,23 @@ def test_the_list_is_grouped_by_date(site: Site):
         page.clock.set_fixed_time(said + timedelta(days=days))
         page.goto(site.url, wait_until="commit")
         expect(page.locator(".tl-list section", has_text="a dated chat").locator("h2")).to_have_text(group)
+
+
+def test_what_was_asked_before_a_chat_was_opened_does_not_close_it(site: Site):
+    chat = site.app.store.create_chat("local", title="opened meanwhile")
+    page = site.open()
+    late: list[Route] = []
+    page.route("**/pulse", lambda route: late.append(route))  # what is asked while no chat is open
+    page.wait_for_timeout(2000)
+    page.locator(".tl-row-title", has_text="opened meanwhile").click()
+    page.wait_for_url(f"**/?chat={chat.id}")
+    assert late
+    for route in late:
+        route.continue_()
+    page.wait_for_timeout(1000)
+    say(page, "where does this go?")
+    assert reply(page) == "An answer."
+    assert site.app.store.path("local", chat.id)[0].message.content == "where does this go?"
 
 
 def test_branching_makes_a_chat_of_its_own(site: Site):

@@ -92,9 +92,10 @@ export class Chat {
   // --- what changes by itself: the model, other tabs, other devices
 
   async pulse() {
+    const asked = this.current;
     let pulse;
     try {
-      pulse = await get(`/pulse${this.current ? `?chat=${this.current}` : ""}`);
+      pulse = await get(`/pulse${asked ? `?chat=${asked}` : ""}`);
     } catch {
       this.host.dataset.offline = "true";
       return;
@@ -113,8 +114,9 @@ export class Chat {
     this.drawHint();
     if (!before.epoch) return;
     if (before.list !== pulse.list || before.epoch !== pulse.epoch) this.sidebar.refresh();
-    if (this.current && (pulse.chat === null && pulse.epoch)) this.gone();
-    else if (this.current && pulse.chat !== this.revision) this.refresh();
+    if (!asked || asked !== this.current) return; // another chat was opened meanwhile: this says nothing about it
+    if (pulse.chat === null && pulse.epoch) this.gone();
+    else if (pulse.chat !== this.revision) this.refresh();
   }
 
   gone() {
