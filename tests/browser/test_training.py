@@ -42,9 +42,15 @@ def choose(page: Page, name: str, value: str) -> None:
 
 
 def write(page: Page, name: str, value: str) -> None:
+    """Type a value. Gradio sets a section's controls up after it was opened, over what was typed by then: look, and type again."""
     box = page.locator(f"#training-setting-{name}").locator("input[type=number], input[type=text], textarea").first
-    box.fill(value)
-    box.press("Tab")
+    for _ in range(10):
+        box.fill(value)
+        box.press("Tab")
+        page.wait_for_timeout(400)
+        if box.input_value() == value:
+            return
+    raise AssertionError(f"{name} shows {box.input_value()} instead of {value}")
 
 
 @pytest.mark.browser
@@ -60,7 +66,7 @@ def test_a_made_up_fact_is_learnt_through_a_reload_and_said_in_chat(page):
 
     write(page, "name", NAME)
     write(page, "batch", "4")
-    write(page, "epochs", "50")
+    write(page, "epochs", "20")
     write(page, "max_steps", "30")
     page.get_by_role("button", name="Optimiser").click()
     write(page, "learning_rate", "0.001")
