@@ -48,6 +48,7 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as root, sync_playwright() as playwright:
         model = EchoModel(lambda request: REPLY, name="SmolLM2-135M-Instruct", pace=0.001)
         app = make_app(Path(root), model)
+        app.store.set_preference("local", "sampling", {"values": {"max_tokens": 2000}, "preset": None})
         app.store.set_preference("local", "sheet.default", {"prompt": app.prompts.read("Alpaca"), "text": POEM})
         app.store.set_preference("local", "sheet.notebook", {"text": app.prompts.read("QA") + POEM})
         with serving(app) as url:

@@ -197,9 +197,19 @@ def formula(source: str, *, display: bool) -> str:
     from latex2mathml.converter import convert
 
     try:
-        return convert(source, display="block" if display else "inline")
+        return _FUNCTION.sub(_spaced, convert(source, display="block" if display else "inline"))
     except Exception:  # noqa: BLE001  # the converter has no exception of its own: half a formula raises anything
         return f"<code>{html.escape(source)}</code>"
+
+
+_FUNCTION = re.compile(r"(</mi>|</mn>)?<mi>([a-z]{2,})</mi>(<mo stretchy)?")
+
+
+def _spaced(function: re.Match[str]) -> str:
+    """The name of a function (log, sin) with the thin spaces that TeX has around it."""
+    before, name, opened = function.groups(default="")
+    left, right = "0.17em" if before else "0em", "0em" if opened else "0.17em"
+    return f'{before}<mo lspace="{left}" rspace="{right}">{name}</mo>{opened}'
 
 
 def _bracket_inline(state: StateInline, silent: bool) -> bool:

@@ -87,6 +87,8 @@ def test_hostile_texts_together_are_harmless(pieces: list[str]):
         ("- [x] done", 'type="checkbox"'),
         ("one\ntwo", "one<br>"),
         ("$x^2$ and \\(y\\)", "<msup>"),
+        ("$n \\log n$", '<mi>n</mi><mo lspace="0.17em" rspace="0.17em">log</mo><mi>n</mi>'),
+        ("$(\\log(x)$", '<mo lspace="0em" rspace="0em">log</mo>'),
         ("\\[\na\n- b\n\\]", '<math display="block">'),
         ("\\begin{align}a &= b\\end{align}", "<math"),
         ("it costs $5, or $10 each", "it costs $5, or $10 each"),
