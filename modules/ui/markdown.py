@@ -11,6 +11,7 @@ from typing import Any
 
 import nh3
 from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline.state_inline import Delimiter, StateInline
 from markdown_it.token import Token
@@ -182,6 +183,8 @@ def _parser() -> MarkdownIt:
     parser.add_render_rule("fence", _render_fence)
     parser.add_render_rule("code_block", _render_fence)
     parser.add_render_rule("image", _render_image)
+    for cell in ("th_open", "td_open"):
+        parser.add_render_rule(cell, _render_cell)
     parser.add_render_rule("footnote_ref", _render_footnote_mark)
     parser.add_render_rule("footnote_anchor", lambda *_: "")
     return parser
@@ -284,6 +287,13 @@ def _line_break_tag(state: StateInline, silent: bool) -> bool:
         state.push("hardbreak", "br", 0)
     state.pos = match.end()
     return True
+
+
+def _render_cell(self: RendererHTML, tokens: Sequence[Token], at: int, options: Any, env: Any) -> str:
+    """A column's alignment as an attribute: no style from a model reaches the page."""
+    if style := tokens[at].attrs.pop("style", None):
+        tokens[at].attrSet("align", str(style).removeprefix("text-align:"))
+    return self.renderToken(tokens, at, options, env)
 
 
 def _render_image(_self: Any, tokens: Sequence[Token], at: int, *_: Any) -> str:

@@ -84,6 +84,7 @@ def test_hostile_texts_together_are_harmless(pieces: list[str]):
         ("**标题：**内容", "<strong>标题：</strong>内容"),
         ("他说**“你好”**。", "<strong>“你好”</strong>"),
         ("| a |\n|--:|\n| 1<br>2 |", "1<br>"),
+        ("| a | b |\n|--:|:-:|\n| 1 | 2 |", '<td align="right">1</td>\n<td align="center">2</td>'),
         ("- [x] done", 'type="checkbox"'),
         ("one\ntwo", "one<br>"),
         ("$x^2$ and \\(y\\)", "<msup>"),
