@@ -31,7 +31,7 @@ from modules.training.worker.reference import reference_of
 from modules.training.worker.replies import Replies
 from modules.training.worker.saving import NOT_WEIGHTS, Progress, restore, save_checkpoint
 
-_TOKENS_ON_CPU = 512  # a longer line is not faster there, and takes more memory
+_TOKENS_ON_CPU = 400  # a longer line is not faster there, and takes more memory
 
 
 class Run:
