@@ -61,6 +61,8 @@ class Engine:
         self._changing = threading.Semaphore()
         self._asleep: Asleep | None = None
         self._waking: Future[None] | None = None
+        self.loads = 0
+        """How many loads were begun: one that fails at once is seen by it."""
         self.last_used = time.monotonic()
         self.watchers: list[Callable[[EventStream], None]] = []
         """Called with every stream that is over, for those who count."""
@@ -154,6 +156,7 @@ class Engine:
     def _load(self, name: str, load: Load) -> LoadedModel:
         """For whoever holds _changing, while no model is loaded."""
         with self._lock:
+            self.loads += 1
             self._said.clear()
         try:
             model = load(self._report)

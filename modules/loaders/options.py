@@ -46,6 +46,8 @@ class LoadOptions(Settings):
     # --- where and how the weights lie
     cpu: bool = setting(False, group="Device", loaders=LOCAL + ("llamacpp",))
     """Use the processor even where there is a GPU."""
+    threads: int = setting(0, min=0, max=1024, step=1, slider_max=64, group="Device", loaders=LOCAL + ("llamacpp",))
+    """Processor threads; 0 takes the number of cores."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = setting("auto", group="Device", loaders=LOCAL + ("vllm",))
     """Number format of the weights; auto takes the files' own, and one that is fast on this machine."""
     bf16: bool = setting(False, group="Device", loaders=LOCAL)
@@ -88,8 +90,6 @@ class LoadOptions(Settings):
     """A small model of the same family that guesses ahead when only one reply runs."""
 
     # --- llama.cpp
-    threads: int = setting(0, min=0, max=1024, step=1, slider_max=64, group="llama.cpp", loaders=LOCAL + ("llamacpp",))
-    """Processor threads; 0 takes the number of cores."""
     batch_size: int = setting(
         0, min=0, max=65_536, step=32, slider_max=4096, group="llama.cpp", loaders=["llamacpp"], aliases=["n_batch"]
     )

@@ -8,6 +8,7 @@ from typing import Any
 from modules.app import App
 from modules.errors import UserError
 from modules.library.download_jobs import DownloadJob
+from modules.library.hub import RepositoryName
 from modules.library.loras import LoraSpec
 from modules.library.spec import ModelSpec
 from modules.loaders import choose
@@ -32,7 +33,7 @@ def models_view(app: App, owner: str) -> dict[str, Any]:
         },
         "load": load_view(model),
         "adapters": [_adapter(spec, model.adapters if model is not None else ()) for spec in app.loras.all()],
-        "downloads": [download_view(job) for job in app.downloads.all()[:DOWNLOADS_SHOWN]],
+        "downloads": [download_view(job) for job in _latest(app.downloads.all())[:DOWNLOADS_SHOWN]],
         "engines": [
             {"name": spec.name, "address": spec.endpoint if admin else None} for spec in specs if spec.format == "remote"
         ],
@@ -68,6 +69,14 @@ def _adapter(spec: LoraSpec, loaded: tuple[str, ...]) -> dict[str, Any]:
         "problem": spec.problem,
         "loaded": spec.name in loaded,
     }
+
+
+def _latest(jobs: list[DownloadJob]) -> list[DownloadJob]:
+    """The newest try of each name."""
+    newest: dict[RepositoryName, DownloadJob] = {}
+    for job in jobs:
+        newest.setdefault(job.name, job)
+    return list(newest.values())
 
 
 def download_view(job: DownloadJob) -> dict[str, Any]:

@@ -126,6 +126,7 @@ def engine_view(app: App, status: EngineStatus) -> dict[str, Any]:
         "progress": status.progress,
         "seconds": round(status.seconds, 1),
         "error": status.error,
+        "loads": app.engine.loads,
     }
     if model is not None:
         fitting = None if model.chat_template else app.templates.choose(model.name)

@@ -107,7 +107,8 @@ export class Chat {
     if (before.tokens !== pulse.tokens) this.drawTokens();
     if (before.engine?.state !== pulse.engine.state || before.preset !== pulse.preset) this.context.soon(0);
     this.composer.attached.allow(pulse);
-    if (before.engine?.state === "loading" && pulse.engine.state === "empty" && pulse.engine.error) {
+    const was = before.engine;
+    if (was && pulse.engine.state === "empty" && pulse.engine.error && (was.state === "loading" || was.loads !== pulse.engine.loads)) {
       toast(pulse.engine.error, {wrong: true});
     }
     this.drawWelcome();

@@ -1,7 +1,7 @@
 // The Models tab's list: what is on disk, and what is loaded. What stands beside it listens to the same news.
 
 import {attempt, get, post, remove} from "./api.js";
-import {h, iconButton, toast} from "./dom.js";
+import {h, iconButton} from "./dom.js";
 import {about, bytes, count, t} from "./words.js";
 
 function loadWords(load) {
@@ -40,8 +40,8 @@ export class Models {
     }
     const was = this.view?.engine;
     this.view = view;
-    if (was?.state === "loading" && view.engine.state === "empty" && view.engine.error) toast(view.engine.error, {wrong: true});
     this.drawStatus(view.engine, view.load);
+    if (was && was.loads !== view.engine.loads) this.status.scrollIntoView({block: "nearest", behavior: "smooth"}); // on a phone it is above
     const key = JSON.stringify([view.models, view.engine.name, view.engine.state, this.chosen]);
     if (key !== this.key) this.drawList(view);
     this.key = key;

@@ -28,6 +28,8 @@ _MORE = """
 import(new URL("chats/static/beside_models.js", document.baseURI).href)
   .then((beside) => beside.start(element));
 """
+_FOLDED = ("Device", "Engine", "Longer context")
+"""Groups that few people need: the page is short without them."""
 _CACHE_BYTES = {
     "f32": 4.0,
     "f16": 2.0,
@@ -51,15 +53,11 @@ def build(app: App, tab: gr.Tab) -> None:
             with gr.Row():
                 load = gr.Button(say("model.load"), variant="primary", min_width=100)
                 save = gr.Button(say("model.save"), min_width=100)
-            groups: dict[str, gr.Group] = {}
+            groups: dict[str, gr.Accordion] = {}
             for group, names in form.groups.items():
-                with gr.Group(visible=group in ("Loader", "Device")) as box:
-                    gr.HTML(
-                        html_template="<h2 class='tl-part'>${value}</h2>",
-                        value=say(f"group.{group}"),
-                        elem_classes="tl-group",
-                        apply_default_css=False,
-                    )  # type: ignore[arg-type]
+                with gr.Accordion(
+                    say(f"group.{group}"), open=group not in _FOLDED, visible=group in ("Loader", "Device")
+                ) as box:
                     form.place(names)
                 groups[group] = box
         _panel("tl-beside-models", _MORE)
@@ -104,7 +102,8 @@ def build(app: App, tab: gr.Tab) -> None:
 
     everything: list[Any] = [chosen, title, estimate, *groups.values(), *form.controls.values()]
     inputs = {"chosen": chosen, **form.controls}
-    panel.pick(picked, None, everything, **PRIVATE)
+    # Who clicks again before the answer has come gets what was clicked last; "always_last" would forget its name.
+    panel.pick(picked, None, everything, trigger_mode="multiple", **PRIVATE)
     gr.on(
         form.edited,
         changed,
