@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from modules.training import checkpoints, events
 from modules.training.config import Init, TrainingConfig
 from modules.training.folder import RunFolder
 from modules.training.samples import Sample
-from modules.training.worker.__main__ import main, train
+from modules.training.worker import saving
+from modules.training.worker.__main__ import describe, main, train
 from modules.training.worker.objective import Imitation
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
@@ -281,26 +282,30 @@ def test_a_loss_that_is_no_number_fails_the_run_and_keeps_the_last_good_checkpoi
     assert checkpoints.list_checkpoints(folder.checkpoints)[-1].step == len(losses(folder))
 
 
-def test_a_full_disk_while_saving_fails_the_run_and_keeps_the_last_good_checkpoint(make_run, monkeypatch):
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full, a disk that is always full, is Linux's")
+@pytest.mark.parametrize("name", ["optimizer.pt", "progress.json"])
+def test_a_full_disk_while_saving_fails_the_run_and_keeps_the_last_good_checkpoint(make_run, monkeypatch, name):
     folder = make_run("full", save_every=2, max_steps=6)
-    save = torch.save
-    written = []
+    save_weights = saving.save_weights
 
-    def save_until_full(what, path, *rest, **more):
-        written.append(path)
-        if len(written) > 2:
-            Path(path).write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save(what, path, *rest, **more)
+    def save_beside_a_full_disk(trainee, draft, weights):
+        save_weights(trainee, draft, weights)
+        if "000004" in draft.name:
+            (draft / name).symlink_to("/dev/full")
 
-    monkeypatch.setattr(torch, "save", save_until_full)
+    monkeypatch.setattr(saving, "save_weights", save_beside_a_full_disk)
     assert main([str(folder.path)]) == 1
     assert reason(folder).startswith("The disk is full")
     assert [one.step for one in checkpoints.list_checkpoints(folder.checkpoints)] == [2]
     assert not Path(folder.read_plan().output).exists()
-    monkeypatch.setattr(torch, "save", save)
+    monkeypatch.setattr(saving, "save_weights", save_weights)
     assert main([str(folder.path)]) == 0
     assert told(folder, events.Done)
+
+
+def test_a_full_disk_is_known_by_the_words_of_safetensors_too():
+    error = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert describe(error).startswith("The disk is full")
 
 
 def test_a_disk_that_is_known_to_be_too_small_is_told_before_anything_is_written(make_run, monkeypatch):

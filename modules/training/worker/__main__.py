@@ -12,6 +12,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 from modules.errors import UserError
@@ -78,14 +79,26 @@ def describe(error: BaseException) -> str:
     """An error as a sentence for people."""
     if isinstance(error, KeyboardInterrupt):
         return "Interrupted."
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if full or "No space left on device" in str(error):
+    if any(_is_full_disk(one) for one in _with_causes(error)):
         return "The disk is full: the newest complete checkpoint is intact. Make room and resume the run."
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
         return (
             "The memory does not suffice: lower the cutoff or the micro-batch, turn gradient checkpointing on, or take qlora."
         )
     return f"{type(error).__name__}: {str(error).strip() or 'no message'}"[:2000]
+
+
+def _is_full_disk(error: BaseException) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)  # libraries in other languages have words alone
+
+
+def _with_causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those that it came out of: torch wraps what a file says in its own."""
+    one: BaseException | None = error
+    while one is not None:
+        yield one
+        one = one.__cause__ or one.__context__
 
 
 def _failed(folder: RunFolder, reason: str) -> int:

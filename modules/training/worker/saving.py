@@ -49,10 +49,16 @@ def save_checkpoint(
     need_space_for(folder, trainee)
     with new_checkpoint(folder, progress.step) as draft:
         save_weights(trainee, draft, weights)
-        torch.save(remembered, draft / "optimizer.pt")
-        torch.save(states, draft / "random.pt")
+        _write(remembered, draft / "optimizer.pt")
+        _write(states, draft / "random.pt")
         (draft / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
     return folder / f"step-{progress.step:06d}"
+
+
+def _write(state: Any, path: Path) -> None:
+    """Through a file of Python's: torch's own leaves out why the disk refused."""
+    with path.open("wb") as file:
+        torch.save(state, file)
 
 
 def need_space_for(folder: Path, trainee: Trainee) -> None:
