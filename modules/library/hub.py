@@ -99,8 +99,8 @@ def file_address(repository: Repository, path: str) -> str:
 
 
 @contextmanager
-def sentences(name: RepositoryName) -> Iterator[None]:
-    """Turn what goes wrong between us and the hub into a sentence that says what to do."""
+def sentences(name: RepositoryName, kind: str = "model") -> Iterator[None]:
+    """Turn what goes wrong between us and the hub into a sentence that says what to do. kind: model, data set."""
     import httpx2
     from huggingface_hub import errors
 
@@ -108,21 +108,18 @@ def sentences(name: RepositoryName) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError:
-        raise NotAllowed(
-            f"{name.repository} is gated: accept its terms on {hub_address()}/{name.repository}, "
-            "and set HF_TOKEN to a token of that account."
-        ) from None
+        raise gated(name, kind) from None
     except errors.RevisionNotFoundError:
         raise NotFound(f"{name.repository} has no branch {name.branch}.", param="branch") from None
     except errors.RepositoryNotFoundError:
         raise NotFound(
-            f"There is no model {name.repository} on {host}. If it is private, set HF_TOKEN to a token that may read it.",
-            param="model",
+            f"There is no {kind} {name.repository} on {host}. If it is private, set HF_TOKEN to a token that may read it.",
+            param="model" if kind == "model" else "dataset",
         ) from None
     except errors.EntryNotFoundError:
         raise NotFound(f"{name.repository} has changed while it was downloaded. Start the download again.") from None
     except errors.HFValidationError:
-        raise UserError(f"{name.repository!r} is not the name of a model. Write ORG/NAME.", param="model") from None
+        raise UserError(f"{name.repository!r} is not the name of a {kind}. Write ORG/NAME.") from None
     except errors.OfflineModeIsEnabled:
         raise Unavailable("HF_HUB_OFFLINE is set, so nothing is downloaded. Unset it.") from None
     except errors.HfHubHTTPError as error:
@@ -133,6 +130,14 @@ def sentences(name: RepositoryName) -> Iterator[None]:
         ) from None
     except (ValueError, TypeError, KeyError):
         raise Unavailable(f"{host} does not answer like a Hugging Face Hub. Check HF_ENDPOINT.") from None
+
+
+def gated(name: RepositoryName, kind: str = "model") -> NotAllowed:
+    """What to do about a repository that wants its terms accepted."""
+    page = name.repository if kind == "model" else f"datasets/{name.repository}"
+    return NotAllowed(
+        f"{name.repository} is gated: accept its terms on {hub_address()}/{page}, and set HF_TOKEN to a token of that account."
+    )
 
 
 def _refusal(name: RepositoryName, status: int, host: str) -> UserError:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules.errors import NotFound, UserError
+from modules.errors import NotFound, Unavailable, UserError
+from modules.library.hub import RepositoryName, gated, hub_address, sentences
 
 Row = dict[str, Any]
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
@@ -195,18 +196,36 @@ def _parquet(path: Path) -> Iterator[Row | str]:
 
 
 def _from_hub(name: str, limit: int | None) -> Rows:
-    """ORGANISATION/NAME, then optionally /SPLIT and :CONFIGURATION."""
+    """ORGANISATION/NAME, then optionally /SPLIT and :CONFIGURATION. Raises UserError."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub import HfApi
 
-    name, _, configuration = name.partition(":")
-    parts = name.strip("/").split("/")
+    name, _, configuration = name.strip().partition(":")
+    parts = [part for part in name.split("/") if part]
+    if len(parts) not in (2, 3):
+        raise UserError(f"{HUB}{name} is not the name of a data set: write {HUB}ORGANISATION/NAME.", param="dataset")
     split = parts[2] if len(parts) > 2 else "train"
-    repository = "/".join(parts[:2])
+    repository = RepositoryName("/".join(parts[:2]))
+    out_of_reach: Unavailable | None = None
     try:
-        table: Any = load_dataset(repository, configuration or None, split=split)
-    except (DatasetNotFoundError, ConnectionError, OSError, ValueError) as error:
-        raise UserError(f"{repository} cannot be loaded from the Hugging Face Hub: {error}", param="dataset") from None
+        with sentences(repository, "data set"):
+            HfApi(endpoint=hub_address()).dataset_info(repository.repository, timeout=30)
+    except Unavailable as error:  # it may have been fetched before
+        out_of_reach = error
+    try:
+        table: Any = load_dataset(repository.repository, configuration or None, split=split)
+    except DatasetNotFoundError:
+        if out_of_reach is not None:
+            raise out_of_reach from None
+        raise gated(repository, "data set") from None  # it is there, and its files are refused
+    except (ConnectionError, OSError, ValueError) as error:
+        if out_of_reach is not None:
+            raise out_of_reach from None
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{repository.repository} cannot be read from the Hugging Face Hub: {reason}", param="dataset"
+        ) from None
     if limit is not None:
         table = table.select(range(min(limit, len(table))))
     rows = tuple(enumerate((dict(row) for row in table), 1))

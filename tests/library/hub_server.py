@@ -20,7 +20,7 @@ LARGE = 1000  # bytes from which a file counts as large, and has a SHA-256
 class Hub:
     """What the server offers, and what it was asked for.
 
-    repositories: "ORG/NAME" → branch → path → content. gated: names that need `token`. sent: (path, first byte) of each transfer.
+    repositories: "ORG/NAME" (of a data set: "datasets/ORG/NAME") → branch → path → content. gated: names that need `token`. sent: (path, first byte) of each transfer.
     break_after: path → how many bytes to send before the line breaks, once for each entry of the list. slow: seconds for each 64 KiB.
     busy: how many of the next file requests are answered with 503. corrupt: paths whose content arrives changed.
     """
@@ -50,6 +50,10 @@ class Hub:
             siblings.append(entry)
         return {"id": repository, "modelId": repository, "sha": self.commit(repository, branch), "siblings": siblings}
 
+    def tree(self, repository: str) -> list[dict[str, object]]:
+        files = self.repositories[repository]["main"]
+        return [{"type": "file", "path": path, "size": len(files[path]), "oid": "0" * 40} for path in files]
+
     def commit(self, repository: str, branch: str) -> str:
         digest = hashlib.sha1()
         for path, content in sorted(self.repositories[repository][branch].items()):
@@ -78,13 +82,29 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if found := re.fullmatch(r"/api/(datasets/.+?)/paths-info/.+", unquote(urlsplit(self.path).path)):
+                files = hub.tree(found[1])
+                return self.answer(200, json.dumps([file for file in files if file["path"] in asked["paths"]]).encode())
+            return self.answer(404, b"")
+
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path)
             if hub.html:
                 return self.answer(200, b"<html>Sign in to this network</html>", {"Content-Type": "text/html"})
             if found := re.fullmatch(r"/api/models/(.+?)/revision/(.+)", path):
                 return self.listing(found[1], found[2])
-            if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([0-9a-f]{40})/(.+)", path):
+            if found := re.fullmatch(r"/api/(datasets/.+?)/tree/[^/]+(/.*)?", path):
+                if found[1] not in hub.repositories or found[2]:
+                    return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+                return self.answer(200, json.dumps(hub.tree(found[1])).encode(), {"Content-Type": "application/json"})
+            if found := re.fullmatch(r"/api/(datasets/[^/]+/[^/]+)(?:/revision/[^/]+)?", path):
+                return self.listing(found[1], "main")
+            if found := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                 return self.file(found[1], found[2], found[3])
             return self.answer(404, b"")
 
@@ -104,7 +124,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 hub.busy -= 1
                 return self.answer(503, b"busy")
             branches = hub.repositories.get(repository, {})
-            files = next((files for branch, files in branches.items() if hub.commit(repository, branch) == commit), {})
+            files = next(
+                (files for branch, files in branches.items() if commit in (branch, hub.commit(repository, branch))), {}
+            )
             if path not in files:
                 return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
             content = files[path]
@@ -117,7 +139,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if wanted:
                 self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
             self.send_header("Content-Length", str(len(content) - first))
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("X-Repo-Commit", hub.commit(repository, next(iter(branches))))
             self.end_headers()
+            if self.command == "HEAD":
+                return
             self.transfer(content[first:], hub.break_after[path].pop(0) if hub.break_after.get(path) else None)
 
         def transfer(self, content: bytes, breaks: int | None) -> None:
@@ -138,7 +164,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
