@@ -47,9 +47,11 @@ def _check_init(config: TrainingConfig) -> None:
         return
     if config.continue_from:
         raise UserError(f"{config.continue_from} goes on as it is: set init to default.", param="init")
-    if config.method in _PACKAGES and init not in ("gaussian", "eva"):
+    if init == "loftq" and config.method != "qlora":
+        raise UserError("loftq makes good what 4 bits lost: choose the method qlora, or another init.", param="init")
+    if config.method in _PACKAGES and init not in ("gaussian", "eva", "loftq"):
         raise UserError(f"{init} needs a base that is not quantised: choose the method lora, or another init.", param="init")
-    if config.dora and (init in CHANGE_THE_BASE or init == "mica"):
+    if config.dora and (init in CHANGE_THE_BASE or init in ("mica", "loftq")):
         raise UserError(f"DoRA cannot begin with {init}: turn one of them off.", param="init")
     if init == "orthogonal" and config.rank % 2:
         raise UserError("orthogonal needs an even rank.", param="rank")
@@ -80,6 +82,8 @@ def check_model(config: TrainingConfig, spec: ModelSpec) -> None:
         raise UserError(f"{spec.name} is quantised with {method}, which cannot be trained. Take the original.", param="model")
     if method and config.method == "full":
         raise UserError(f"{spec.name} is quantised: only adapters can be trained on it.", param="method")
+    if config.init == "loftq" and (method or not any(spec.path.glob("*.safetensors"))):
+        raise UserError(f"loftq needs the full weights as safetensors, which {spec.name} does not have.", param="init")
     for package in _PACKAGES.get(config.method, ()):
         if importlib.util.find_spec(package) is None:
             raise UserError(f"{config.method} needs the package {package}: pip install {package}.", param="method")

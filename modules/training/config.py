@@ -19,7 +19,7 @@ Scheduler = Literal["linear", "cosine", "cosine-restarts", "polynomial", "consta
 Objective = Literal["sft", "dpo"]
 Sharding = Literal["none", "fsdp", "fsdp-gradients"]
 Init = Literal[
-    "default", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "mica", "eva", "corda", "lora_ga"
+    "default", "gaussian", "orthogonal", "pissa", "pissa_niter_16", "olora", "mica", "eva", "corda", "lora_ga", "loftq"
 ]  # fmt: skip
 CHANGE_THE_BASE = frozenset({"pissa", "pissa_niter_16", "olora", "corda", "lora_ga"})
 """Beginnings that take something out of the base and put it into the adapter."""
@@ -56,7 +56,7 @@ class TrainingConfig(Settings):
     dora: bool = setting(False, group="Method")
     """Learn direction and size of the weights separately: often a little better, and slower."""
     init: Init = setting("default", group="Method")
-    """How the adapter begins, by PEFT's names; eva, corda and lora_ga look at the data first. All begin without effect on the model."""
+    """How the adapter begins, by PEFT's names; eva, corda and lora_ga look at the data first. All begin without effect, but for loftq: with qlora it begins by making good what 4 bits lost."""
     continue_from: str = setting("", group="Method")
     """An adapter to train further; its rank and layers are kept."""
 

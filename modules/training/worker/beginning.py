@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ _ROUNDS = 20  # in which eva's directions have to settle
 def peft_settings(config: TrainingConfig) -> dict[str, Any]:
     """What PEFT's LoraConfig is told about the beginning."""
     match config.init:
-        case "default":
+        case "default" | "loftq":
             return {"init_lora_weights": True}
         case "eva":
             from peft import EvaConfig
@@ -65,8 +66,13 @@ def look_at_the_data(base: Any, lora: Any, config: TrainingConfig, samples: Sequ
     torch.manual_seed(config.seed)
 
 
-def fill_new_adapter(model: Any, config: TrainingConfig, samples: Sequence[Sample]) -> None:
-    """Give the new adapter of `model` its first numbers, where PEFT does it after the adapter is put on."""
+def fill_new_adapter(model: Any, config: TrainingConfig, base: Path, samples: Sequence[Sample]) -> None:
+    """Give the new adapter of `model` its first numbers, where that is done after the adapter is put on.
+
+    base: the folder that the model came from.
+    """
+    if config.init == "loftq":
+        make_good(model, base)
     if config.init != "eva":
         return
     from peft import initialize_lora_eva_weights
@@ -82,6 +88,39 @@ def fill_new_adapter(model: Any, config: TrainingConfig, samples: Sequence[Sampl
         model(input_ids=line["input_ids"], position_ids=line["position_ids"], use_cache=False)
 
     initialize_lora_eva_weights(model, lines, forward_fn=ask, show_progress_bar=False)
+
+
+@torch.no_grad()
+def make_good(model: Any, base: Path) -> None:
+    """LoftQ (Li et al. 2023, arXiv:2310.08659) for a base in 4 bits: the adapter begins as the best that its rank can do about W − Q.
+
+    PEFT's own function for this computes on GPUs only, and leaves out the adapter's scale. Raises UserError.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+    from peft.tuners.lora.bnb import Linear4bit
+
+    for name, layer in model.named_modules():
+        if not isinstance(layer, Linear4bit):
+            continue
+        held = layer.get_base_layer().weight
+        lost = _stored(base, name.removeprefix("base_model.model.") + ".weight").to(held.device, torch.float32)
+        lost -= dequantize_4bit(held.data, held.quant_state).float()
+        up, down = layer.lora_B["default"].weight, layer.lora_A["default"].weight
+        left, sizes, right = torch.linalg.svd(lost, full_matrices=False)
+        roots = (sizes[: len(down)] / layer.scaling["default"]).sqrt()
+        up.copy_(left[:, : len(down)] * roots)
+        down.copy_(roots[:, None] * right[: len(down)])
+
+
+def _stored(folder: Path, name: str) -> Tensor:
+    """A weight as the files have it. Raises UserError."""
+    from safetensors import safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(file), framework="pt") as tensors:
+            if name in tensors.keys():  # noqa: SIM118  # it is no mapping
+                return tensors.get_tensor(name)
+    raise UserError(f"loftq finds no {name} in {folder.name}: choose another init.", param="init")
 
 
 def make_lines(samples: Sequence[Sample], config: TrainingConfig, device: torch.device) -> list[dict[str, Tensor]]:

@@ -166,7 +166,7 @@ def _with_adapter(
     if resume:
         return PeftModel.from_pretrained(model, str(resume), is_trainable=True)
     model = get_peft_model(model, lora)
-    fill_new_adapter(model, config, samples)
+    fill_new_adapter(model, config, base, samples)
     return model
 
 
