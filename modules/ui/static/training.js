@@ -7,7 +7,7 @@ import {Comparison} from "./training_compare.js";
 import {count, t} from "./words.js";
 
 const KINDS = {loss: ["loss", "smoothed", "evaluated"], rate: ["rate"], norm: ["norm"], speed: ["speed"], memory: ["memory"], preferred: ["preferred"]};
-const LINES = {loss: "--tl-line", smoothed: "--tl-accent", evaluated: "--tl-good"};
+const LINES = {loss: "--tl-faint-line", smoothed: "--tl-accent", evaluated: "--tl-good"};
 
 class Training {
   constructor(host, copied) {
@@ -26,9 +26,10 @@ class Training {
         for (const button of this.kinds.children) button.setAttribute("aria-pressed", String(button.dataset.kind === kind));
         this.drawPlot();
       }}, t(`training.curve.${kind}`))));
+    this.legend = h("p", {class: "tl-legend"}, KINDS.loss.map((name) => h("span", {"data-line": name}, t(`training.line.${name}`))));
     this.rest = h("div");
     this.comparison = new Comparison();
-    this.detail.append(this.head, this.buttons, this.kinds, this.plot, this.comparison.element, this.rest);
+    this.detail.append(this.head, this.buttons, this.kinds, this.plot, this.legend, this.comparison.element, this.rest);
     host.replaceChildren(h("h2", {}, t("training.runs")), this.list, this.detail);
     new ResizeObserver(() => this.drawPlot()).observe(this.plot);
     const beat = async () => {
@@ -73,6 +74,7 @@ class Training {
     this.drawHead(run);
     this.drawButtons(run);
     for (const button of this.kinds.children) button.hidden = button.dataset.kind === "preferred" && !run.curves.preferred.length;
+    this.kinds.hidden = this.plot.hidden = !run.curves.loss.length;
     this.drawPlot();
     this.comparison.show(run, this.admin);
     this.drawRest(run);
@@ -118,7 +120,7 @@ class Training {
     const buttons = [];
     if (run.state === "done" && run.method !== "full") buttons.push(button(t("training.use"), () => this.use(path, ""), "tl-strong"));
     if (run.checkpoints.length && !run.active) buttons.push(h("button", {type: "button", class: "tl-quiet", onclick: () => this.merge(run, path)}, t("training.merge")));
-    if (run.resumable) buttons.push(button(t("training.resume"), () => post(`${path}/resume`, {queue: this.busy}), "tl-strong"));
+    if (run.resumable) buttons.push(button(t(run.state === "new" ? "training.start" : "training.resume"), () => post(`${path}/resume`, {queue: this.busy}), "tl-strong"));
     if (run.active || run.state === "queued") buttons.push(button(t("training.stop"), () => post(`${path}/stop`)));
     if (run.active) buttons.push(button(t("training.kill"), () => post(`${path}/kill`)));
     buttons.push(h("button", {type: "button", class: "tl-quiet", onclick: () => this.copied(run.id)}, t("training.copy")));
@@ -155,7 +157,10 @@ class Training {
   }
 
   drawPlot() {
-    if (!this.run || !this.plot.clientWidth) return;
+    if (!this.run) return;
+    this.legend.hidden = this.plot.hidden || this.kind !== "loss";
+    this.legend.lastChild.hidden = !this.run.curves.evaluated.length;
+    if (!this.plot.clientWidth) return;
     const ratio = window.devicePixelRatio || 1;
     const [width, height] = [this.plot.clientWidth, 220];
     this.plot.width = width * ratio;
@@ -195,7 +200,7 @@ class Training {
     pen.fillText(count(end), width - 8, height - 10);
     for (const name of names) {
       pen.strokeStyle = pen.fillStyle = colour(LINES[name] ?? "--tl-accent");
-      pen.lineWidth = name === "loss" ? 1.5 : 2;
+      pen.lineWidth = name === "loss" ? 1 : 2;
       pen.beginPath();
       for (const [step, value] of this.run.curves[name]) pen.lineTo(x(step), y(value));
       pen.stroke();
@@ -212,6 +217,7 @@ class Training {
   drawRest(run) {
     const path = `/training/${encodeURIComponent(run.id)}`;
     const open = new Set([...this.rest.querySelectorAll("details[open]")].map((part) => part.dataset.part));
+    if (run.state === "new") open.add("commands"); // they are what it waits for
     const part = (name, ...content) => h("details", {"data-part": name, open: open.has(name)}, h("summary", {}, t(`training.${name}`)), ...content);
     const samples = run.samples.length ? h("section", {class: "tl-samples", "aria-label": t("training.samples")},
       h("h3", {}, t("training.samples")),
@@ -242,6 +248,7 @@ function progress(job) {
 function figure(value, kind) {
   if (kind === "memory") return `${(value / 1e9).toFixed(2)} GB`;
   if (kind === "speed") return count(Math.round(value));
+  if (Math.abs(value) >= 1e5) return value.toExponential(1);
   return Math.abs(value) >= 0.01 || value === 0 ? value.toFixed(value >= 100 ? 0 : 3) : value.toExponential(1);
 }
 

@@ -52,7 +52,7 @@ def build(app: App, tab: gr.Tab) -> None:
                 start = gr.Button(say("training.start"), variant="primary", scale=0, min_width=130, elem_id="training-start")
                 queue = gr.Button(say("training.queue"), scale=0, min_width=160)
                 preview = gr.Button(say("training.preview"), scale=0, min_width=130, elem_id="training-preview")
-            about = gr.HTML(elem_classes="tl-summary", padding=False)
+            about = gr.HTML(elem_classes="tl-summary tl-training-about", padding=False)
             shown = gr.HTML(elem_classes="tl-preview", elem_id="training-data", padding=False)
             with gr.Accordion(say("training.add"), open=False):
                 upload = gr.File(label=say("training.upload"), file_types=[*SUFFIXES], type="filepath")
@@ -198,8 +198,8 @@ def _row(sample: Sample, tokenizer: Any, *, rejected: bool) -> str:
         if left <= 0:
             parts.append("…")
             break
-    cut = f" (−{sample.cut})" if sample.cut else ""
-    return f'<div class="tl-example"><small>{sample.row} · {len(sample.tokens)}{cut}</small><pre>{"".join(parts)}</pre></div>'
+    cut = f", {sample.cut} more cut off" if sample.cut else ""
+    return f'<div class="tl-example"><small>row {sample.row} · {len(sample.tokens)} tokens{cut}</small><pre>{"".join(parts)}</pre></div>'
 
 
 def _problems(prepared: Prepared) -> str:
