@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from modules.training import events, process
 from modules.training.config import TrainingConfig
 from modules.training.folder import RunFolder
 from modules.training.jobs import TrainingJob, TrainingJobs
+from tests.tiny import write_tiny_llama
 from tests.training.conftest import SETTINGS, counting_rows
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -90,38 +91,58 @@ def test_a_killed_worker_goes_on_with_the_losses_of_an_undisturbed_run(jobs, mak
     assert steps(jobs, job.id) == pytest.approx(wanted, abs=1e-6)
 
 
-SERVER = """
-import sys, time
-from pathlib import Path
-from modules.training.config import TrainingConfig
-from modules.training.jobs import TrainingJobs
-jobs = TrainingJobs(Path(sys.argv[1]))
-print(jobs.start(TrainingConfig.model_validate_json(sys.argv[2])).id, flush=True)
-time.sleep(600)
-"""
+REAL = "real-server-killed"
+
+
+@pytest.fixture
+def clean_runs():
+    """The real server has one place for its runs: nothing of the test stays there."""
+
+    def clean() -> None:
+        for folder in ROOT.glob(f"training/runs/*-{REAL}*"):
+            shutil.rmtree(folder)
+
+    clean()
+    yield
+    clean()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.slow
-def test_worker_and_server_killed_together_lose_nothing_but_the_last_steps(jobs, make_run, training_root):
-    wanted = undisturbed(make_run)
-    asked = config(name="both", save_every=5).model_dump_json()
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(training_root), asked], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert server.stdout
-    id = server.stdout.readline().strip()
-    wait_for(lambda: 13 in steps(jobs, id), what="step 13")
-    server.kill()
-    server.wait()
-    server.stdout.close()
-    assert jobs.get(id).state in ("running", "done"), "the run outlives its server"
-    jobs.stop_now(id)
-    assert when_ended(jobs, id).state == "interrupted"
-    fresh = TrainingJobs(training_root)
-    fresh.resume(id)
-    assert when_ended(fresh, id).state == "done", fresh.log_tail(id)
-    assert steps(fresh, id) == pytest.approx(wanted, abs=1e-6)
+def test_worker_and_server_killed_together_lose_nothing_but_the_last_steps(training_root, make_run, clean_runs, tmp_path):
+    """server.py itself: the run is begun, and after both were killed resumed, by requests to its API."""
+    from modules.training.worker.__main__ import train
+    from tests.serving import Server
+
+    write_tiny_llama(training_root / "models" / "larger", hidden=256, layers=4)  # steps long enough to be killed between two
+    shutil.copy(ROOT / "training" / "datasets" / "made-up-facts.json", training_root / "training" / "datasets")
+    settings = {"model": "larger", "dataset": "made-up-facts.json", "batch": 12, "save_every": 5}
+    folder = make_run("undisturbed", **settings)
+    train(folder)
+    wanted = {event.step: event.loss for event in events.read_events(folder.events) if isinstance(event, events.Stepped)}
+    places = ["--model-dir", str(training_root / "models"), "--lora-dir", str(training_root / "loras")]
+    server = Server(places, data=tmp_path / "data")
+    with server, server.client() as client:
+        asked = {"config": {**SETTINGS, **settings, "name": REAL}}
+        started = client.post("/v1/internal/training/jobs", json=asked)
+        assert started.status_code == 200, started.text
+        path = f"/v1/internal/training/jobs/{started.json()['id']}"
+        wait_for(lambda: client.get(path).json()["step"] >= 13, what="step 13")
+        pid = process.alive(RunFolder(ROOT / "training" / "runs" / started.json()["id"]).process)
+        assert pid
+        os.killpg(pid, signal.SIGKILL)
+        server.kill()
+    with Server(places, data=tmp_path / "data") as server, server.client() as client:
+        killed = client.get(path).json()
+        assert killed["state"] == "interrupted" and 13 <= killed["step"] < 24
+        assert client.post(f"{path}/resume").status_code == 200
+        ended = wait_for(lambda: (job := client.get(path).json())["state"] in ("done", "failed") and job, what="the end")
+        assert ended["state"] == "done", ended
+        told = client.get(f"{path}/events").json()["events"]
+    resumed = [event["step"] for event in told if event["event"] == "started"][-1]
+    assert 10 <= resumed < killed["step"]
+    losses = {event["step"]: event["loss"] for event in told if event["event"] == "stepped"}
+    assert losses == pytest.approx(wanted, abs=1e-6)
 
 
 # --- stop, queue, copy, delete

@@ -7,11 +7,13 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from modules.training import checkpoints, events, launch
+from modules.training.config import TrainingConfig
 from modules.training.folder import RunFolder
 from modules.training.worker.__main__ import train
 from tests.tiny import write_tiny_llama
@@ -100,3 +102,17 @@ def test_divided_weights_give_the_losses_of_whole_ones_and_go_on_where_they_were
     one, two = (load_file(Path(folder.read_plan().output) / name) for folder in (whole, divided))
     assert one.keys() == two.keys()
     assert all(torch.allclose(one[key], two[key], atol=1e-4) for key in one)
+
+
+@pytest.mark.parametrize(("sharding", "reshards"), [("fsdp", True), ("fsdp-gradients", False)])
+def test_the_file_for_accelerate_is_read_by_accelerate_as_it_is_meant(tmp_path, sharding, reshards):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = TrainingConfig.read(
+        {"sharding": sharding, "machines": 3, "processes": 4, "main_address": "10.0.0.1", "main_port": 4321}
+    )
+    (tmp_path / "accelerate.yaml").write_text(launch.accelerate_config(config))
+    read: Any = load_config_from_file(str(tmp_path / "accelerate.yaml"))
+    assert (read.distributed_type.value, read.num_machines, read.num_processes) == ("FSDP", 3, 12)
+    assert (read.main_process_ip, read.main_process_port, read.use_cpu) == ("10.0.0.1", 4321, False)
+    assert read.fsdp_config["fsdp_version"] == 2 and read.fsdp_config["fsdp_reshard_after_forward"] is reshards
