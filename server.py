@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
+from modules.library.machine import keep_one_heap
 from modules.loaders.options import LoadOptions
 from modules.settings import command_line, ports
 from modules.settings.page import PageSettings
@@ -85,6 +86,7 @@ def start(
     options: ServerOptions, loading: LoadOptions, sampling: SamplingParams, page: PageSettings, notes: Sequence[str] = ()
 ) -> Running:
     """Open the port, load the model and build the page side by side, and return when both are done."""
+    keep_one_heap()
     _quiet_libraries(options.verbose)
     for note in notes:
         log.warning("%s", note)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from modules.library.machine import keep_one_heap
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -45,6 +47,7 @@ def starter_folder() -> Path:
 
 
 def pytest_configure() -> None:
+    keep_one_heap()
     # A shell starts background jobs with Ctrl-C ignored, and so would be every server that the tests start and interrupt.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
