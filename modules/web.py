@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modules.api import errors, guard, metrics, openai
 from modules.app import App
@@ -35,7 +36,23 @@ def build(app: App) -> FastAPI:
     web.include_router(openai.router(app))
     if not app.options.nowebui:
         _add_page(web, app)
+    if app.options.root_path:
+        web.add_middleware(OnePrefix)
     return web
+
+
+class OnePrefix:
+    """ASGI middleware: takes the path of --root-path from proxies that cut it off, as uvicorn expects, and from those that leave it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        prefix = scope.get("root_path", "")
+        if prefix and f"{scope['path']}/".startswith(f"{prefix}{prefix}/"):  # uvicorn has put it before the whole path
+            raw = scope.get("raw_path") or b""
+            scope = {**scope, "path": scope["path"].removeprefix(prefix), "raw_path": raw.removeprefix(prefix.encode())}
+        await self._app(scope, receive, send)
 
 
 def _add_page(web: FastAPI, app: App) -> None:

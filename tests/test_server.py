@@ -127,29 +127,6 @@ def test_ctrl_c_ends_it_and_frees_the_port(tmp_path):
     assert free_port()
 
 
-@pytest.mark.slow
-def test_the_command_line_of_july_2023_works_as_the_readme_has_it(tmp_path, starter_folder):
-    """With the starter in place of the 7B and no network for the link: it answers, behind the one-time password."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    flags = "--share --model TheBloke_Llama-2-7B-chat-GPTQ --load-in-8bit --bf16 --auto-devices"
-    assert f"server.py {flags}" in readme
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        closed = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        environment = {"HTTPS_PROXY": closed, "HTTP_PROXY": closed, "NO_PROXY": "127.0.0.1", "HF_HOME": str(tmp_path)}
-        arguments = flags.replace("TheBloke_Llama-2-7B-chat-GPTQ", starter_folder.name).split()
-        with Server(arguments, data=tmp_path / "data", environment=environment) as server, server.client() as client:
-            text = "".join(server.lines)
-            assert "Three ways out" in text
-            user, password = re.findall(r"User: (\S+)  Password: (\S+)", text)[0]
-            body = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
-            assert client.post("/v1/chat/completions", json=body).status_code == 401
-            key = {"Authorization": f"Bearer {user}:{password}"}
-            reply = client.post("/v1/chat/completions", json=body, headers=key).json()
-            assert reply["usage"]["completion_tokens"] > 0
-            assert reply["model"] == starter_folder.name
-
-
 def test_behind_jupyterhub_its_proxy_is_let_in(tmp_path):
     arguments = ["--nowebui", "--model-dir", str(tmp_path / "models")]
     environment = {"JUPYTERHUB_SERVICE_PREFIX": "/user/me/"}

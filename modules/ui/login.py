@@ -29,6 +29,16 @@ def _page(request: Request, message: str = "") -> HTMLResponse:
     return HTMLResponse(text, status_code=401 if message else 200)
 
 
+def _set_cookie(request: Request, response: Response, cookie: str, seconds: int) -> None:
+    """0 seconds: the browser forgets it. Within a frame of another site, a notebook's for one, browsers keep a cookie
+    only where it says so, each site's by itself, and let it say so on https alone."""
+    secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
+    site = "none" if secure else "lax"
+    response.set_cookie(COOKIE, cookie, max_age=seconds, httponly=True, samesite=site, secure=secure)
+    if secure:
+        response.headers["set-cookie"] += "; Partitioned"  # http.cookies does not know the word before Python 3.14
+
+
 def router(access: Access) -> APIRouter:
     """GET and POST /login, POST /logout."""
     routes = APIRouter(include_in_schema=False)
@@ -46,31 +56,45 @@ def router(access: Access) -> APIRouter:
         except NotAllowed as error:
             return _page(request, error.message)
         response = RedirectResponse("./", status_code=303)
-        secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
-        response.set_cookie(COOKIE, cookie, max_age=COOKIE_SECONDS, httponly=True, samesite="lax", secure=secure)
+        _set_cookie(request, response, cookie, COOKIE_SECONDS)
         return response
 
     @routes.post("/logout")
-    def log_out() -> Response:
+    def log_out(request: Request) -> Response:
         response = RedirectResponse("./login", status_code=303)
-        response.delete_cookie(COOKIE)
+        _set_cookie(request, response, "", 0)
         return response
 
     return routes
 
 
 class LoginGate:
-    """ASGI middleware: lets people with a valid cookie pass; sends browsers to the login, and tells programs 401."""
+    """ASGI middleware: lets people with a valid cookie pass; sends browsers to the login, and tells programs 401.
+
+    What another site's page makes a visitor's browser send is refused, for the cookie goes with it; a key is nothing that it has.
+    """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or self._may_pass(scope):
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
+        if _is_of_another_site(connection):
+            error = {
+                "message": "Only the page of this server may ask for this in a browser. Programs send a key.",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": "cross_site",
+            }
+            await JSONResponse({"error": error}, status_code=403)(scope, receive, send)
+            return
+        if self._may_pass(scope):
+            await self._app(scope, receive, send)
+            return
         if scope["type"] == "http" and "text/html" in connection.headers.get("accept", ""):
             root = scope.get("root_path", "")
             await RedirectResponse(f"{root}/login", status_code=303)(scope, receive, send)
@@ -82,3 +106,13 @@ class LoginGate:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         is_open = any(path == start or path.startswith(start + "/") for start in OPEN)
         return is_open or self._access.user_of(HTTPConnection(scope)) is not None
+
+
+def _is_of_another_site(connection: HTTPConnection) -> bool:
+    """Whether a page of elsewhere wants something changed, with no more than the visitor's cookie."""
+    acts = connection.scope.get("method") not in ("GET", "HEAD", "OPTIONS")
+    return (
+        acts
+        and connection.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+        and "authorization" not in connection.headers
+    )
