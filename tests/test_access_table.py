@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 from fastapi.routing import iter_route_contexts
+from starlette.routing import WebSocketRoute
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 from modules.access import COOKIE
 from modules.api.legacy import routes as legacy_routes
@@ -83,6 +85,8 @@ OF_2023: dict[tuple[str, str], tuple[Any, tuple[int, ...]]] = {
     ("GET", "/api/v1/model"): (None, USERS),
     ("POST", "/api/v1/model"): ({"action": "load", "model_name": "ghost"}, admins(404)),
 }
+SOCKETS = {"/api/v1/stream": {"prompt": "x"}, "/api/v1/chat-stream": {"user_input": "x"}}
+"""Websockets: those who may use the API get a reply, the others a refusal and a closed line."""
 PAGE = "/chats"
 """Below this stand the addresses of the page's script: a login's cookie opens them, a key never does."""
 OF_ADMINS = {
@@ -161,6 +165,36 @@ def test_every_route_has_a_row(site):
     api = {(method, filled(path)) for method, path in routes_of(site["web"]) if not path.startswith(PAGE)}
     assert api == set(TABLE)
     assert routes_of(legacy_routes.build(site["app"])) == set(OF_2023)
+
+
+def sockets_of(application: Any) -> set[str]:
+    """Every websocket, those of included routers too. (On the port of the page uvicorn serves none at all.)"""
+    found = iter_route_contexts(application.routes)
+    return {str(context.path) for context in found if isinstance(context.original_route, WebSocketRoute)}
+
+
+def test_every_websocket_has_a_row(site):
+    assert sockets_of(site["web"]) == set()
+    assert sockets_of(legacy_routes.build(site["app"])) == set(SOCKETS)
+
+
+@pytest.mark.parametrize("path", SOCKETS)
+@pytest.mark.parametrize("caller", [*CALLERS, "ann's cookie"])
+def test_websockets_answer_those_who_may_use_the_api(site, caller, path):
+    client = TestClient(legacy_routes.build(site["app"]))
+    before = len(site["app"].engine.model.requests)
+    with client.websocket_connect(f"ws://localhost{path}", headers=headers(site["app"])[caller]) as socket:
+        if caller in ("nobody", "wrong key"):
+            assert socket.receive_json()["error"]["code"] == "invalid_api_key"
+            with pytest.raises(WebSocketDisconnect):
+                socket.receive_json()
+            assert len(site["app"].engine.model.requests) == before
+        else:
+            socket.send_json(SOCKETS[path])
+            events = [socket.receive_json()]
+            while events[-1]["event"] != "stream_end":
+                events.append(socket.receive_json())
+            assert len(site["app"].engine.model.requests) == before + 1
 
 
 @pytest.mark.parametrize("caller", CALLERS)
