@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from modules.api.errors import REFUSALS, is_of_api
 from modules.generation.engine import Engine
 from modules.generation.stream import EventStream
 from modules.generation.types import Finished
+from modules.library.machine import this_machine
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -44,6 +47,7 @@ class Metrics:
             "http_requests", "Requests of the API, by route and status.", ["method", "route", "status"], **make
         )
         self.registry.register(_EngineGauges(engine))
+        self.registry.register(_MemoryGauges())
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         engine.watchers.append(self._reply_is_over)
@@ -85,6 +89,51 @@ class _EngineGauges(Collector):
         yield GaugeMetricFamily("textloom_waiting_replies", "Replies that wait for a slot.", busy.waiting)
         yield GaugeMetricFamily("textloom_cache_bytes", "Memory of the key-value cache.", busy.cache_bytes)
         yield GaugeMetricFamily("textloom_cached_tokens", "Tokens in the key-value cache.", busy.cached_tokens)
+
+
+class _MemoryGauges(Collector):
+    """Memory at the moment of asking: of the machine, of its GPUs, and of the processes that the server started."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        machine = this_machine()
+        memory = GaugeMetricFamily("textloom_memory_bytes", "Memory of the machine, or the container's share.", labels=["kind"])
+        memory.add_metric(["total"], machine.memory_total)
+        memory.add_metric(["free"], machine.memory_free)
+        yield memory
+        yield GaugeMetricFamily(
+            "textloom_child_memory_bytes", "Memory of the engines and training runs in processes of their own.", _of_children()
+        )
+        gpus = GaugeMetricFamily("textloom_gpu_memory_bytes", "Memory of each GPU.", labels=["gpu", "kind"])
+        for number, gpu in enumerate(machine.gpus):
+            gpus.add_metric([str(number), "total"], gpu.total)
+            gpus.add_metric([str(number), "free"], gpu.free)
+        yield gpus
+        own = GaugeMetricFamily(
+            "textloom_torch_memory_bytes", "What torch holds of each GPU in this process.", labels=["gpu", "kind"]
+        )
+        for number, allocated, reserved in _of_torch():
+            own.add_metric([str(number), "allocated"], allocated)
+            own.add_metric([str(number), "reserved"], reserved)
+        yield own
+
+
+def _of_children() -> int:
+    import psutil
+
+    total = 0
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            total += child.memory_info().rss
+    return total
+
+
+def _of_torch() -> Iterator[tuple[int, int, int]]:
+    """(GPU, bytes allocated, bytes reserved); nothing where no model has brought torch into the process: it is not imported here."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return
+    for number in range(torch.cuda.device_count()):
+        yield number, torch.cuda.memory_allocated(number), torch.cuda.memory_reserved(number)
 
 
 class CountRequests:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from modules.api import metrics
 from modules.errors import Unavailable
+from modules.library.machine import Gpu, Machine
 from tests.api.conftest import wait_until
 from tests.fakes import EchoModel
 
@@ -61,3 +70,42 @@ def test_what_was_cut_off_and_what_failed_is_told_apart(serve):
 
 def test_without_a_model_there_are_still_metrics(serve):
     assert ("textloom_running_replies",) not in read(serve(empty=True))
+
+
+def test_memory_of_the_machine_its_gpus_and_its_children_is_told(server, monkeypatch):
+    gpus = (Gpu("A", 80 << 30, 30 << 30), Gpu("B", 24 << 30, 24 << 30))
+    monkeypatch.setattr(metrics, "this_machine", lambda: Machine(64 << 30, 8 << 30, gpus))
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        device_count=lambda: 2,
+        memory_allocated=lambda gpu: (gpu + 1) * 100,
+        memory_reserved=lambda gpu: (gpu + 1) * 200,
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        assert wait_until(lambda: read(server)["textloom_child_memory_bytes",] > 1_000_000)
+        told = read(server)
+    finally:
+        child.communicate(b"\n")
+    assert told["textloom_memory_bytes", ("kind", "free")] == 8 << 30
+    assert told["textloom_gpu_memory_bytes", ("gpu", "0"), ("kind", "free")] == 30 << 30
+    assert told["textloom_gpu_memory_bytes", ("gpu", "1"), ("kind", "total")] == 24 << 30
+    assert told["textloom_torch_memory_bytes", ("gpu", "1"), ("kind", "allocated")] == 200
+    assert told["textloom_torch_memory_bytes", ("gpu", "0"), ("kind", "reserved")] == 200
+
+
+@pytest.mark.parametrize("cuda", [None, SimpleNamespace(is_initialized=lambda: False)])
+def test_without_a_gpu_in_use_torch_is_left_alone(server, monkeypatch, cuda):
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda) if cuda else None)
+    assert not [name for name in read(server) if name[0] == "textloom_torch_memory_bytes"]
+
+
+def test_the_documents_list_every_metric(server):
+    server.post("/v1/chat/completions", {"messages": HI}).raise_for_status()
+    told = httpx.get(server.url + "/metrics").text
+    families = {family.name for family in text_string_to_metric_families(told)}
+    families = {name for name in families if name.startswith("textloom_") and not name.endswith("_created")}
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = {name.removesuffix("_total") for name in re.findall(r"`(textloom_\w+)`", text)}
+    assert listed == families
