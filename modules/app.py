@@ -26,7 +26,8 @@ from modules.library.presets import PresetLibrary
 from modules.library.prompts import PromptLibrary
 from modules.library.spec import ModelSpec
 from modules.library.templates import TemplateLibrary
-from modules.loaders import choose
+from modules.loaders import choose, embedding
+from modules.loaders.embedding import EmbeddingModel
 from modules.loaders.options import LoadOptions
 from modules.loaders.saved import SavedOptions
 from modules.settings.page import PageSettings
@@ -68,6 +69,8 @@ class App:
         self.engine = Engine()
         self.last_load: tuple[str, LoadOptions] | None = None
         """The model that was loaded last, or tried to be, and how."""
+        self._embedder: EmbeddingModel | None = None
+        self._embedder_lock = threading.Lock()
         self.store = ChatStore(self.data / "textloom.sqlite3")
         self.pictures = PictureStore(self.store)
         self.replies = Replies(self.store, self.engine)
@@ -143,6 +146,15 @@ class App:
         if name not in model.adapters:
             raise NotFound(f"No adapter {name} is loaded.", param="name")
         model.unload_adapter(name)
+
+    def embedding_model(self) -> EmbeddingModel:
+        """The model of --embedding-model, which the first who asks waits for. Raises UserError."""
+        with self._embedder_lock:
+            if self._embedder is None:
+                spec = self.models.find(self.options.embedding_model)
+                self._embedder = embedding.load(spec, self.loading)
+                log.info("loaded %s for embeddings", spec.name)
+            return self._embedder
 
     def close(self) -> None:
         """Stop what runs and give everything back."""

@@ -1,10 +1,11 @@
-"""POST /v1/embeddings: texts as vectors, from the loaded model."""
+"""POST /v1/embeddings: texts as vectors, from the model of --embedding-model or from the loaded one."""
 
 from __future__ import annotations
 
 import base64
 import struct
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -13,7 +14,6 @@ from modules.api.common import Body
 from modules.api.completion_request import Tokens
 from modules.api.errors import REFUSALS, ModelNotFound
 from modules.errors import ContextTooLong, UserError
-from modules.generation.types import LoadedModel
 from modules.library.models import same_name
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class EmbeddingRequest(Body):
     )
     """A text, several texts, the token ids of one, or the token ids of several."""
     model: str | None = None
-    """The name of the loaded model."""
+    """The model of --embedding-model or the loaded one, by name; left out, it is the former where there is one."""
     encoding_format: Literal["float", "base64"] = "float"
     """Numbers, or their 32-bit form in base64."""
     dimensions: int | None = Field(None, ge=1)
@@ -74,11 +74,7 @@ def router(app: App) -> APIRouter:
     @routes.post("/v1/embeddings")
     def create_embeddings(body: EmbeddingRequest) -> EmbeddingList:
         """One vector for each text; a greater scalar product means more alike."""
-        model = app.engine.model
-        if body.model is not None and not same_name(body.model, model.name):
-            raise ModelNotFound(f"The model {body.model} is not loaded; {model.name} is.", param="model")
-        if not model.capabilities.embeddings:
-            raise UserError(f"{model.name} cannot make embeddings with its loader.", param="model")
+        model = _chosen(app, body.model)
         texts = _texts(model, body)
         counts = [len(model.tokenize(text, special=True)) for text in texts]
         if max(counts) > model.context_length:
@@ -98,7 +94,32 @@ def router(app: App) -> APIRouter:
     return routes
 
 
-def _texts(model: LoadedModel, body: EmbeddingRequest) -> list[str]:
+class Embedder(Protocol):
+    """What the two kinds of models that make vectors have in common."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def context_length(self) -> int: ...
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]: ...
+    def detokenize(self, tokens: Sequence[int]) -> str: ...
+    def embed(self, texts: Sequence[str]) -> list[list[float]]: ...
+
+
+def _chosen(app: App, wanted: str | None) -> Embedder:
+    own = app.options.embedding_model
+    if own and (wanted is None or same_name(wanted, own)):
+        return app.embedding_model()
+    model = app.engine.model
+    if wanted is not None and not same_name(wanted, model.name):
+        known = f"{model.name} is{f', and {own} is for embeddings' if own else ''}"
+        raise ModelNotFound(f"The model {wanted} is not loaded; {known}.", param="model")
+    if not model.capabilities.embeddings:
+        raise UserError(f"{model.name} cannot make embeddings with its loader.", param="model")
+    return model
+
+
+def _texts(model: Embedder, body: EmbeddingRequest) -> list[str]:
     given = body.input
     if isinstance(given, str):
         return [given]

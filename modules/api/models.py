@@ -1,4 +1,4 @@
-"""GET /v1/models: the loaded model and its adapters, which are what a request can name."""
+"""GET /v1/models: the loaded model with its adapters, and the one for embeddings: what a request can name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from modules.api.errors import REFUSALS, ModelNotFound
+from modules.errors import NotFound
 from modules.library.models import same_name
 
 if TYPE_CHECKING:
@@ -39,12 +40,24 @@ def router(app: App) -> APIRouter:
     def available() -> list[ModelReply]:
         model = app.engine.loaded or app.engine.asleep
         if model is None:
-            return []
+            return for_embeddings()
         created, length = int(app.started), model.context_length
         base = ModelReply(id=model.name, created=created, context_length=length)
-        return [base] + [
-            ModelReply(id=name, created=created, context_length=length, parent=model.name) for name in model.adapters
-        ]
+        return (
+            [base]
+            + [ModelReply(id=name, created=created, context_length=length, parent=model.name) for name in model.adapters]
+            + for_embeddings()
+        )
+
+    def for_embeddings() -> list[ModelReply]:
+        """The model of --embedding-model, loaded or not; none where there is no such folder."""
+        try:
+            spec = app.models.find(app.options.embedding_model) if app.options.embedding_model else None
+        except NotFound:
+            spec = None
+        if spec is None:
+            return []
+        return [ModelReply(id=spec.name, created=int(app.started), context_length=spec.context_length or 0)]
 
     @routes.get("/v1/models")
     def list_models() -> ModelList:

@@ -49,10 +49,17 @@ def load_folder(
     more: what else `from_pretrained` gets (quantization_config, …); `dtype` there replaces the choice made here.
     Raises UserError for what the options or files cause, Unavailable where memory is short.
     """
-    # In a thread that ends: every thread that torch computes in keeps helpers of its own for as long as it lives, and libgomp
-    # lets all of them sleep after every operation, also the engine's, once there are more of them than cores.
-    with ThreadPoolExecutor(1, "load") as thread:
+    with passing_thread("load") as thread:
         return thread.submit(_load_folder, spec, options, report, prepare, more).result()
+
+
+def passing_thread(name: str) -> ThreadPoolExecutor:
+    """One thread, which ends with the `with` block.
+
+    What computes with torch beside the engine is done in one: every thread that torch computes in keeps helpers of its own for as
+    long as it lives, and libgomp lets all of them sleep after every operation, also the engine's, once they outnumber the cores.
+    """
+    return ThreadPoolExecutor(1, name)
 
 
 def _load_folder(
@@ -62,7 +69,7 @@ def _load_folder(
 
     report(f"Loading {spec.name}")
     import_torchao()
-    with _explained(spec), _quiet(), _reported(spec, report):
+    with explained(spec), quiet(), _reported(spec, report):
         config = _config(spec, options)
         arguments = {
             "config": config,
@@ -249,7 +256,7 @@ def _tokenizer(spec: ModelSpec, options: LoadOptions) -> Any:
 
 
 @contextmanager
-def _explained(spec: ModelSpec) -> Iterator[None]:
+def explained(spec: ModelSpec) -> Iterator[None]:
     """Turn what transformers raises into a sentence."""
     from modules.generation.local.loop import is_out_of_memory
 
@@ -275,7 +282,7 @@ def _explained(spec: ModelSpec) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars on the terminal: progress goes through `report`."""
     from transformers.utils import logging as theirs
 

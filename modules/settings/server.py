@@ -13,6 +13,8 @@ class ServerOptions(Settings):
     """The model to load at the start: a name from the models folder."""
     lora: tuple[str, ...] = setting((), group="Model")
     """LoRA adapters to load at the start: names from the adapters folder."""
+    embedding_model: str = setting("", group="Model")
+    """The model of /v1/embeddings: an encoder's folder in the models folder, loaded beside the other on first use; empty takes the other."""
     model_dir: str = setting("models", group="Model")
     """The folder with models."""
     lora_dir: str = setting("loras", group="Model")

@@ -11,6 +11,7 @@ from modules.generation.types import Capabilities
 from tests.api.conftest import wait_until
 from tests.fakes import EVERYTHING, EchoModel
 from tests.library.hub_server import running_hub
+from tests.loaders.test_embedding import write_tiny_encoder
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -144,3 +145,23 @@ def test_embeddings_that_cannot_be_made(shared, body, status):
 def test_a_model_without_embeddings_says_so(serve):
     server = serve(EchoModel(capabilities=Capabilities(samplers=EVERYTHING.samplers)))
     assert server.post("/v1/embeddings", {"input": "a"}).status_code == 400
+
+
+def test_an_embedding_model_stands_beside_the_chat_model(serve, tmp_path):
+    server = serve(embedding_model="tiny-encoder", model_dir=str(tmp_path / "models"))
+    assert server.post("/v1/embeddings", {"input": "a"}).status_code == 404  # its folder is not there
+    write_tiny_encoder(tmp_path / "models" / "tiny-encoder")
+    client = server.client()
+    assert [model.id for model in client.models.list()] == ["echo", "tiny-encoder"]
+    named = client.embeddings.create(model="tiny-encoder", input=["a cat", "dogs"])
+    assert (named.model, len(named.data[0].embedding), named.usage.prompt_tokens) == ("tiny-encoder", 32, 12)
+    assert math.isclose(sum(x * x for x in named.data[0].embedding), 1, rel_tol=1e-5)
+    left_out = server.post("/v1/embeddings", {"input": "a cat"}).json()
+    assert left_out["data"][0]["embedding"] == pytest.approx(named.data[0].embedding, abs=1e-5)
+    assert len(client.embeddings.create(model="echo", input="a").data[0].embedding) == 2
+    assert client.chat.completions.create(model="echo", messages=HI).choices[0].message.content == "hi"
+    wrong = server.post("/v1/embeddings", {"input": "a", "model": "gpt-99"})
+    assert wrong.status_code == 404
+    assert "tiny-encoder is for embeddings" in wrong.json()["error"]["message"]
+    long = server.post("/v1/embeddings", {"input": "a " * 100, "model": "tiny-encoder"})
+    assert (long.status_code, long.json()["error"]["code"]) == (400, "context_length_exceeded")
