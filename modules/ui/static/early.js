@@ -1,6 +1,21 @@
-// Runs before anything else of the page: the language and the theme chosen here, the style, and which tab is in front.
+// Runs before anything else of the page: where to keep things, the language and the theme chosen here, the style, and which tab is in front.
 (() => {
   const {page, tabs, opens_on} = TEXTLOOM;
+
+  // In a frame of another site (a notebook's output) browsers may refuse both stores: then things are kept while the page is open.
+  for (const name of ["localStorage", "sessionStorage"]) {
+    try {
+      void window[name];
+    } catch {
+      const kept = new Map();
+      const store = {
+        getItem: (key) => kept.get(key) ?? null, setItem: (key, value) => void kept.set(key, String(value)),
+        removeItem: (key) => void kept.delete(key), clear: () => kept.clear(), key: (at) => [...kept.keys()][at] ?? null,
+        get length() { return kept.size; },
+      };
+      Object.defineProperty(window, name, {value: store});
+    }
+  }
 
   // Gradio reads both once, while its script starts.
   if (page.language !== "auto") {
