@@ -99,9 +99,8 @@ def make_good(model: Any, base: Path) -> None:
     from bitsandbytes.functional import dequantize_4bit
     from peft.tuners.lora.bnb import Linear4bit
 
-    for name, layer in model.named_modules():
-        if not isinstance(layer, Linear4bit):
-            continue
+    layers: list[tuple[str, Any]] = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, Linear4bit)]
+    for name, layer in layers:
         held = layer.get_base_layer().weight
         lost = _stored(base, name.removeprefix("base_model.model.") + ".weight").to(held.device, torch.float32)
         lost -= dequantize_4bit(held.data, held.quant_state).float()
