@@ -66,7 +66,10 @@ def test_its_rows_are_read_and_what_cannot_be_is_one_sentence(hub: Hub, tmp_path
         environment(hub, tmp_path), *(f"hub:{name}" for name in names)
     )
     assert train == counting_rows(20)[:3]
-    assert test == [{"instruction": "Test", "output": "1 2"}]
+    # datasets adds the columns of the other split, or does not, by which it read first
+    assert [{key: value for key, value in row.items() if value is not None} for row in test] == [  # type: ignore[union-attr]
+        {"instruction": "Test", "output": "1 2"}
+    ]
     assert nothing == (
         f"NotFound: There is no data set org/nothing on {hub.address.removeprefix('http://')}. "
         "If it is private, set HF_TOKEN to a token that may read it."
