@@ -21,6 +21,12 @@ def open_tab(page: Page, name: str) -> None:
     expect(page.locator(f"#tab-{name}")).to_be_visible()
 
 
+def bring_in(page: Page, path: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Import a file").click()
+    chooser.value.set_files(path)
+
+
 def test_everything_goes_into_a_file_and_comes_back(site: Site, tmp_path: Path):
     page = site.open()
     say(page, "a question to keep")
@@ -31,12 +37,12 @@ def test_everything_goes_into_a_file_and_comes_back(site: Site, tmp_path: Path):
     path = tmp_path / "all.zip"
     download.value.save_as(path)
     before = len(site.app.store.chats("local"))
-    page.locator("#tab-session input[type=file]").set_input_files(path)
+    bring_in(page, path)
     expect(page.locator(".tl-toast")).to_contain_text(f"Chats: {before}")
     assert len(site.app.store.chats("local")) == 2 * before
     bad = tmp_path / "bad.zip"
     bad.write_bytes(b"no zip")
-    page.locator("#tab-session input[type=file]").set_input_files(bad)
+    bring_in(page, bad)
     expect(page.locator(".tl-toast.tl-wrong")).to_contain_text("no zip")
 
 

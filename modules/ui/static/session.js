@@ -3,6 +3,7 @@
 import {address, attempt, get, patch, post, send} from "./api.js";
 import {copyText, h, toast} from "./dom.js";
 import {keyList} from "./keys.js";
+import {chooseFiles} from "./sheet.js";
 import {t} from "./words.js";
 
 const {page, tabs} = window.TEXTLOOM;
@@ -24,22 +25,18 @@ function choice(name, choices, {reload = true} = {}) {
 }
 
 function everything() {
-  const file = h("input", {type: "file", accept: ".zip,application/zip", class: "tl-hidden", tabindex: "-1", "aria-label": t("session.import")});
-  const button = h("button", {type: "button", class: "tl-quiet", onclick: () => file.click()}, t("session.import"));
-  file.addEventListener("change", async () => {
-    if (!file.files.length) return;
+  const button = h("button", {type: "button", class: "tl-quiet", onclick: () => chooseFiles(".zip,application/zip", async ([file]) => {
     button.disabled = true;
-    const found = await attempt(() => send("/everything", file.files[0]));
+    const found = await attempt(() => send("/everything", file));
     button.disabled = false;
-    file.value = "";
     if (!found) return;
     toast(t("session.imported", found), {seconds: 9});
     for (const problem of found.problems) toast(problem, {wrong: true});
     window.textloomChat?.sidebar.refresh();
-  });
+  })}, t("session.import"));
   return h("section", {}, h("h2", {}, t("session.everything")), h("p", {}, t("session.everything.help")),
     h("div", {class: "tl-row-of-buttons"},
-      h("a", {class: "tl-strong", href: address("/everything"), download: ""}, t("session.export")), button, file));
+      h("a", {class: "tl-strong", href: address("/everything"), download: ""}, t("session.export")), button));
 }
 
 export async function start(element) {

@@ -2,7 +2,7 @@
 
 import {h} from "./dom.js";
 import {Chat} from "./main.js";
-import {nameSliders} from "./sliders.js";
+import {nameInOurWords} from "./gradio_names.js";
 import {t} from "./words.js";
 
 const {dark, first, openTab, tabs} = window.TEXTLOOM;
@@ -42,4 +42,4 @@ if (first === "chat") {
   document.body.prepend(h("div", {id: "tl-early"}, h("nav", {"aria-label": t("tabs")}, ...tabs.map(earlyTab)), place));
   begin(place);
 }
-nameSliders();
+nameInOurWords();

@@ -179,6 +179,7 @@ class Writing {
     if (prompt !== undefined && this.prompt) this.prompt.value = prompt;
     if (text !== undefined) this.raw.value = text;
     this.dirty = true;
+    this.drawButtons();
     return this.save();
   }
 

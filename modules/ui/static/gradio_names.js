@@ -1,8 +1,8 @@
-// Gradio names the parts of a slider in English alone: here they are named in the language of the page.
+// Gradio names the parts of a slider and the menu of tabs in English alone: here they are named in the language of the page.
 
 import {language, t} from "./words.js";
 
-const NAMES = {"number input for ": "slider.number", "range slider for ": "slider.range"};
+const NAMES = {"number input for ": "slider.number", "range slider for ": "slider.range", "More tabs": "tabs.more"};
 
 function rename() {
   for (const [english, key] of Object.entries(NAMES)) {
@@ -13,7 +13,7 @@ function rename() {
 }
 
 // Controls are made when their tab is opened, and again when what it shows changes.
-export function nameSliders() {
+export function nameInOurWords() {
   if (language === "en") return;
   let due = false;
   new MutationObserver((changes) => {
