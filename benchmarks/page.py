@@ -179,12 +179,18 @@ def measure_replies(
         reader.ask()
         found = reader.figures(model)
         beside = [each.result() for each in following]
-    forms = ("{:.0f}", "{:.0f} ms", "{:.2f} s", "{:.0f} ms", "{:.1f}")
-    shown = {name: form.format(value) for (name, value), form in zip(found.items(), forms, strict=True)}
+    shown = _written([found])
     if beside:
         gap, late = (max(each) for each in zip(*beside, strict=True))
         shown |= {"others' p95 gap": f"{gap:.0f} ms", "others' last event after": f"{late:.2f} s"}
     return shown
+
+
+def _written(found: list[dict[str, float]]) -> dict[str, str]:
+    """The worst of several readers' figures, with their units."""
+    forms = ("{:.0f}", "{:.0f} ms", "{:.2f} s", "{:.0f} ms", "{:.1f}")
+    worst = {name: (min if name == "updates/s" else max)(each[name] for each in found) for name in found[0]}
+    return {name: form.format(value) for (name, value), form in zip(worst.items(), forms, strict=True)}
 
 
 def follow(url: str, question: str, model: PacedModel) -> tuple[float, float]:
@@ -200,7 +206,16 @@ def follow(url: str, question: str, model: PacedModel) -> tuple[float, float]:
     return 1000 * gaps[int(len(gaps) * 0.95)], times[-1] - model.ended[question]
 
 
-ROWS = ("load", "100", "1000", "long", "readers")
+def measure_pages(browser: Browser, url: str, model: PacedModel, tokens: int, rate: float, number: int) -> dict[str, str]:
+    """`number` people with a page each, all drawn by the one browser of this machine: the worst of what they see."""
+    model.text, model.rate = text_of(tokens), rate
+    readers = [Reader(browser, url, None, f"page {each}") for each in range(number)]
+    for reader in readers:
+        reader.ask()
+    return _written([reader.figures(model) for reader in readers])
+
+
+ROWS = ("load", "100", "1000", "long", "readers", "pages")
 
 
 def main() -> None:
@@ -229,6 +244,9 @@ def main() -> None:
             if "readers" in rows:
                 label = f"{options.readers} readers at once, {options.tokens // 2} tokens at 100/s each"
                 show(console, label, measure_replies(browser, url, model, options.tokens // 2, 100, others=options.readers - 1))
+            if "pages" in rows:
+                label = f"{options.readers} pages in one browser, {options.tokens // 2} tokens at 100/s each: the worst"
+                show(console, label, measure_pages(browser, url, model, options.tokens // 2, 100, options.readers))
             browser.close()
         app.close()
 
