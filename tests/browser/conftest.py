@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from modules.app import App
+from modules.generation.stream import EventStream
+from modules.generation.types import GenerationRequest, Queued
 from tests.fakes import EchoModel
 from tests.in_process import make_app, serving
 
@@ -75,6 +78,22 @@ class Site:
         page.on("request", lambda request: self._noted(request.url))
         return page
 
+    @contextmanager
+    def all_wait(self, place: int) -> Iterator[list[EventStream]]:
+        """Every reply asked for waits in line at this place; their streams, in the order in which they were asked for."""
+        waiting: list[EventStream] = []
+
+        def stream(request: GenerationRequest) -> EventStream:
+            waiting.append(EventStream())
+            waiting[-1].put(Queued(place))
+            return waiting[-1]
+
+        self.model.stream = stream  # type: ignore[method-assign]
+        try:
+            yield waiting
+        finally:
+            del self.model.stream
+
     def _noted(self, url: str) -> None:
         if not url.startswith((self.url, "data:", "blob:")):
             self.elsewhere.append(url)
@@ -117,6 +136,15 @@ def reply(page: Page, number: int = -1) -> str:
     return (
         replies.nth(number).locator(".tl-body").inner_text() if number >= 0 else replies.last.locator(".tl-body").inner_text()
     )
+
+
+def until(page: Page, condition: Callable[[], bool]) -> None:
+    """Wait for something that happens on the server."""
+    for _ in range(600):
+        if condition():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("it did not happen in time")
 
 
 def message_menu(page: Page, item: str, message: str = ".tl-last") -> None:

@@ -340,19 +340,10 @@ def test_the_model_writes_the_users_message_into_the_box_and_can_be_stopped(site
 
 
 def test_the_place_in_the_queue_is_shown_and_stop_is_at_once_and_only_ones_own(site: Site):
-    from modules.generation.stream import EventStream
-    from modules.generation.types import Prefill, Queued
-
-    waiting: list[EventStream] = []
-
-    def stream(request: object) -> EventStream:
-        waiting.append(EventStream())
-        waiting[-1].put(Queued(2))
-        return waiting[-1]
+    from modules.generation.types import Prefill
 
     one, two = site.open(), site.open()
-    site.model.stream = stream  # type: ignore[method-assign]
-    try:
+    with site.all_wait(2) as waiting:
         say(one, "mine")
         expect(one.locator(f"{LAST} .tl-status")).to_contain_text("Waiting in line, place 2")
         say(two, "another's")
@@ -365,8 +356,6 @@ def test_the_place_in_the_queue_is_shown_and_stop_is_at_once_and_only_ones_own(s
         two.keyboard.press("Escape")
         expect(two.locator(LAST)).to_have_attribute("data-state", "cut")
         assert waiting[1].closed
-    finally:
-        del site.model.stream
 
 
 def test_thinking_folds_and_tables_formulas_and_code_are_drawn_while_it_is_written(site: Site):

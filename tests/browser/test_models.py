@@ -15,8 +15,7 @@ from modules.app import App
 from modules.generation.types import LoadedModel
 from modules.library.spec import ModelSpec
 from modules.loaders.options import LoadOptions
-from tests.browser.conftest import Site, say
-from tests.browser.test_tabs import until
+from tests.browser.conftest import Site, say, until
 from tests.fakes import EchoModel
 from tests.in_process import make_app, serving
 from tests.library.hub_server import Hub, running_hub

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from modules.generation.stream import EventStream
-from modules.generation.types import GenerationRequest, Queued
 from modules.library.character import Character
-from tests.browser.conftest import Site, reply
+from tests.browser.conftest import Site, reply, until
 from tests.browser.phone import Phone, zh
 from tests.library.test_characters import picture
 
@@ -158,24 +156,14 @@ def test_a_reply_that_was_stopped_says_so_and_goes_on(site: Site):
 
 
 def test_who_waits_in_line_sees_the_place_and_can_leave(site: Site):
-    waiting: list[EventStream] = []
-
-    def stream(request: GenerationRequest) -> EventStream:
-        waiting.append(EventStream())
-        waiting[-1].put(Queued(3))
-        return waiting[-1]
-
     phone = Phone(site)
-    site.model.stream = stream  # type: ignore[method-assign]
-    try:
+    with site.all_wait(3) as waiting:
         phone.box.fill("轮到我了吗？")
         phone.tap("send")
         expect(phone.last.locator(".tl-status")).to_contain_text(zh("status.place", n=3))
         phone.tap("stop")
         expect(phone.last).to_have_attribute("data-state", "cut")
         assert waiting[0].closed
-    finally:
-        del site.model.stream
 
 
 def test_versions_are_compared_and_the_map_leads_to_each_branch(site: Site):
@@ -381,8 +369,8 @@ def test_the_model_writes_for_the_user_and_is_stopped(site: Site):
     expect(phone.box).to_have_value(re.compile("没完没了。没完"))
     phone.tap("stop")
     expect(phone.box).to_be_editable()
-    phone.page.wait_for_function("document.querySelector('.tl-send').ariaLabel !== ''")
     expect(phone.button("send")).to_be_enabled()
+    until(phone.page, lambda: site.model.streams[-1].closed)
 
 
 # --- what speaks, and how

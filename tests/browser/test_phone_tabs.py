@@ -10,9 +10,8 @@ import yaml
 from playwright.sync_api import expect
 
 from modules.ui.preferences import page_of, sampling_of
-from tests.browser.conftest import Site
+from tests.browser.conftest import Site, until
 from tests.browser.phone import Phone, zh
-from tests.browser.test_tabs import until
 from tests.browser.test_writing import Paper
 
 pytestmark = pytest.mark.browser
@@ -65,13 +64,15 @@ def test_a_page_of_text_is_written_counted_and_taken_back(site: Site, name: str)
 
 
 def test_the_output_is_looked_at_in_every_form(site: Site):
-    site.model.reply = lambda request: "# 山\n\n**高**"
+    text = "# 山\n\n<strong>高</strong>"
+    site.model.reply = lambda request: text
     phone = Phone(site)
     phone.tab("default")
     paper = Paper(phone.page, "default", open_it=False)
     shown = paper.at.locator(".tl-shown")
     paper.start.fill("有座")
     phone.tap("writing.generate", paper.at)
+    expect(paper.text).to_have_value(text)
     paper.state("whole")
 
     def view(name: str) -> None:
@@ -80,14 +81,17 @@ def test_the_output_is_looked_at_in_every_form(site: Site):
 
     view("markdown")
     expect(shown.locator("h1")).to_have_text("山")
+    expect(shown).to_contain_text("<strong>高</strong>")
     view("html")
     expect(shown.locator("strong")).to_have_text("高")
+    expect(shown).to_contain_text("# 山")
     view("tokens")
     expect(shown.locator("li").first).to_contain_text(str(ord("#")))
     view("next")
     expect(shown.locator(".tl-distribution li").first).to_be_visible()
     view("raw")
-    expect(paper.text).to_have_value("# 山\n\n**高**")
+    expect(paper.text).to_be_visible()
+    expect(paper.text).to_have_value(text)
 
 
 @pytest.mark.parametrize("name", ["default", "notebook"])

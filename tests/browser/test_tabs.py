@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 from playwright.sync_api import Page, expect
 
 from modules.ui.preferences import sampling_of
-from tests.browser.conftest import Site, reply, say
+from tests.browser.conftest import Site, reply, say, until
 
 pytestmark = pytest.mark.browser
 
@@ -17,15 +15,6 @@ def open_tab(page: Page, name: str) -> None:
     page.get_by_role("tab", name=name).click()
     if name == "Parameters":
         expect(page.locator(".tl-summary table")).to_be_attached()  # the user's own values have come
-
-
-def until(page: Page, condition: Callable[[], bool]) -> None:
-    """Wait for something that happens on the server."""
-    for _ in range(600):
-        if condition():
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("it did not happen in time")
 
 
 def test_a_parameter_is_kept_and_used_for_the_next_reply(site: Site):

@@ -178,8 +178,7 @@ class Writing {
     if (this.writing) return;
     if (prompt !== undefined && this.prompt) this.prompt.value = prompt;
     if (text !== undefined) this.raw.value = text;
-    this.dirty = true;
-    this.drawButtons();
+    this.typed();
     return this.save();
   }
 
