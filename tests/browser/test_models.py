@@ -193,6 +193,15 @@ def test_a_load_that_fails_leaves_its_reason_on_the_page(place: Place, size: tup
     in_page(page)
 
 
+def test_a_click_on_the_chosen_model_keeps_what_is_written(place: Place):
+    page = open_models(place)
+    choose_model(page, "tiny")
+    write(page, "max_parallel", "3")
+    card(page, "tiny").click()
+    page.wait_for_timeout(1000)
+    expect(field(page, "max_parallel")).to_have_value("3")
+
+
 def test_settings_are_kept_for_one_model_alone(place: Place):
     page = open_models(place)
     choose_model(page, "tiny")

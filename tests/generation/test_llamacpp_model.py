@@ -106,7 +106,8 @@ def test_greedy_tokens_are_those_of_transformers(model: LlamacppModel, tiny_llam
 
 
 def test_the_next_tokens_as_the_model_has_them_and_as_sampling_leaves_them(model: LlamacppModel) -> None:
-    first = next(event for event in model.stream(ask("Hello there", logprobs=6)) if isinstance(event, TextDelta))
+    events = list(model.stream(ask("Hello there", logprobs=6, max_tokens=4)))
+    first = next(event for event in events if isinstance(event, TextDelta))
     found = model.next_tokens(ask("Hello there", sampling={"do_sample": True, "top_k": 4}), 6)
     assert [token.id for token in found.model] == [token.id for token in first.details[0].alternatives]
     assert found.left is not None
@@ -114,7 +115,7 @@ def test_the_next_tokens_as_the_model_has_them_and_as_sampling_leaves_them(model
     assert fsum(exp(token.logprob) for token in found.left) == pytest.approx(1, abs=1e-3)
     greedy = model.next_tokens(ask("Hello there"), 6)
     assert greedy.left is not None and [token.id for token in greedy.left] == [found.model[0].id]
-    assert model.status().running == 0
+    wait_for(lambda: model.status().running == 0)
 
 
 def test_tokens_and_text_turn_into_each_other(model: LlamacppModel) -> None:

@@ -54,7 +54,9 @@ export class Models {
     return models.find((model) => model.name === engine.name)?.name ?? models[0].name;
   }
 
+  // The model that is chosen already stays as it is, with what somebody wrote into its settings.
   choose(name) {
+    if (name === this.chosen) return;
     this.chosen = name;
     this.pick(name);
     this.refresh();
