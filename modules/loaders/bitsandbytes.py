@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from modules.library.spec import ModelSpec
-from modules.loaders.local import dtype_for, folder_problem, load_folder
+from modules.loaders.local import device_for, dtype_for, folder_problem, load_folder, processor_has_bfloat16
 from modules.loaders.options import LoadOptions
 
 if TYPE_CHECKING:
@@ -35,9 +35,11 @@ def load(spec: ModelSpec, options: LoadOptions, report: Report) -> LocalModel:
 
 
 def _prepare(model: Any) -> None:
+    from modules.loaders.int4_layout import choose_layout
     from modules.loaders.int8_linear import speed_up
 
     speed_up(model)
+    choose_layout(model)
 
 
 def _quantization(spec: ModelSpec, options: LoadOptions) -> Any:
@@ -61,4 +63,6 @@ def _compute_dtype(spec: ModelSpec, options: LoadOptions) -> Any:
 
     if options.compute_dtype != "auto":
         return getattr(torch, options.compute_dtype)
+    if options.dtype == "auto" and device_for(options) == "cpu" and processor_has_bfloat16():
+        return torch.bfloat16
     return dtype_for(spec, options)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.errors import Unavailable, UserError
 from modules.library.spec import ModelSpec
-from modules.loaders.noise import import_torchao
+from modules.loaders.noise import hush_imports
 from modules.loaders.options import LoadOptions
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _load_folder(
     from modules.generation.local.model import LocalModel
 
     report(f"Loading {spec.name}")
-    import_torchao()
+    hush_imports()
     with explained(spec), quiet(), _reported(spec, report):
         config = _config(spec, options)
         arguments = {
@@ -118,12 +118,18 @@ def dtype_for(spec: ModelSpec, options: LoadOptions) -> torch.dtype:
     own = getattr(torch, spec.dtype or "float32", torch.float32)
     if own not in (torch.float32, torch.float16, torch.bfloat16):
         own = torch.bfloat16
-    if _device(options) != "cpu":
+    if device_for(options) != "cpu":
         return own
-    # Without the instructions for it, several rows in 16 bits take several times as long as in 32.
-    if own == torch.bfloat16 and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+    if own == torch.bfloat16 and processor_has_bfloat16():
         return own
     return torch.float32 if _fits_as_float32(spec) else torch.bfloat16
+
+
+def processor_has_bfloat16() -> bool:
+    """Without the instructions for it, several rows in 16 bits take several times as long as in 32."""
+    import torch
+
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _fits_as_float32(spec: ModelSpec) -> bool:
@@ -134,7 +140,7 @@ def _fits_as_float32(spec: ModelSpec) -> bool:
 
 def placement(options: LoadOptions) -> dict[str, Any]:
     """Arguments of `from_pretrained` that say where the weights go."""
-    device = _device(options)
+    device = device_for(options)
     spread = options.auto_devices or options.gpu_memory or options.cpu_memory or options.disk
     if device == "cpu" and not options.disk:
         return {"device_map": {"": "cpu"}}
@@ -176,7 +182,7 @@ def amount_of_memory(text: str, field: str) -> str:
     return number + unit[:-1].replace("i", "i").title().replace("I", "i") + "B"
 
 
-def _device(options: LoadOptions) -> str:
+def device_for(options: LoadOptions) -> str:
     import torch
 
     if options.cpu:

@@ -1,4 +1,4 @@
-"""Libraries that talk while they are imported: torchao of GPU libraries it does not need here, gptqmodel with a banner."""
+"""Libraries that talk while they are imported: torchao and bitsandbytes of what they do not need here, gptqmodel with a banner."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ def root_logger_kept() -> Iterator[None]:
         root.setLevel(level)
 
 
-def import_torchao() -> None:
-    """transformers imports torchao with the first weights, whatever they are; do it before, quietly."""
+def hush_imports() -> None:
+    """transformers imports torchao with the first weights, whatever they are, and often bitsandbytes: let both be quiet."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     with only_errors("torchao", "torch.utils._pytree"):
         try:
             import torchao  # noqa: F401

@@ -106,7 +106,7 @@ def test_greedy_tokens_are_those_of_transformers(model: LlamacppModel, tiny_llam
 
 
 def test_the_next_tokens_as_the_model_has_them_and_as_sampling_leaves_them(model: LlamacppModel) -> None:
-    events = list(model.stream(ask("Hello there", logprobs=6, max_tokens=4)))
+    events = list(model.stream(ask("Hello there", logprobs=6, sampling={"max_tokens": 4})))
     first = next(event for event in events if isinstance(event, TextDelta))
     found = model.next_tokens(ask("Hello there", sampling={"do_sample": True, "top_k": 4}), 6)
     assert [token.id for token in found.model] == [token.id for token in first.details[0].alternatives]

@@ -25,6 +25,7 @@ from modules.library.spec import ModelSpec
 from modules.loaders.choose import choose, load
 from modules.loaders.options import LoadOptions
 from tests.engines import llama_server
+from tests.loaders.four_bit import compute_as_asked
 from tests.loaders.gptq_folder import write_gptq
 from tests.tiny import write_tiny_llama
 
@@ -161,6 +162,8 @@ def bare_transformers(folder: Path, dtype: str = "float32", quantization: Any = 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     more = {} if quantization is None else {"quantization_config": quantization}
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), device_map={"": "cpu"}, **more)
+    if dtype == "float32":
+        compute_as_asked(model)
     prompt = tokenizer(PROMPT, return_tensors="pt")
     with torch.inference_mode():
         made = model.generate(**prompt, max_new_tokens=length, do_sample=False, suppress_tokens=[259])

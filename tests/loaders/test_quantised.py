@@ -19,6 +19,7 @@ from modules.library.folder import describe_folder
 from modules.loaders import bitsandbytes, gptq
 from modules.loaders.choose import choose, ignored, load
 from modules.loaders.options import LoadOptions
+from tests.loaders.four_bit import compute_as_asked
 from tests.loaders.gptq_folder import GROUP, write_gptq
 from tests.tiny import write_tiny_llama
 
@@ -92,8 +93,47 @@ def test_four_bits_say_what_bitsandbytes_says_by_itself(plain: Path, kind: dict[
         bnb_4bit_compute_dtype=getattr(torch, kind.get("compute_dtype", "float32")),
     )
     theirs = AutoModelForCausalLM.from_pretrained(plain, quantization_config=config, device_map={"": "cpu"}, dtype="float32")
+    if config.bnb_4bit_compute_dtype == torch.float32:
+        compute_as_asked(theirs)
     with loaded(plain, load_in_4bit=True, cpu=True, dtype="float32", **kind) as model:
         assert reply(model) == generated(theirs)
+
+
+def test_only_layers_that_compute_the_same_with_it_take_the_layout_for_bfloat16_processors() -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    from modules.loaders.int4_layout import choose_layout
+
+    def layer(inputs: int, outputs: int, dtype: torch.dtype) -> Any:
+        made = Linear4bit(inputs, outputs, compute_dtype=dtype, quant_type="nf4")
+        made.support_avx512bf16_for_cpu = True
+        return made
+
+    def left(*, training: bool = False) -> list[bool]:
+        shapes = ((128, 64, torch.bfloat16), (128, 64, torch.float32), (96, 64, torch.bfloat16), (128, 40, torch.bfloat16))
+        layers = torch.nn.ModuleList([layer(*shape) for shape in shapes])
+        choose_layout(layers, training=training)
+        return [made.support_avx512bf16_for_cpu for made in layers]
+
+    assert left() == [True, False, False, False]
+    assert not any(left(training=True))
+
+
+def test_layers_of_any_shape_compute_in_evaluation() -> None:
+    from bitsandbytes.nn import Linear4bit
+
+    from modules.loaders.int4_layout import choose_layout
+
+    torch.manual_seed(0)
+    for inputs, outputs in ((128, 64), (96, 64), (128, 40)):
+        made: Any = Linear4bit(inputs, outputs, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
+        whole = made.weight.data.clone()
+        made = made.to("cpu").eval().requires_grad_(False)
+        choose_layout(torch.nn.ModuleList([made]))
+        x = torch.randn(3, inputs)
+        with torch.no_grad():
+            far = (made(x) - x @ whole.t()).std() / (x @ whole.t()).std()
+        assert 0 < far < 0.2
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
-from modules.loaders.noise import import_gptqmodel, import_torchao
+from modules.loaders.noise import hush_imports, import_gptqmodel
 from modules.training.samples import load_tokenizer
 from modules.training.worker.__main__ import describe
 
@@ -43,7 +43,7 @@ def merge(base: Path, adapter: Path, output: Path) -> None:
 
     if output.exists():
         raise UserError(f"There is already a folder {output}.")
-    import_torchao()
+    hush_imports()
     if importlib.util.find_spec("gptqmodel"):
         import_gptqmodel()
     model: Any = AutoModelForCausalLM.from_pretrained(str(base), dtype="auto")

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from modules.errors import UserError
-from modules.loaders.noise import import_gptqmodel, import_torchao
+from modules.loaders.noise import hush_imports, import_gptqmodel
 from modules.training.config import CHANGE_THE_BASE, TrainingConfig
 from modules.training.layers import choose_targets
 from modules.training.samples import Sample, load_tokenizer
@@ -109,7 +109,7 @@ def bfloat16_is_fast(device: torch.device) -> bool:
 def _load_base(config: TrainingConfig, path: Path, device: torch.device, weights: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
-    import_torchao()
+    hush_imports()
     if importlib.util.find_spec("gptqmodel"):
         import_gptqmodel()  # peft imports it with the first adapter, whatever the base
     options: dict[str, Any] = {"dtype": weights, "attn_implementation": _attention(config, device, weights)}
@@ -120,6 +120,10 @@ def _load_base(config: TrainingConfig, path: Path, device: torch.device, weights
     if config.method in ("qlora", "lora-8bit"):
         options["quantization_config"] = _bitsandbytes(config, weights)
     model: Any = AutoModelForCausalLM.from_pretrained(str(path), **options)
+    if config.method == "qlora":
+        from modules.loaders.int4_layout import choose_layout
+
+        choose_layout(model, training=True)
     if config.method not in _NEEDS:
         model.to(device)
     if config.kernels == "auto" and device.type == "cuda" and importlib.util.find_spec("liger_kernel"):
