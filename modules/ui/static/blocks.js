@@ -7,6 +7,7 @@ export class Blocks {
   constructor(body) {
     this.body = body;
     this.items = []; // {start, kind, html, element}
+    this.undrawn = new Set();
     this.thinking = null;
   }
 
@@ -15,15 +16,23 @@ export class Blocks {
   }
 
   // {k, a, e}: the last one keeps its first k characters and its last e. {at}: those from `at` on are gone. b: what follows.
+  // Nothing of it is seen before `draw`.
   apply({k, a, e = 0, at = Infinity, b = []}) {
     const last = this.items.at(-1);
-    if (k !== undefined && last) this.draw(last, last.html.slice(0, k) + a + last.html.slice(last.html.length - e));
-    while (this.items.length && this.items.at(-1).start >= at) this.items.pop().element.remove();
+    if (k !== undefined && last) {
+      last.html = last.html.slice(0, k) + a + last.html.slice(last.html.length - e);
+      this.undrawn.add(last);
+    }
+    while (this.items.length && this.items.at(-1).start >= at) {
+      const gone = this.items.pop();
+      gone.element.remove();
+      this.undrawn.delete(gone);
+    }
     for (const [start, kind, html] of b) {
-      const item = {start, kind, html: "", element: h("div", {class: "tl-block"})};
+      const item = {start, kind, html, element: h("div", {class: "tl-block"})};
       this.holder(kind).append(item.element);
       this.items.push(item);
-      this.draw(item, html);
+      this.undrawn.add(item);
     }
     if (this.thinking && !this.items.some((item) => item.kind === "thinking")) {
       this.thinking.remove();
@@ -31,16 +40,29 @@ export class Blocks {
     }
   }
 
-  // The server has made this HTML and cleaned it.
-  draw(item, html) {
-    item.html = html;
-    item.element.innerHTML = html;
-    for (const code of item.element.querySelectorAll("pre")) addCopyButton(code);
-    for (const table of item.element.querySelectorAll("table")) {
-      const frame = h("div", {class: "tl-table", tabindex: "0", role: "region", "aria-label": t("table")});
-      table.replaceWith(frame);
-      frame.append(table);
+  // Put into the page what has been applied. The server has made this HTML and cleaned it.
+  draw() {
+    cancelAnimationFrame(this.frame);
+    this.frame = null;
+    for (const {element, html} of this.undrawn) {
+      element.innerHTML = html;
+      for (const code of element.querySelectorAll("pre")) addCopyButton(code);
+      for (const table of element.querySelectorAll("table")) {
+        const frame = h("div", {class: "tl-table", tabindex: "0", role: "region", "aria-label": t("table")});
+        table.replaceWith(frame);
+        frame.append(table);
+      }
     }
+    this.undrawn.clear();
+  }
+
+  // The same before the next frame, however much is applied until then: a page that falls behind draws less often.
+  // drawn: called after it.
+  drawSoon(drawn = () => {}) {
+    this.frame ??= requestAnimationFrame(() => {
+      this.draw();
+      drawn();
+    });
   }
 
   holder(kind) {

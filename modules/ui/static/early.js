@@ -37,6 +37,12 @@
     : parameters.get("__theme") === "dark";
   document.documentElement.classList.toggle("tl-dark", TEXTLOOM.dark);
 
+  // Gradio counts the seconds of an event in every frame, and those of its loading screen for good, when that is long gone: a
+  // page that does nothing would keep the machine busy. No event of ours shows its seconds.
+  const frame = window.requestAnimationFrame.bind(window);
+  const counts = (callback) => /performance\.now\(\)-.{1,20}\/1e3/.test(callback);
+  window.requestAnimationFrame = (callback) => (counts(callback) ? 0 : frame(callback));
+
   // Ours comes after Gradio's styles, which arrive one by one; sheets of this kind are behind all others, wherever those are.
   const style = document.getElementById("tl-style");
   const sheet = new CSSStyleSheet();

@@ -51,14 +51,22 @@ export class Chat {
     this.host.replaceChildren(this.sidebar.element, this.shade, main);
     this.composer.attached.watch(main);
     this.atEnd = true;
+    this.scrolledTo = 0;
     this.scroller.addEventListener("scroll", () => {
-      const rest = this.scroller.scrollHeight - this.scroller.scrollTop - this.scroller.clientHeight;
-      this.atEnd = rest < NEAR_END;
+      const {scrollHeight, scrollTop, clientHeight} = this.scroller;
+      const rest = scrollHeight - scrollTop - clientHeight;
+      // Only a way up leaves the end: on the way down the text may grow faster than the page scrolls.
+      const up = scrollTop < this.scrolledTo;
+      this.atEnd = rest < (up ? 2 : NEAR_END) || (this.atEnd && !up);
+      this.scrolledTo = scrollTop;
       this.toEnd.hidden = rest < 200;
-      if (this.scroller.scrollTop < 300 && !this.earlier.hidden) this.showEarlier();
+      if (scrollTop < 300 && !this.earlier.hidden) this.showEarlier();
     }, {passive: true});
-    // What grows by itself (pictures that arrive, tokens that are drawn) leaves people at the end who read along.
-    new ResizeObserver(() => { if (this.atEnd) this.scrollToEnd(); }).observe(this.column);
+    // What grows (a reply, pictures that arrive) leaves people at the end who read along. This is told after the layout of a
+    // frame and before it is painted: the page is laid out once for both.
+    const growth = new ResizeObserver(() => { if (this.atEnd) this.scrollToEnd(); });
+    growth.observe(this.column);
+    growth.observe(this.columns.element);
     document.addEventListener("keydown", (event) => this.pressed(event));
     document.addEventListener("visibilitychange", () => this.seenAgain());
     window.addEventListener("popstate", () => this.open(this.fromAddress(), null, {push: false}));
@@ -277,7 +285,6 @@ export class Chat {
       const change = JSON.parse(event.data);
       this.viewOf(id)?.live(change);
       if (change.p && this.streams.size === 1) this.context.live(change.p, change.n);
-      if (this.atEnd) this.scrollToEnd();
     };
     source.addEventListener("over", (event) => {
       this.detach(id);
@@ -307,6 +314,7 @@ export class Chat {
 
   scrollToEnd(smooth = false) {
     this.scroller.scrollTo({top: this.scroller.scrollHeight, behavior: smooth ? "smooth" : "instant"});
+    this.scrolledTo = this.scroller.scrollTop;
     this.atEnd = true;
   }
 

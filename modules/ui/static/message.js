@@ -51,6 +51,7 @@ export class MessageView {
     if (same === items.length && same === blocks.length) return;
     const starts = [...items.slice(same).map((item) => item.start), ...blocks.slice(same).map(([start]) => start)];
     this.blocks.apply({at: Math.min(...starts), b: blocks.slice(same)});
+    this.blocks.draw();
   }
 
   drawTools() {
@@ -235,17 +236,21 @@ export class MessageView {
     else {
       this.blocks.apply(change);
       this.blocks.thinks(true);
+      this.blocks.drawSoon();
     }
   }
 
+  // While the text grows, its dot beats with what is told of it: one that moves by itself has the page painted 60 times a second.
   drawStatus(status) {
-    const spinner = h("span", {class: "tl-pulse", "aria-hidden": "true"});
+    const writing = !["waiting", "reading"].includes(status.phase);
+    this.beat = writing && !this.beat;
+    const dot = h("span", {class: writing ? `tl-beat${this.beat ? " tl-on" : ""}` : "tl-pulse", "aria-hidden": "true"});
     let words = "";
     if (status.phase === "waiting") words = status.place ? t("status.place", {n: status.place}) : t("status.waiting");
     else if (status.phase === "reading") {
       words = status.prompt ? t("status.reading.part", {done: count(status.read), all: count(status.prompt)}) : t("status.reading");
     } else words = status.s ? t("status.writing", {n: count(status.n), speed: status.s.toFixed(1)}) : "";
-    this.status.replaceChildren(spinner, h("span", {}, words));
+    this.status.replaceChildren(dot, h("span", {}, words));
   }
 
   // --- editing in place

@@ -86,7 +86,7 @@ export class Sidebar {
       }},
       h("span", {class: "tl-row-title"}, row.title || t("chat.untitled")),
       row.found ? h("span", {class: "tl-row-found"}, row.found) : null,
-      row.running ? h("span", {class: "tl-pulse", title: t("chat.running")}) : null);
+      row.running ? h("span", {class: "tl-beat tl-on", title: t("chat.running")}) : null);
     const more = iconButton("more", t("chat.more", {title: row.title || t("chat.untitled")}),
       (event) => this.menu(event.currentTarget, row), {"aria-haspopup": "menu", "aria-expanded": "false"});
     return h("li", {class: `tl-row${current ? " tl-current" : ""}`, "data-id": row.id}, link, more);

@@ -193,8 +193,10 @@ class Writing {
       const change = JSON.parse(event.data);
       if ("t" in change) this.grow(change.t, Number(event.lastEventId));
       else if ("phase" in change) this.drawStatus(change);
-      else this.blocks.apply(change);
-      if (markdown) this.follow(this.shown);
+      else {
+        this.blocks.apply(change);
+        this.blocks.drawSoon(() => this.follow(this.shown));
+      }
     };
     this.source.addEventListener("over", (event) => {
       this.detach();
@@ -281,8 +283,10 @@ class Writing {
       const made = await attempt(() => get(`/writing/${this.name}/rendered?as=${view}`));
       if (!made || view !== this.view) return;
       this.clearView();
-      if (view === "markdown") this.blocks.apply({at: 0, b: made.blocks});
-      else this.shown.firstChild.innerHTML = made.html; // the server has cleaned it
+      if (view === "markdown") {
+        this.blocks.apply({at: 0, b: made.blocks});
+        this.blocks.draw();
+      } else this.shown.firstChild.innerHTML = made.html; // the server has cleaned it
     } else if (view === "tokens") {
       const made = text ? await attempt(() => post("/writing/tokens", {text})) : {tokens: [], count: 0};
       if (!made || view !== this.view) return;
