@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn.modules import Linear4bit
 
 _ROWS = 32
 """The layout holds the rows of a layer in blocks of so many."""
@@ -19,6 +19,7 @@ def choose_layout(model: Any, *, training: bool = False) -> None:
     """
     for layer in model.modules():
         if isinstance(layer, Linear4bit):
-            whole = layer.out_features % _ROWS == 0 and layer.in_features % layer.weight.blocksize == 0
+            weight: Any = layer.weight
+            whole = layer.out_features % _ROWS == 0 and layer.in_features % weight.blocksize == 0
             fits = whole and layer.compute_dtype == torch.bfloat16 and not training
             layer.support_avx512bf16_for_cpu = layer.support_avx512bf16_for_cpu and fits

@@ -100,7 +100,7 @@ def test_four_bits_say_what_bitsandbytes_says_by_itself(plain: Path, kind: dict[
 
 
 def test_only_layers_that_compute_the_same_with_it_take_the_layout_for_bfloat16_processors() -> None:
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     from modules.loaders.int4_layout import choose_layout
 
@@ -111,8 +111,8 @@ def test_only_layers_that_compute_the_same_with_it_take_the_layout_for_bfloat16_
 
     def left(*, training: bool = False) -> list[bool]:
         shapes = ((128, 64, torch.bfloat16), (128, 64, torch.float32), (96, 64, torch.bfloat16), (128, 40, torch.bfloat16))
-        layers = torch.nn.ModuleList([layer(*shape) for shape in shapes])
-        choose_layout(layers, training=training)
+        layers = [layer(*shape) for shape in shapes]
+        choose_layout(torch.nn.ModuleList(layers), training=training)
         return [made.support_avx512bf16_for_cpu for made in layers]
 
     assert left() == [True, False, False, False]
@@ -120,7 +120,7 @@ def test_only_layers_that_compute_the_same_with_it_take_the_layout_for_bfloat16_
 
 
 def test_layers_of_any_shape_compute_in_evaluation() -> None:
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     from modules.loaders.int4_layout import choose_layout
 
