@@ -34,8 +34,8 @@ _MATH_TAGS = _words(
     " mtable mtr mtd mlabeledtr mpadded mphantom mstyle menclose mfenced merror"
 )
 _TEXT_TAGS = _words(
-    "p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code span div em strong s del a table thead tbody tr th td"
-    " sup sub section input dl dt dd"
+    "p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code span div em strong b i u s del a table thead tbody tr th td"
+    " sup sub section input dl dt dd caption mark small kbd"
 )
 _MATH_ATTRIBUTES = _words(
     "stretchy fence form largeop movablelimits separator minsize maxsize symmetric lspace rspace mathvariant accent"

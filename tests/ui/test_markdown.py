@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modules.ui.live import difference
-from modules.ui.markdown import Block, LiveMarkdown, render
+from modules.ui.markdown import Block, LiveMarkdown, as_html, render
 
 
 def html_of(text: str) -> str:
@@ -50,7 +50,7 @@ HOSTILE = [
 _TAG = re.compile(r"<([a-zA-Z][\w-]*)([^>]*)>")
 _SAFE = re.compile(
     r"p|br|hr|h[1-6]|ul|ol|li|blockquote|pre|code|span|div|em|strong|s|del|a|table|thead|tbody|tr|th|td|sup|sub|section|input"
-    r"|math|m(row|i|o|n|s|text|space|frac|sqrt|root|sup|sub|subsup|under|over|underover|table|tr|td|style|padded|phantom)"
+    r"|b|i|u|caption|mark|small|kbd|math|m(row|i|o|n|s|text|space|frac|sqrt|root|sup|sub|subsup|under|over|underover|table|tr|td|style|padded|phantom)"
 )
 
 
@@ -103,6 +103,18 @@ def test_hostile_texts_together_are_harmless(pieces: list[str]):
 )
 def test_what_models_write_looks_as_meant(text: str, expected: str):
     assert expected in html_of(text)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_html_is_harmless_where_html_is_shown(text: str):
+    assert_harmless(as_html(text))
+
+
+def test_html_of_a_model_keeps_its_form():
+    page = "<h1>Tea</h1><p><b>Boil</b> <i>soft</i> <u>water</u>, <mark>then</mark> <kbd>wait</kbd>.</p><small>3 min</small>"
+    assert as_html(page) == page
+    table = "<table><caption>Kinds</caption><tbody><tr><td>Oolong</td></tr></tbody></table>"
+    assert as_html(table) == table
 
 
 def test_nothing_is_fetched_from_elsewhere():
