@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from modules.ui.preferences import page_of, sampling_of
-from tests.browser.conftest import Site, reply, say
+from tests.browser.conftest import Site, reply, say, until
 
 pytestmark = pytest.mark.browser
 
@@ -58,6 +58,20 @@ def test_what_the_page_opens_on_is_chosen_and_saved_for_all(site: Site):
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["first_tab"] == "notebook"
     path.unlink()
     site.app.page = type(site.app.page)()
+
+
+def test_nothing_moves_when_the_server_has_told_of_itself(site: Site):
+    page = site.open()
+    held: list[Route] = []
+    page.route("**/chats/server", lambda route: held.append(route))
+    open_tab(page, "session")
+    button = page.get_by_role("button", name="Import a file")
+    before = button.bounding_box()
+    until(page, lambda: bool(held))
+    expect(page.locator("#tab-session").get_by_role("button", name="Save as default")).to_be_hidden()
+    held[0].continue_()
+    expect(page.locator("#tab-session").get_by_role("button", name="Save as default")).to_be_visible()
+    assert button.bounding_box() == before
 
 
 def test_the_report_of_the_server_is_copied(site: Site):

@@ -44,7 +44,7 @@ export async function start(element) {
   const facts = h("dl", {class: "tl-facts"});
   const copy = h("button", {type: "button", class: "tl-strong", onclick: () =>
     copyText([...facts.querySelectorAll("dt")].map((name) => `${name.textContent}: ${name.nextSibling.textContent}`).join("\n"))}, t("server.copy"));
-  const defaults = h("button", {type: "button", class: "tl-quiet", hidden: true, onclick: async () => {
+  const defaults = h("button", {type: "button", class: "tl-quiet", style: "visibility: hidden", onclick: async () => {
     const saved = await attempt(() => post("/defaults"));
     if (saved) toast(t("session.defaults.saved", {file: saved.file}));
   }}, t("parameters.default"));
@@ -63,7 +63,7 @@ export async function start(element) {
     if (!host.offsetParent || document.hidden) return;
     const server = await attempt(() => get("/server"));
     if (!server) return;
-    defaults.hidden = !server.admin;
+    defaults.style.visibility = server.admin ? "" : "hidden"; // its place is kept: nothing below moves under the pointer
     facts.replaceChildren(...Object.entries(server.facts).flatMap(([name, value]) =>
       value === "" ? [] : [h("dt", {}, t(`fact.${name}`) === `fact.${name}` ? name : t(`fact.${name}`)), h("dd", {}, value.words ? t(value.words, value.values) : String(value))]));
     if (server.owner && !account.childNodes.length) {
