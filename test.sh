@@ -12,7 +12,7 @@ if ! command -v chromium >/dev/null 2>&1; then
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk fonts-noto-color-emoji; } >/dev/null ||
       fail "Chromium could not be installed: install the package 'chromium' by hand, then run the tests again."
   else
-    echo "Chromium is missing and cannot be installed without root: the browser tests will be skipped." >&2
+    echo "Chromium is missing and cannot be installed without root: install it, or leave its tests out: bash test.sh -m 'not browser'" >&2
   fi
 fi
 

@@ -131,6 +131,16 @@ def _network(page: Page) -> dict[str, int]:
     return counts
 
 
+_FORMS = {
+    "updates/s": "{:.0f}",
+    "p95 gap": "{:.0f} ms",
+    "last shown after": "{:.2f} s",
+    "longest task": "{:.0f} ms",
+    "bytes / text": "{:.1f}",
+}
+"""What a reader sees, and how it is written."""
+
+
 class Reader:
     """One person who asks for a reply and watches it; to have the bytes counted takes the browser a while for each event."""
 
@@ -190,9 +200,8 @@ def measure_replies(
 
 def _written(found: list[dict[str, float]]) -> dict[str, str]:
     """The worst of several readers' figures, with their units."""
-    forms = ("{:.0f}", "{:.0f} ms", "{:.2f} s", "{:.0f} ms", "{:.1f}")
     worst = {name: (min if name == "updates/s" else max)(each[name] for each in found) for name in found[0]}
-    return {name: form.format(value) for (name, value), form in zip(worst.items(), forms, strict=False)}
+    return {name: _FORMS[name].format(value) for name, value in worst.items()}
 
 
 def follow(url: str, question: str, model: PacedModel) -> tuple[float, float]:

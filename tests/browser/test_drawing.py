@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Site, reply, say, until
+
+pytestmark = pytest.mark.browser
 
 COUNT_FRAMES = """
 window.frames_asked = 0;

@@ -8,6 +8,7 @@ export class Blocks {
     this.body = body;
     this.items = []; // {start, kind, html, element}
     this.undrawn = new Set();
+    this.frame = null;
     this.thinking = null;
   }
 
