@@ -7,7 +7,7 @@ from pathlib import Path
 from playwright.sync_api import Locator, expect
 
 from modules.ui.words import tables
-from tests.browser.conftest import Site, reply
+from tests.browser.conftest import Site, copied, reply
 
 WIDTH = 390
 
@@ -117,8 +117,7 @@ class Phone:
     # --- files and the clipboard
 
     def clipboard(self) -> str:
-        self.told("copied")
-        return self.page.evaluate("navigator.clipboard.readText()")
+        return copied(self.page, zh("copied"))
 
     def give(self, key: str, files: list[Path], within: Locator | None = None) -> None:
         """Tap what asks for files, and choose these."""

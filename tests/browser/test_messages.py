@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from modules.chats.records import TokenStretch
 from modules.generation.types import Token, TokenAlternative
-from tests.browser.conftest import Site, message_menu, open_menu, reply, say
+from tests.browser.conftest import Site, copied, message_menu, open_menu, reply, say
 
 pytestmark = pytest.mark.browser
 
@@ -229,8 +229,7 @@ def test_the_copied_programs_run_and_ask_for_the_same(site: Site):
     asked = site.model.requests[-1]
     for item, run in (("Copy as curl", ["bash", "-c"]), ("Copy as Python", [sys.executable, "-W", "ignore", "-c"])):
         message_menu(page, item)
-        expect(page.locator(".tl-toast", has_text="Copied").last).to_be_visible()
-        program = page.evaluate("navigator.clipboard.readText()")
+        program = copied(page)
         done = subprocess.run([*run, program], capture_output=True, text=True, timeout=60, check=True)
         assert "An answer." in (json.loads(done.stdout)["choices"][0]["message"]["content"] if "curl" in item else done.stdout)
         again = site.model.requests[-1]
