@@ -46,7 +46,7 @@ def printed(cell: Any) -> str:
 
 
 def ask(url: str) -> str:
-    body = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8}
+    body = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, "temperature": 0}
     answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
     return answer.json()["choices"][0]["message"]["content"]
 
@@ -86,7 +86,7 @@ def test_nbconvert_runs_the_cells_that_leave_the_kernel_free(tmp_path: Path):
     cells = by_tag(made)
     cells["stop"].source = (
         "import httpx\n"
-        "body = {'messages': [{'role': 'user', 'content': 'Say hello.'}], 'max_tokens': 8}\n"
+        "body = {'messages': [{'role': 'user', 'content': 'Say hello.'}], 'max_tokens': 8, 'ban_eos': True}\n"
         "print(httpx.post(server.url + '/v1/chat/completions', json=body, timeout=60).json()['usage'])\n"
         + cells["stop"].source.removeprefix("# ")
     )

@@ -87,7 +87,7 @@ def test_the_plot_shows_what_the_settings_do_to_the_next_token(site: Site):
     open_tab(page, "parameters")
     plot = page.locator(".tl-live-plot")
     expect(plot.locator(".tl-distribution li")).to_have_count(20)
-    expect(plot.locator(".tl-distribution-head strong")).to_have_text("1 tokens kept")
+    expect(plot.locator(".tl-distribution-head strong")).to_have_text("Tokens kept: 1")
     expect(plot.locator("li.tl-dropped")).to_have_count(19)
     before = len(site.model.requests)
     temperature = page.locator("#setting-temperature input[type=number]")
