@@ -115,6 +115,8 @@ class SamplingParams(Settings):
     """Runs up to this many tokens may repeat without a DRY penalty."""
     dry_sequence_breakers: tuple[str, ...] = setting(("\n", ":", '"', "*"), group="Repetition")
     """Texts across which DRY does not look for repetitions."""
+    penalty_alpha: float = setting(0.0, min=0, max=1, step=0.01, group="Repetition")
+    """Contrastive search, with sampling off: of the top_k likeliest tokens (16 at most), one that is unlike the text; 0 is off."""
 
     # --- guidance, bans, order
     guidance_scale: float = setting(1.0, min=0.01, max=10, step=0.05, slider_max=3, group="Guidance")
@@ -175,3 +177,8 @@ class SamplingParams(Settings):
     def greedy(self) -> bool:
         """Whether the likeliest token is always taken."""
         return not self.do_sample or self.temperature == 0
+
+    @property
+    def contrastive(self) -> bool:
+        """Whether tokens are chosen by contrastive search."""
+        return self.greedy and self.penalty_alpha > 0 and self.top_k > 1

@@ -27,7 +27,7 @@ KNOWN = {
         "repetition_penalty": 1.01,
         "top_k": 85,
     },
-    "Contrastive Search": {"do_sample": False, "top_k": 4},
+    "Contrastive Search": {"do_sample": False, "top_k": 4, "penalty_alpha": 0.3},
     "Debug-deterministic": {"do_sample": False},
     "Divine Intellect": {"temperature": 1.31, "top_p": 0.14, "repetition_penalty": 1.17, "top_k": 49},
     "Kobold-Godlike": {"temperature": 0.7, "top_p": 0.5, "typical_p": 0.19, "repetition_penalty": 1.1},
@@ -77,10 +77,10 @@ def test_a_preset_keeps_only_the_differences(tmp_path: Path) -> None:
 
 
 def test_a_preset_of_another_program_is_read_as_far_as_it_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "Old.yaml").write_text("max_new_tokens: 200\ntemperature: 0.5\npenalty_alpha: 0.6\n", encoding="utf-8")
+    (tmp_path / "Old.yaml").write_text("max_new_tokens: 200\ntemperature: 0.5\nnum_beams: 4\n", encoding="utf-8")
     with caplog.at_level(logging.WARNING):
         assert PresetLibrary(tmp_path).read("Old").differences() == {"max_tokens": 200, "temperature": 0.5}
-    assert "penalty_alpha" in caplog.text
+    assert "num_beams" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["temperature: -1", "temperature: [", "- a\n- b", "top_p: warm"])

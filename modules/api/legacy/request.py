@@ -27,7 +27,7 @@ OLDER: Mapping[str, str] = {
     "typical": "typical_p",
     "stopping_strings": "stop",
 }
-NEUTRAL: Mapping[str, Any] = {"num_beams": 1, "penalty_alpha": 0}
+NEUTRAL: Mapping[str, Any] = {"num_beams": 1}
 """Ways of searching that this server does not have; scripts name them with these values."""
 
 

@@ -111,6 +111,11 @@ class Alone:
         output = self.model(**inputs, use_cache=True, **{self._cache_name: store.cache})
         return output.logits[0, list(keep)]
 
+    def states(
+        self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None] = ()
+    ) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError("what a model that runs alone has read cannot be taken back, so nothing is tried")
+
     def hidden(self, tokens: Sequence[int]) -> Tensor:
         self.adapters.plan(())
         output = self.model.base_model(input_ids=torch.tensor([tokens], device=self.device), use_cache=False)

@@ -51,6 +51,12 @@ class Compute(Protocol):
         """
         ...
 
+    def states(
+        self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Tensor]:
+        """The scores as of `logits`, and the last layer's states [tokens, hidden] of all `tokens`. Only where `together`."""
+        ...
+
     def hidden(self, tokens: Sequence[int]) -> Tensor:
         """The last layer's states [tokens, hidden] of one sequence that is not kept."""
         ...
@@ -95,32 +101,39 @@ class Together:
         kept = torch.tensor(keep, dtype=torch.long, device=self.device) if len(keep) < len(tokens) else None
         if self.decoder is not None:
             return self.decoder.logits(pieces, embedded, kept, adapt)
-        cache = Pieces(pieces)
-        output = self.model(
-            inputs_embeds=embedded[None],
-            position_ids=torch.tensor([positions(pieces)], device=self.device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=kept if kept is not None else 0,
-            pieces=cache,
-        )
-        return output.logits[0]
+        return self._output(self.model, pieces, embedded, logits_to_keep=kept if kept is not None else 0).logits[0]
+
+    def states(
+        self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None] = ()
+    ) -> tuple[Tensor, Tensor]:
+        adapt = self.adapters.plan(pieces)
+        embedded = self._embedded(tokens, pieces, embeds)
+        kept = torch.tensor(keep, dtype=torch.long, device=self.device)
+        if self.decoder is not None:
+            states = self.decoder.hidden(pieces, embedded, None, adapt)
+            return self.decoder.head(states[kept]), states
+        output = self._output(self.model, pieces, embedded, logits_to_keep=kept, output_hidden_states=True)
+        return output.logits[0], output.hidden_states[-1][0]
 
     def hidden(self, tokens: Sequence[int]) -> Tensor:
         pieces = [Piece(self.new_store(len(tokens)), 0, len(tokens))]
         embedded = self._embedded(tokens, pieces, ())
         if self.decoder is not None:
             return self.decoder.hidden(pieces, embedded, None, None)
-        cache = Pieces(pieces)
         self.adapters.plan(pieces)
-        output = self.model.get_decoder()(
+        return self._output(self.model.get_decoder(), pieces, embedded).last_hidden_state[0]
+
+    def _output(self, module: Any, pieces: Sequence[Piece], embedded: Tensor, **more: Any) -> Any:
+        """What transformers' own `module` makes of embedded [tokens, hidden]."""
+        cache = Pieces(pieces)
+        return module(
             inputs_embeds=embedded[None],
             position_ids=torch.tensor([positions(pieces)], device=self.device),
             past_key_values=cache,
             use_cache=True,
             pieces=cache,
+            **more,
         )
-        return output.last_hidden_state[0]
 
     def _embedded(self, tokens: Sequence[int], pieces: Sequence[Piece], embeds: Sequence[Tensor | None]) -> Tensor:
         """[tokens, hidden]: of each token, or of the part of a picture that stands in its place."""

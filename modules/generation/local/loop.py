@@ -23,7 +23,8 @@ from modules.generation.local.row import Lane, Row
 from modules.generation.local.slots import WORTH_COPYING, NoRoom, Slots, common
 from modules.generation.local.store import Piece
 from modules.generation.local.threads import OneThread
-from modules.generation.samplers.rows import Detail, choose, guide
+from modules.generation.samplers.contrastive import Contrast
+from modules.generation.samplers.rows import Detail, choose, details, guide, likeliest
 from modules.generation.types import ModelStatus
 
 log = logging.getLogger(__name__)
@@ -207,7 +208,8 @@ class Loop:
         row.reused = row.lane.computed
 
     def _give_slot(self, row: Row, lane: Lane) -> None:
-        reuse = 0 if row.wants_prompt_details or not self._compute.reuses else len(lane.tokens) - 1
+        whole = row.wants_prompt_details or row.contrast is not None or not self._compute.reuses
+        reuse = 0 if whole else len(lane.tokens) - 1
         leader, shared = self._leader(lane, reuse)
         lane.slot = self._slots.take(lane.identity, lane.key, len(lane.tokens) + AHEAD, reuse, lane.shortened)
         if leader is not None and shared >= lane.computed + WORTH_COPYING:
@@ -317,7 +319,7 @@ class Loop:
         if self._guesser is None or len(shares) != 1 or self._waiting:
             return []
         row, lane = shares[0].row, shares[0].lane
-        if not row.started or len(row.lanes) > 1 or row.request.sampling.max_tokens_per_second:
+        if not row.started or len(row.lanes) > 1 or row.contrast is not None or row.request.sampling.max_tokens_per_second:
             return []
         try:
             return self._guesser.next(lane.tokens)[: row.left - 1]
@@ -384,7 +386,11 @@ class Loop:
             if share.count == lane.pending:
                 complete[share.row] = complete.get(share.row, 0) + 1
         rows = [row for row, lanes in complete.items() if lanes == len(row.lanes)]
-        scores = self._compute.logits(pieces, tokens, keep, embeds)
+        if any(share.row.contrast is not None for share in shares):
+            scores, states = self._compute.states(pieces, tokens, keep, embeds)
+            _note_states(shares, states)
+        else:
+            scores = self._compute.logits(pieces, tokens, keep, embeds)
         chosen: list[int] = []
         at = 0
         for share in shares:
@@ -406,8 +412,15 @@ class Loop:
         return rows, scores
 
     def _choose(self, rows: Sequence[Row], scores: Tensor) -> None:
-        if rows:
-            self._decide(rows, _guided(rows, scores))
+        if not rows:
+            return
+        scores = _guided(rows, scores)
+        plain = [index for index, row in enumerate(rows) if row.contrast is None]
+        if plain:
+            self._decide([rows[index] for index in plain], scores if len(plain) == len(rows) else scores[plain])
+        for index, row in enumerate(rows):
+            if row.contrast is not None:
+                self._contrast(row, row.contrast, scores[index : index + 1])
 
     def _decide(self, rows: Sequence[Row], scores: Tensor) -> None:
         """Give every row its next token; what fails is found by deciding for each row by itself."""
@@ -427,6 +440,24 @@ class Loop:
             return
         for row, token, detail in zip(rows, tokens, chosen.details, strict=True):
             self._accept(row, token, detail)
+
+    def _contrast(self, row: Row, contrast: Contrast, scores: Tensor) -> None:
+        """Give a row of contrastive search its next token: each candidate is computed in the place that it would have."""
+        lane = row.lane
+        if not self._with_room([Share(row, lane, 1)]) or lane.slot is None:
+            return
+        piece = Piece(lane.slot.store, len(lane.slot.tokens), 1, *lane.key)
+        try:
+            ids, probabilities = likeliest(scores, row.sampler)
+            tokens = ids.tolist() or [-1]
+            if len(tokens) > 1:
+                states = torch.cat([self._compute.states([piece], [token], [], [None])[1] for token in tokens])
+                tokens = [tokens[contrast.best(probabilities, states)]]
+            (detail,) = details(scores, torch.tensor(tokens, device=scores.device), [row.request.logprobs])
+        except Exception as error:  # noqa: BLE001 - it ends this row only
+            self._fail(row, error)
+            return
+        self._accept(row, tokens[0], detail)
 
     def _accept(self, row: Row, token: int, detail: Detail | None) -> None:
         try:
@@ -463,6 +494,13 @@ def _common(leader: Lane, lane: Lane) -> int:
     shared = common(leader.identity, lane.identity)
     exact = leader.slot.exact if leader.slot is not None else None
     return shared if lane.shortened or exact is None else min(shared, exact)
+
+
+def _note_states(shares: Sequence[Share], states: Tensor) -> None:
+    """Give the rows that compare with their text the states [tokens, hidden] of what was just computed of it."""
+    for share, part in zip(shares, states.split([share.count for share in shares]), strict=True):
+        if share.row.contrast is not None and share.lane is share.row.lane:
+            share.row.contrast.add(part)
 
 
 def _echoed(share: Share) -> bool:

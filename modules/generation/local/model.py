@@ -25,6 +25,7 @@ from modules.generation.local.row import Lane, Naming, Row
 from modules.generation.local.slots import Key
 from modules.generation.overflow import fit_tokens
 from modules.generation.samplers.candidates import NEVER
+from modules.generation.samplers.contrastive import Contrast
 from modules.generation.samplers.rows import RowSampler, remaining
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import SamplingParams
@@ -135,7 +136,7 @@ class LocalModel:
     @property
     def capabilities(self) -> Capabilities:
         return Capabilities(
-            samplers=frozenset(SamplingParams.model_fields),
+            samplers=frozenset(SamplingParams.model_fields) - (set() if self._compute.together else {"penalty_alpha"}),
             adapters=True,
             logprobs=True,
             prompt_logprobs=self._compute.together,
@@ -191,7 +192,8 @@ class LocalModel:
         before = () if prompt.starts_reply else prompt.tokens
         text = ReplyText(self._tokenizer, before, skip_special=sampling.skip_special_tokens)
         most = min(sampling.max_tokens, self._context_length - max(len(lane.tokens) for lane in lanes))
-        return Row(request, prompt, sampler, lanes, text, self._eos, most, self._naming)
+        contrast = Contrast(sampling.penalty_alpha) if sampling.contrastive and self._compute.together else None
+        return Row(request, prompt, sampler, lanes, text, self._eos, most, self._naming, contrast)
 
     def _lane(self, prompt: Prompt, key: Key) -> Lane:
         if prompt.seen is None or self._eyes is None:
@@ -216,6 +218,7 @@ class LocalModel:
     def next_tokens(self, request: GenerationRequest, count: int) -> NextTokens:
         once = request.sampling.model_copy(update={"max_tokens": 1, "stop": (), "max_tokens_per_second": 0.0})
         row = self._row(replace(request, sampling=once, logprobs=None, echo=False), self._prompter.prompt(request))
+        row.contrast = None  # nobody reads the token that is chosen
         found: list[NextTokens] = []
         row.look = lambda scores: found.append(self._next_tokens(scores, row, count))
         self._loop.submit(row)

@@ -13,6 +13,7 @@ from torch import Tensor
 from modules.generation.local.prompt import Prompt
 from modules.generation.local.reply_text import ReplyText
 from modules.generation.local.slots import Key, Slot
+from modules.generation.samplers.contrastive import Contrast
 from modules.generation.samplers.rows import Detail, RowSampler
 from modules.generation.stream import EventStream
 from modules.generation.text import StopTexts
@@ -92,6 +93,7 @@ class Row:
     """From the request to its `Finished`. Only the model's own thread touches it, save for `events`.
 
     look: called with the scores [1, vocabulary] that each token is chosen from, before any sampler.
+    contrast: where candidates for the next token are compared with the text; all of it is read for it, nothing reused.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Row:
         eos: frozenset[int],
         most_tokens: int,
         naming: Naming,
+        contrast: Contrast | None = None,
     ) -> None:
         self.request = request
         self.prompt = prompt
@@ -117,6 +120,7 @@ class Row:
         self.due = 0.0
         self.prompt_details: list[Token] = []
         self.look: Callable[[Tensor], None] | None = None
+        self.contrast = contrast
         self._text = text
         self._stops = StopTexts(request.sampling.stop)
         self._eos = eos

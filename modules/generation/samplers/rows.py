@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from modules.generation.samplers.candidates import NEVER, Candidates
+from modules.generation.samplers.contrastive import MOST_CANDIDATES
 from modules.generation.samplers.guidance import guide
 from modules.generation.samplers.mirostat import corrected, surprise
 from modules.generation.samplers.row import RowSampler
 from modules.generation.samplers.steps import Batch, on_device, run
 
-__all__ = ["Choice", "Detail", "RowSampler", "choose", "guide", "remaining"]
+__all__ = ["Choice", "Detail", "RowSampler", "choose", "details", "guide", "likeliest", "remaining"]
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,20 @@ def choose(logits: Tensor, rows: Sequence[RowSampler], *, logprobs: Sequence[int
     for index, row in enumerate(rows):
         ways.setdefault((row.params.greedy, row.path), []).append(index)
     if len(ways) == 1:
-        return Choice(tokens := _chosen(logits, rows), _details(logits, tokens, logprobs))
+        return Choice(tokens := _chosen(logits, rows), details(logits, tokens, logprobs))
     tokens = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
     for members in ways.values():
         where = on_device(np.array(members), logits.device)
         tokens[where] = _chosen(logits[where], [rows[index] for index in members])
-    return Choice(tokens, _details(logits, tokens, logprobs))
+    return Choice(tokens, details(logits, tokens, logprobs))
+
+
+def likeliest(logits: Tensor, row: RowSampler) -> tuple[Tensor, Tensor]:
+    """The candidates of a row of contrastive search: ids [k] and probabilities [k] float32, best first; none where all are out."""
+    scores = _walked(logits, [row]).by_id(logits.shape[-1]).scores[0]
+    best = torch.softmax(scores, -1).topk(min(row.params.top_k, MOST_CANDIDATES, len(scores)))
+    possible = best.values > 0
+    return best.indices[possible], best.values[possible]
 
 
 def remaining(logits: Tensor, rows: Sequence[RowSampler]) -> Tensor:
@@ -66,6 +75,9 @@ def remaining(logits: Tensor, rows: Sequence[RowSampler]) -> Tensor:
 
 
 def _remaining(logits: Tensor, row: RowSampler) -> Tensor:
+    if row.params.contrastive:
+        ids, probabilities = likeliest(logits, row)
+        return torch.full_like(logits, NEVER, dtype=torch.float32).index_copy_(-1, ids, probabilities.log()[None])
     scores = _walked(logits, [row]).by_id(logits.shape[-1]).scores
     if not row.params.greedy:
         return scores
@@ -111,7 +123,8 @@ def _correct_mirostat(scores: Tensor, place: Tensor, batch: Batch) -> None:
         row.surprise_limit = limit
 
 
-def _details(logits: Tensor, tokens: Tensor, logprobs: Sequence[int | None]) -> tuple[Detail | None, ...]:
+def details(logits: Tensor, tokens: Tensor, logprobs: Sequence[int | None]) -> tuple[Detail | None, ...]:
+    """What the model thought of tokens [rows], by its own scores [rows, vocabulary]; logprobs as for `choose`."""
     asked = [index for index, count in enumerate(logprobs) if count is not None]
     if not asked:
         return (None,) * len(logprobs)
@@ -119,8 +132,8 @@ def _details(logits: Tensor, tokens: Tensor, logprobs: Sequence[int | None]) -> 
     scores = torch.log_softmax(logits[where].float(), -1)
     own = scores.gather(-1, tokens[where].clamp(min=0)[:, None])[:, 0]
     best = torch.topk(scores, min(max(logprobs[index] or 0 for index in asked), logits.shape[-1]))
-    details: list[Detail | None] = [None] * len(logprobs)
+    found: list[Detail | None] = [None] * len(logprobs)
     for place, index in enumerate(asked):
         count = logprobs[index] or 0
-        details[index] = Detail(own[place], best.indices[place, :count], best.values[place, :count])
-    return tuple(details)
+        found[index] = Detail(own[place], best.indices[place, :count], best.values[place, :count])
+    return tuple(found)

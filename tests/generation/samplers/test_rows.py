@@ -50,6 +50,7 @@ EFFECTIVE: dict[str, dict[str, Any]] = {
     "sampler_order": {"sampler_order": ("min_p", "temperature"), "min_p": 0.1, "temperature": 2.0, "top_k": 3},
     "penalties last": {"sampler_order": tuple(reversed(DEFAULT_ORDER)), "top_k": 20, "repetition_penalty": 1.3},
     "json_schema": {"json_schema": "{}"},
+    "contrastive search": {"do_sample": False, "penalty_alpha": 0.6, "top_k": 4},
     "all": {
         "temperature": 0.9,
         "top_p": 0.95,
@@ -72,6 +73,7 @@ IDLE: dict[str, dict[str, Any]] = {
     "a threshold without XTC": {"xtc_threshold": 0.01},
     "a target without mirostat": {"mirostat_tau": 1.0, "mirostat_eta": 1.0},
     "DRY without strength": {"dry_base": 3.0, "dry_allowed_length": 1, "dry_sequence_breakers": ()},
+    "contrastive search without greed": {"penalty_alpha": 0.6},
     "a range without penalties": {"repetition_penalty_range": 2},
     "another order": {"sampler_order": tuple(reversed(DEFAULT_ORDER))},
     "no order": {"sampler_order": (), "top_k": 1, "temperature": 0.1, "repetition_penalty": 2.0},
