@@ -141,8 +141,15 @@ def reply(page: Page, number: int = -1) -> str:
 def copied(page: Page, said: str = "Copied") -> str:
     """What was just put on the clipboard, which is empty then: what the page says of one copy stands there for seconds, after the next too."""
     expect(page.locator(".tl-toast", has_text=said).last).to_be_visible()
-    page.wait_for_function("navigator.clipboard.readText()")
-    text = page.evaluate("navigator.clipboard.readText()")
+    text = ""
+
+    def there() -> bool:
+        # Not by `wait_for_function`, which takes a promise of an empty text for an answer.
+        nonlocal text
+        text = page.evaluate("navigator.clipboard.readText()")
+        return bool(text)
+
+    until(page, there)
     page.evaluate("navigator.clipboard.writeText('')")
     return text
 
