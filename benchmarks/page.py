@@ -211,7 +211,7 @@ def follow(url: str, question: str, model: PacedModel) -> tuple[float, float]:
         times = []
         with client.stream("GET", f"/chats/replies/{reply}/events") as answer:
             for line in answer.iter_lines():
-                if line.startswith(('data:{"k"', 'data:{"at"')):
+                if line.startswith(("data:[", 'data:{"last"', 'data:{"at"')):
                     times.append(time.time())
     gaps = sorted(after - before for before, after in pairwise(times))
     return 1000 * gaps[int(len(gaps) * 0.95)], times[-1] - model.ended[question]

@@ -55,10 +55,11 @@ class Reader:
         except httpx.TransportError:  # the kill
             pass
 
-    def _take(self, data: dict[str, Any]) -> None:
-        if "k" in data:
-            html = self._blocks[-1][2]
-            self._blocks[-1][2] = html[: data["k"]] + data["a"] + html[len(html) - data.get("e", 0) :]
+    def _take(self, data: Any) -> None:
+        data = {"last": data} if isinstance(data, list) else data
+        if "last" in data:
+            (keep, text, *more), html = data["last"], self._blocks[-1][2]
+            self._blocks[-1][2] = html[:keep] + text + html[len(html) - sum(more) :]
         if "at" in data:
             self._blocks = [block for block in self._blocks if block[0] < data["at"]]
         self._blocks += data.get("b", [])

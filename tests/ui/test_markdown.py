@@ -174,13 +174,15 @@ def test_growing_text_ends_as_the_whole_text_looks():
     assert live.blocks[-1].html == render(DOCUMENT)[-1].html
 
 
-def apply(shown: list[Block], change: dict[str, Any]) -> list[Block]:
+def apply(shown: list[Block], change: Any) -> list[Block]:
     """What the browser does with a change (static/blocks.js)."""
-    if "k" in change:
+    change = {"last": change} if isinstance(change, list) else change
+    if "last" in change:
         *shown, last = shown
+        keep, text, *more = change["last"]
         units = last.html.encode("utf-16-le")
-        kept, ending = units[: 2 * change["k"]], units[len(units) - 2 * change.get("e", 0) :]
-        shown.append(Block(last.start, last.kind, kept.decode("utf-16-le") + change["a"] + ending.decode("utf-16-le")))
+        kept, end = units[: 2 * keep], units[len(units) - 2 * sum(more) :]
+        shown.append(Block(last.start, last.kind, kept.decode("utf-16-le") + text + end.decode("utf-16-le")))
     shown = [block for block in shown if "at" not in change or block.start < change["at"]]
     return shown + [Block(*block) for block in change.get("b", ())]
 

@@ -16,12 +16,14 @@ export class Blocks {
     return this.items.at(-1)?.start ?? 0;
   }
 
-  // {k, a, e}: the last one keeps its first k characters and its last e. {at}: those from `at` on are gone. b: what follows.
-  // Nothing of it is seen before `draw`.
-  apply({k, a, e = 0, at = Infinity, b = []}) {
+  // [keep, text, ending], or {last: that}: the last one keeps its first `keep` characters and its last `ending`.
+  // {at}: those from `at` on are gone. b: what follows. Nothing of it is seen before `draw`.
+  apply(change) {
+    const {last: growth, at = Infinity, b = []} = Array.isArray(change) ? {last: change} : change;
     const last = this.items.at(-1);
-    if (k !== undefined && last) {
-      last.html = last.html.slice(0, k) + a + last.html.slice(last.html.length - e);
+    if (growth && last) {
+      const [keep, text, ending = 0] = growth;
+      last.html = last.html.slice(0, keep) + text + last.html.slice(last.html.length - ending);
       this.undrawn.add(last);
     }
     while (this.items.length && this.items.at(-1).start >= at) {
