@@ -34,7 +34,7 @@ painted.port1.onmessage = () => {
   const body = document.querySelector(".tl-last[data-role=assistant] .tl-body");
   if (body && body.textContent.length !== length) { length = body.textContent.length; window.seen.push(performance.now()); }
 };
-new MutationObserver(() => painted.port2.postMessage(0)).observe(document.querySelector(".tl-column"), {childList: true, subtree: true});
+new MutationObserver(() => painted.port2.postMessage(0)).observe(document.querySelector(".tl-column"), {childList: true, characterData: true, subtree: true});
 """
 
 

@@ -75,3 +75,66 @@ def test_people_at_the_end_stay_there_and_others_where_they_are(site: Site):
     page.wait_for_function(f"{REST} < 60")
     site.model.pace = 0
     assert reply(page).count("ab") == 128
+
+
+def test_selected_words_stay_selected_while_their_paragraph_grows(site: Site):
+    site.model.pace = 0.01
+    site.model.reply = lambda request: "some **bold** and plain " + "words " * 100
+    page = site.open()
+    say(page, "go on")
+    longer(page, 20)
+    page.evaluate("""
+        const paragraph = document.querySelector('.tl-last .tl-body p');
+        getSelection().setBaseAndExtent(paragraph.firstChild, 0, paragraph.lastChild, 10);
+    """)
+    longer(page, 100)
+    assert page.evaluate("getSelection().toString()") == "some bold and plain"
+
+
+EVERYTHING = """<think>
+Is 1 < 2 & 3 > 2?
+It is.
+</think>
+
+Plain, *soft*, **loud *both***, `code <b>`, a < b & c, &amp; and a [link](https://example.org/a?b=1&c=2).
+A second line, $a < b$ and then
+
+1. one
+   - nested & more
+2. two
+
+> quoted
+> twice
+
+| a | b |
+|---|--:|
+| x | 1 |
+| y & z | 2 |
+
+```python
+def f(x):
+    return x < 1 and "a & b"
+```
+
+    indented
+    code
+
+# A title
+<div onclick="x">shown as text</div>
+
+The end, 中文 too 😀.
+"""
+
+
+def test_what_grew_letter_by_letter_is_what_a_reload_shows(site: Site):
+    site.model.pace = 0.012
+    site.model.reply = lambda request: EVERYTHING
+    page = site.open()
+    say(page, "everything")
+    page.wait_for_selector(".tl-last[data-role=assistant][data-state=whole]")
+    body = "document.querySelector('.tl-last .tl-body').innerHTML"
+    grown = page.evaluate(body)
+    assert "中文 too 😀" in grown and "nested &amp; more" in grown
+    page.reload()
+    expect(page.locator(".tl-last .tl-body")).to_contain_text("中文 too 😀.")
+    assert page.evaluate(body) == grown

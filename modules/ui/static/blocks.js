@@ -6,7 +6,7 @@ import {t} from "./words.js";
 export class Blocks {
   constructor(body) {
     this.body = body;
-    this.items = []; // {start, kind, html, element}
+    this.items = []; // {start, kind, html, element, drawn: the HTML that `element` shows}
     this.undrawn = new Set();
     this.frame = null;
     this.thinking = null;
@@ -32,7 +32,7 @@ export class Blocks {
       this.undrawn.delete(gone);
     }
     for (const [start, kind, html] of b) {
-      const item = {start, kind, html, element: h("div", {class: "tl-block"})};
+      const item = {start, kind, html, element: h("div", {class: "tl-block"}), drawn: ""};
       this.holder(kind).append(item.element);
       this.items.push(item);
       this.undrawn.add(item);
@@ -47,7 +47,15 @@ export class Blocks {
   draw() {
     cancelAnimationFrame(this.frame);
     this.frame = null;
-    for (const {element, html} of this.undrawn) {
+    for (const item of this.undrawn) {
+      const {element, html, drawn} = item;
+      item.drawn = html;
+      const more = onlyMoreText(drawn, html);
+      const end = last(element);
+      if (more !== null && end instanceof Text) { // what is there stays, and what is selected in it
+        end.appendData(more);
+        continue;
+      }
       element.innerHTML = html;
       for (const code of element.querySelectorAll("pre")) addCopyButton(code);
       for (const table of element.querySelectorAll("table")) {
@@ -84,6 +92,20 @@ export class Blocks {
     this.thinking.classList.toggle("tl-going", going);
     this.thinking.firstChild.textContent = t(going ? "thinking.now" : "thinking");
   }
+}
+
+// What `html` has more than `drawn` at its very end, before the tags that close; null where that is not all, or not text alone.
+function onlyMoreText(drawn, html) {
+  const closing = drawn.match(/(<\/[a-z0-9]+>)*$/)[0];
+  const head = drawn.slice(0, drawn.length - closing.length);
+  if (!head || head.endsWith(">") || !html.startsWith(head) || !html.endsWith(closing)) return null;
+  const more = html.slice(head.length, html.length - closing.length);
+  return /[<&]/.test(more) ? null : more;
+}
+
+function last(node) {
+  while (node.lastChild) node = node.lastChild;
+  return node;
 }
 
 function addCopyButton(code) {
