@@ -19,7 +19,7 @@ from modules.ui.markdown import Block, LiveMarkdown
 from modules.ui.token_view import token_row
 
 PERIOD = 1 / 30
-"""Seconds between two events, twice those of a screen: so each event falls into a frame of its own, two after the last one's."""
+"""Seconds between two events: two frames of a screen, so that each event is drawn two frames after the last one."""
 FIGURES_PERIOD = 0.5
 HEARTBEAT = 15.0
 Key = TypeVar("Key", bound=Hashable)

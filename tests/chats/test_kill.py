@@ -15,7 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
+from modules.ui.markdown import Block
 from tests.serving import Server
+from tests.shown import after
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 TEXT = " ".join(f"w{number}" for number in range(20_000))
@@ -42,7 +44,7 @@ class Reader:
 
     def __init__(self, url: str, reply: int) -> None:
         self.lengths: list[tuple[float, int]] = []
-        self._blocks: list[list[Any]] = []
+        self._blocks: list[Block] = []
         self._thread = threading.Thread(target=self._follow, args=(f"{url}/chats/replies/{reply}/events",), daemon=True)
         self._thread.start()
 
@@ -56,14 +58,8 @@ class Reader:
             pass
 
     def _take(self, data: Any) -> None:
-        data = {"last": data} if isinstance(data, list) else data
-        if "last" in data:
-            (keep, text, *more), html = data["last"], self._blocks[-1][2]
-            self._blocks[-1][2] = html[:keep] + text + html[len(html) - sum(more) :]
-        if "at" in data:
-            self._blocks = [block for block in self._blocks if block[0] < data["at"]]
-        self._blocks += data.get("b", [])
-        text = re.sub(r"<[^>]*>", "", "".join(block[2] for block in self._blocks)).strip()
+        self._blocks = after(self._blocks, data)
+        text = re.sub(r"<[^>]*>", "", "".join(block.html for block in self._blocks)).strip()
         assert TEXT.startswith(text)
         self.lengths.append((time.monotonic(), len(text)))
 

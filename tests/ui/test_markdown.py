@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modules.ui.live import difference
-from modules.ui.markdown import Block, LiveMarkdown, as_html, render
+from modules.ui.markdown import LiveMarkdown, as_html, render
+from tests.shown import after
 
 
 def html_of(text: str) -> str:
@@ -174,19 +174,6 @@ def test_growing_text_ends_as_the_whole_text_looks():
     assert live.blocks[-1].html == render(DOCUMENT)[-1].html
 
 
-def apply(shown: list[Block], change: Any) -> list[Block]:
-    """What the browser does with a change (static/blocks.js)."""
-    change = {"last": change} if isinstance(change, list) else change
-    if "last" in change:
-        *shown, last = shown
-        keep, text, *more = change["last"]
-        units = last.html.encode("utf-16-le")
-        kept, end = units[: 2 * keep], units[len(units) - 2 * sum(more) :]
-        shown.append(Block(last.start, last.kind, kept.decode("utf-16-le") + text + end.decode("utf-16-le")))
-    shown = [block for block in shown if "at" not in change or block.start < change["at"]]
-    return shown + [Block(*block) for block in change.get("b", ())]
-
-
 @pytest.mark.parametrize("step", [1, 3, 17])
 @pytest.mark.parametrize("text", [DOCUMENT, "<think>a\n\nb</think>\n\nc 😀😀 d", "thought\n\nmore</think>\n\nanswer"])
 def test_the_differences_lead_a_browser_to_the_same_blocks(text: str, step: int):
@@ -194,7 +181,7 @@ def test_the_differences_lead_a_browser_to_the_same_blocks(text: str, step: int)
     for end in [*range(step, len(text), step), len(text)]:
         blocks = list(live.update(text[:end]))
         if change := difference(shown, blocks):
-            shown = apply(shown, change)
+            shown = after(shown, change)
         assert shown == blocks
 
 

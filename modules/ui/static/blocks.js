@@ -48,14 +48,10 @@ export class Blocks {
     cancelAnimationFrame(this.frame);
     this.frame = null;
     for (const item of this.undrawn) {
-      const {element, html, drawn} = item;
+      const {element, html} = item;
+      const grown = appendText(element, item.drawn, html);
       item.drawn = html;
-      const more = onlyMoreText(drawn, html);
-      const end = last(element);
-      if (more !== null && end instanceof Text) { // what is there stays, and what is selected in it
-        end.appendData(more);
-        continue;
-      }
+      if (grown) continue;
       element.innerHTML = html;
       for (const code of element.querySelectorAll("pre")) addCopyButton(code);
       for (const table of element.querySelectorAll("table")) {
@@ -94,18 +90,18 @@ export class Blocks {
   }
 }
 
-// What `html` has more than `drawn` at its very end, before the tags that close; null where that is not all, or not text alone.
-function onlyMoreText(drawn, html) {
+// Make `html` of the element that shows `drawn`, where it only has more text at its end, before the tags that close:
+// what is there stays, and what is selected in it. Returns whether that was so.
+function appendText(element, drawn, html) {
   const closing = drawn.match(/(<\/[a-z0-9]+>)*$/)[0];
   const head = drawn.slice(0, drawn.length - closing.length);
-  if (!head || head.endsWith(">") || !html.startsWith(head) || !html.endsWith(closing)) return null;
+  if (!head || head.endsWith(">") || !html.startsWith(head) || !html.endsWith(closing)) return false;
   const more = html.slice(head.length, html.length - closing.length);
-  return /[<&]/.test(more) ? null : more;
-}
-
-function last(node) {
-  while (node.lastChild) node = node.lastChild;
-  return node;
+  let end = element;
+  while (end.lastChild) end = end.lastChild;
+  if (/[<&]/.test(more) || !(end instanceof Text)) return false;
+  end.appendData(more);
+  return true;
 }
 
 function addCopyButton(code) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,7 @@ def tiny_tokenizer(tiny_llama_folder: Path) -> Any:
 @pytest.fixture(scope="session")
 def generate(tiny_model: Any) -> Reference:
     """The tokens that transformers' own generate() makes: the truth that rows are compared with."""
-    model = tiny_model()
-
-    def alone(prompt: list[int], count: int) -> list[int]:
-        ids = torch.tensor([prompt])
-        made = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
-        return made[0, len(prompt) :].tolist()
-
-    return alone
+    return partial(generated, tiny_model())
 
 
 @pytest.fixture
@@ -58,6 +52,13 @@ def make_local(tiny_model: Any, tiny_tokenizer: Any) -> Iterator[Callable[..., L
     yield make
     for model in made:
         model.close()
+
+
+def generated(model: Any, prompt: list[int], count: int) -> list[int]:
+    """The tokens that transformers' own generate() makes with `model`."""
+    ids = torch.tensor([prompt])
+    made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
+    return made[0, 1 if model.config.is_encoder_decoder else len(prompt) :].tolist()
 
 
 def greedy(prompt: list[int] | tuple[int, ...], count: int, **more: Any) -> GenerationRequest:

@@ -12,7 +12,7 @@ import torch
 from modules.errors import Conflict, NotFound, UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, TextDelta
-from tests.generation.local.conftest import greedy, tokens_of
+from tests.generation.local.conftest import generated, greedy, tokens_of
 from tests.generation.local.test_rows import reply_of, some_prompt
 
 # PEFT asks transformers by a name that is on its way out.
@@ -33,13 +33,6 @@ def make_lora(tiny_model: Any, folder: Path, seed: int, **more: Any) -> tuple[Pa
     return folder, model.eval()
 
 
-def by_peft(model: Any, prompt: list[int], count: int) -> list[int]:
-    ids = torch.tensor([prompt])
-    return model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)[
-        0, len(prompt) :
-    ].tolist()
-
-
 @pytest.mark.parametrize("ours", [True, False], ids=["our layers", "transformers' layers"])
 def test_rows_with_different_adapters_share_a_batch(make_local, tiny_model, generate, tmp_path, ours, monkeypatch) -> None:
     if not ours:
@@ -51,7 +44,7 @@ def test_rows_with_different_adapters_share_a_batch(make_local, tiny_model, gene
     for seed, more in ((1, {}), (2, {"use_rslora": True, "alpha_pattern": {"down_proj": 3}})):
         folder, reference = make_lora(tiny_model, tmp_path / str(seed), seed, **more)
         model.load_adapter(f"lora{seed}", str(folder))
-        truths[f"lora{seed}"] = by_peft(reference, prompt, 25)
+        truths[f"lora{seed}"] = generated(reference, prompt, 25)
     assert model.adapters == ("lora1", "lora2")
     streams = {name: model.stream(greedy(prompt, 25, adapter=name)) for name in truths}
     made = {name: tokens_of(stream) for name, stream in streams.items()}
@@ -71,7 +64,7 @@ def test_strength_nought_is_the_base_and_two_is_twice_the_change(make_local, tin
         if "lora_B" in name:
             weight.data *= 2
     twice = tokens_of(model.stream(greedy(prompt, 20, adapter="lora", adapter_strength=2.0)))
-    assert twice == reply_of(by_peft(reference, prompt, 20))
+    assert twice == reply_of(generated(reference, prompt, 20))
 
 
 def test_an_adapter_of_another_model_is_refused_with_the_reason(make_local, tmp_path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +12,8 @@ from modules.generation.local.model import Limits, LocalModel
 from modules.generation.samplers.contrastive import MOST_CANDIDATES
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest
-from tests.generation.local.conftest import greedy, tokens_of
-from tests.generation.local.test_kinds import ENDS, KINDS
+from tests.generation.local.conftest import generated, greedy, tokens_of
+from tests.generation.local.test_kinds import ENDS, random_model
 from tests.generation.local.test_rows import finished, reply_of, some_prompt
 
 ALPHA, TOP_K = 0.6, 4
@@ -49,19 +48,12 @@ def contrastive(prompt: list[int], count: int, **more: Any) -> GenerationRequest
 @pytest.fixture
 def make_kind(tiny_tokenizer: Any) -> Iterator[Callable[[str], tuple[LocalModel, Any]]]:
     """Makes an engine over one of KINDS, and the same model for transformers."""
-    import transformers
-
     made: list[LocalModel] = []
 
     def make(kind: str) -> tuple[LocalModel, Any]:
-        name, values, *_ = KINDS[kind]
-        torch.manual_seed(5)
-        model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, name)(**values, **ENDS)).double().eval()
-        for parameter in model.parameters():
-            parameter.data *= 3 if parameter.dim() > 1 else 1
         limits = Limits(cache_bytes=1 << 28, prefill_chunk=16, context_length=1024, max_parallel=4)
-        made.append(LocalModel(kind, copy.deepcopy(model), tiny_tokenizer, limits))
-        return made[-1], model
+        made.append(LocalModel(kind, random_model(kind), tiny_tokenizer, limits))
+        return made[-1], random_model(kind)
 
     yield make
     for model in made:
@@ -73,12 +65,11 @@ def make_kind(tiny_tokenizer: Any) -> Iterator[Callable[[str], tuple[LocalModel,
 def test_every_kind_gives_what_whole_passes_give(kind: str, make_kind) -> None:
     model, reference = make_kind(kind)
     prompts = [some_prompt(length, length) for length in (5, 70)]
-    beside = model.stream(greedy(some_prompt(33, 1), 30))
+    other = some_prompt(33, 1)
+    beside = model.stream(greedy(other, 30))
     found = [tokens_of(stream) for stream in [model.stream(contrastive(prompt, 12)) for prompt in prompts]]
     assert found == [searched(reference, prompt, 12) for prompt in prompts]
-    ids = torch.tensor([some_prompt(33, 1)])
-    made = reference.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=30, do_sample=False)
-    assert tokens_of(beside) == reply_of(made[0, 33:].tolist())
+    assert tokens_of(beside) == reply_of(generated(reference, other, 30))
 
 
 def test_penalties_act_before_the_candidates_are_chosen(make_kind) -> None:
@@ -102,7 +93,7 @@ def test_the_next_turn_reads_all_again_and_is_right_and_others_may_go_on_from_it
     assert finished(events).usage.cached_tokens == len(turn) - 1
 
 
-def test_a_slot_that_is_full_grows_before_a_candidate_is_tried(make_local, tiny_model) -> None:
+def test_a_slot_that_is_full_grows_before_a_candidate_is_tried(make_local) -> None:
     # A new slot has room for 256 tokens beyond its prompt, rounded up to a multiple of 256.
     model, prompt = make_local(), some_prompt(1)
     request = contrastive(prompt, 520, ban_eos=True)

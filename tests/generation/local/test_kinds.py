@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from modules.generation.local.model import Limits, LocalModel
-from tests.generation.local.conftest import greedy, tokens_of
+from tests.generation.local.conftest import generated, greedy, tokens_of
 from tests.generation.local.test_rows import finished, reply_of, some_prompt
 
 SHAPE = {"vocab_size": 260, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -51,30 +51,33 @@ KINDS: dict[str, tuple[str, dict[str, Any], bool, bool]] = {
 }
 
 
+def random_model(kind: str) -> Any:
+    """A model of that kind in float64, the same each time."""
+    import transformers
+
+    name, values, *_ = KINDS[kind]
+    loader = transformers.AutoModelForSeq2SeqLM if kind == "t5" else transformers.AutoModelForCausalLM
+    torch.manual_seed(5)
+    model: Any = loader.from_config(getattr(transformers, name)(**values, **ENDS)).double().eval()
+    for parameter in model.parameters():
+        # Random small weights make all scores alike; larger ones tell apart what depends on what.
+        parameter.data *= 3 if parameter.dim() > 1 else 1
+    model.generation_config.eos_token_id = ENDS["eos_token_id"]
+    return model
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore")
 def test_every_kind_gives_what_generate_gives(kind: str, tiny_tokenizer: Any) -> None:
-    import transformers
-
-    name, values, together, own_layers = KINDS[kind]
-    encoder_decoder = kind == "t5"
-    loader = transformers.AutoModelForSeq2SeqLM if encoder_decoder else transformers.AutoModelForCausalLM
-    models = []
-    for _ in range(2):
-        torch.manual_seed(5)
-        models.append(loader.from_config(getattr(transformers, name)(**values, **ENDS)).double().eval())
-        for parameter in models[-1].parameters():
-            # Random small weights make all scores alike; larger ones tell apart what depends on what.
-            parameter.data *= 3 if parameter.dim() > 1 else 1
-        models[-1].generation_config.eos_token_id = 259
-    reference = models[0]
+    _, _, together, own_layers = KINDS[kind]
+    reference = random_model(kind)
 
     def right(prompt: list[int], count: int) -> list[int]:
-        ids = torch.tensor([prompt])
-        made = reference.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
-        return reply_of(made[0, 1 if encoder_decoder else len(prompt) :].tolist())
+        return reply_of(generated(reference, prompt, count))
 
-    model = LocalModel(kind, models[1], tiny_tokenizer, Limits(cache_bytes=1 << 28, prefill_chunk=16, context_length=1024))
+    model = LocalModel(
+        kind, random_model(kind), tiny_tokenizer, Limits(cache_bytes=1 << 28, prefill_chunk=16, context_length=1024)
+    )
     try:
         assert (model.capabilities.max_parallel > 1) == together
         assert (getattr(model._compute, "decoder", None) is not None) == own_layers

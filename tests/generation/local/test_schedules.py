@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from modules.generation.local.model import Limits, LocalModel
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, TextDelta
-from tests.generation.local.conftest import greedy, tokens_of
-from tests.generation.local.test_adapters import by_peft, make_lora
+from tests.generation.local.conftest import generated, greedy, tokens_of
+from tests.generation.local.test_adapters import make_lora
 from tests.generation.local.test_rows import reply_of, some_prompt
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -45,7 +45,7 @@ def truth(tiny_model: Any, generate: Any, tmp_path_factory: pytest.TempPathFacto
     def right(prompt: list[int], count: int, adapter: str | None) -> list[int]:
         key = (tuple(prompt), adapter)
         if key not in known:
-            known[key] = by_peft(reference, prompt, 12) if adapter else generate(prompt, 12)
+            known[key] = generated(reference, prompt, 12) if adapter else generate(prompt, 12)
         return reply_of(known[key][:count])
 
     return folder, right
