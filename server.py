@@ -91,8 +91,8 @@ def start(
     for note in notes:
         log.warning("%s", note)
     _check(options)
-    options = options.changed({"root_path": _root_path(options)})
     listener = _open_port(options)
+    options = options.changed({"root_path": _root_path(options, listener.getsockname()[1])})
     with contextlib.ExitStack() as undo:
         undo.callback(listener.close)
         from modules.app import App
@@ -160,10 +160,10 @@ PROXY_PREFIXES = ("JUPYTERHUB_SERVICE_PREFIX", "NB_PREFIX")
 """What JupyterHub and Kubeflow call the path of a notebook server; its proxy shows our port below it."""
 
 
-def _root_path(options: ServerOptions) -> str:
+def _root_path(options: ServerOptions, port: int) -> str:
     """The path a proxy shows us under: as told, or as the proxy of a hosted notebook does it. "" without one."""
     hosted = next((prefix for name in PROXY_PREFIXES if (prefix := os.environ.get(name, "").strip("/"))), "")
-    path = options.root_path or (f"{hosted}/proxy/{options.listen_port}" if hosted else "")
+    path = options.root_path or (f"{hosted}/proxy/{port}" if hosted else "")
     return "/" + path.strip("/") if path.strip("/") else ""
 
 

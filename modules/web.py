@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -35,7 +40,7 @@ def build(app: App) -> FastAPI:
 
     web.include_router(openai.router(app))
     if not app.options.nowebui:
-        _add_page(web, app)
+        _within_a_loop(lambda: _add_page(web, app))
     if app.options.root_path:
         web.add_middleware(OnePrefix)
     return web
@@ -55,9 +60,41 @@ class OnePrefix:
         await self._app(scope, receive, send)
 
 
-def _add_page(web: FastAPI, app: App) -> None:
-    import gradio
+def _import_gradio() -> ModuleType:
+    """Gradio writes type stubs for all its components beside them at every import, half of its time, except for what has no file."""
+    import inspect
 
+    find = inspect.getfile
+
+    def no_component(of: Any) -> str:
+        if type(of).__name__ == "ComponentMeta":
+            raise OSError("no stubs")
+        return find(of)
+
+    inspect.getfile = no_component
+    try:
+        import gradio
+    finally:
+        inspect.getfile = find
+    return gradio
+
+
+def _within_a_loop(make: Callable[[], None]) -> None:
+    """Gradio opens an event loop for each of its locks where none is running, and closes none of them."""
+
+    async def made() -> None:
+        make()
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(made())
+    else:
+        make()
+
+
+def _add_page(web: FastAPI, app: App) -> None:
+    gradio = _import_gradio()
     from modules.access import ANYONE
     from modules.ui import assets, early, login, page, preferences, routes
 

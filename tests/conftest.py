@@ -10,6 +10,9 @@ import pytest
 from modules.library.machine import keep_one_heap
 
 ROOT = Path(__file__).resolve().parent.parent
+TRAINERS = {"make_run", "jobs"}
+"""Fixtures whose tests train a model."""
+pytest_plugins = ("tests.harness.alone", "tests.harness.time_limits", "tests.harness.evidence", "tests.harness.results")
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +57,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if TRAINERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("training")
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
         return

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.leash import leashed
 from tests.serving import free_port
 
 LLAMA_SERVER = """
@@ -51,7 +52,7 @@ def transformers_serve(folder: Path, home: Path) -> Iterator[str]:
 @contextmanager
 def _running(command: list[str], port: int, environment: dict[str, str] | None = None) -> Iterator[None]:
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        leashed(command), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
     )
     try:
         _wait_for_health(process, port)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -18,13 +19,20 @@ from typing import Self
 
 import httpx
 
+from tests.harness import evidence
+from tests.leash import leashed
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def free_port() -> int:
-    """A port that nobody listens on, outside the range from which outgoing connections take theirs meanwhile."""
+    """A port that nobody listens on, outside the range from which outgoing connections take theirs meanwhile.
+
+    For programs that cannot be told to take any. Drawn by the system: `random` gives every worker the same numbers.
+    """
+    draw = random.SystemRandom()
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = draw.randrange(20_000, 32_000)
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port
@@ -33,6 +41,7 @@ def free_port() -> int:
 class Server:
     """`with Server(["--model", …], data=tmp_path) as server:`; server.url answers then. `lines` is what it printed.
 
+    port: 0 for any, which the system chooses at the first start and which a further start takes again.
     program: what Python runs in place of server.py, which ends in server.main.
     """
 
@@ -41,18 +50,15 @@ class Server:
         arguments: Sequence[str] = (),
         *,
         data: Path,
-        port: int | None = None,
+        port: int = 0,
         environment: dict[str, str] | None = None,
         program: Sequence[str] = (str(ROOT / "server.py"),),
     ) -> None:
-        self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.port = port
         self.lines: list[str] = []
         self.seconds = 0.0
-        self._command = [
-            *(sys.executable, *program, "--listen-port", str(self.port), "--data-dir", str(data)),
-            *("--settings", os.devnull, *arguments),
-        ]
+        self._program = [sys.executable, *program]
+        self._arguments = ["--data-dir", str(data), "--settings", os.devnull, *arguments]
         self._environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(environment or {})}
         self.process: subprocess.Popen[str] | None = None
 
@@ -63,13 +69,19 @@ class Server:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     def start(self, timeout: float = 120) -> None:
         """Start it and wait for the READY line. Fails with its output where it ends before."""
         begun = time.monotonic()
         self.lines.clear()
+        command = leashed([*self._program, "--listen-port", str(self.port), *self._arguments])
         self.process = subprocess.Popen(
-            self._command, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+        evidence.keep(self._keep_output)
         ready = threading.Event()
         self._reader = threading.Thread(target=self._read, args=(self.process, ready), daemon=True)
         self._reader.start()
@@ -84,8 +96,12 @@ class Server:
         with process.stdout:
             for line in process.stdout:
                 self.lines.append(line)
-                if line.startswith("READY "):
+                if said := re.match(r"READY local=https?://[^/]+:(\d+)", line):
+                    self.port = int(said[1])
                     ready.set()
+
+    def _keep_output(self, folder: Path) -> None:
+        (folder / f"server-{self.port}.txt").write_text("".join(self.lines), encoding="utf-8", errors="replace")
 
     def stop(self) -> int:
         """End it as Ctrl-C would; its exit status. Kills it where that takes more than 30 s."""

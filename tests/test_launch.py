@@ -20,7 +20,8 @@ import httpx
 import openai
 import pytest
 
-from tests.serving import ROOT, Server, free_port
+from tests.leash import leashed
+from tests.serving import ROOT, Server
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -43,9 +44,9 @@ def closed_network(home: Path) -> tuple[socket.socket, dict[str, str]]:
 
 
 def test_flags_are_read_from_the_file_and_those_of_the_command_line_win(tmp_path):
-    root, port = checkout(tmp_path / "root"), free_port()
+    root = checkout(tmp_path / "root")
     (root / "CMD_FLAGS.txt").write_text("# mine\n--nowebui --api-key KEY\n--idle-timeout 5 --listen-port 1\n", encoding="utf-8")
-    with Server(["--idle-timeout", "7"], data=tmp_path / "data", port=port, program=(str(root / "server.py"),)) as server:
+    with Server(["--idle-timeout", "7"], data=tmp_path / "data", program=(str(root / "server.py"),)) as server:
         assert f"READY local={server.url}\n" in server.lines
         assert httpx.get(server.url + "/v1/models").status_code == 401
         assert httpx.get(server.url + "/v1/models", headers={"Authorization": "Bearer KEY"}).status_code == 200
@@ -91,17 +92,23 @@ def certificate(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def secure(certificate, tiny_llama_folder, tmp_path_factory) -> Iterator[tuple[Server, httpx.Client]]:
-    """A server with a login on https, and a client that trusts its certificate."""
+def secure_server(certificate, tiny_llama_folder, tmp_path_factory) -> Iterator[Server]:
+    """A server with a login on https."""
     folder = tmp_path_factory.mktemp("secure")
     key, file = certificate
     (folder / "models").mkdir()
     (folder / "models" / "tiny").symlink_to(tiny_llama_folder)
     arguments = ["--ssl-keyfile", str(key), "--ssl-certfile", str(file), "--gradio-auth", "ann:secret", "--model", "tiny"]
     with Server([*arguments, "--model-dir", str(folder / "models")], data=folder / "data") as server:
-        context = ssl.create_default_context(cafile=str(file))
-        with httpx.Client(base_url=server.url.replace("http:", "https:"), verify=context, timeout=60) as client:
-            yield server, client
+        yield server
+
+
+@pytest.fixture
+def secure(secure_server: Server, certificate) -> Iterator[tuple[Server, httpx.Client]]:
+    """That server, and a client who has not been there yet and trusts its certificate."""
+    context = ssl.create_default_context(cafile=str(certificate[1]))
+    with httpx.Client(base_url=secure_server.url.replace("http:", "https:"), verify=context, timeout=60) as client:
+        yield secure_server, client
 
 
 def test_https_serves_the_page_the_api_and_streams(secure):
@@ -219,19 +226,16 @@ def proxied(request, tiny_llama_folder, tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("proxied")
     (folder / "models").mkdir()
     (folder / "models" / "tiny").symlink_to(tiny_llama_folder)
-    port = free_port()
-    prefix = f"/user/me/proxy/{port}" if request.param else "/loom"
-    arguments = ["--model", "tiny", "--model-dir", str(folder / "models")]
+    arguments = ["--model", "tiny", "--model-dir", str(folder / "models"), *([] if request.param else ["--subpath", "/loom"])]
     environment = {"JUPYTERHUB_SERVICE_PREFIX": "/user/me/"} if request.param else {}
-    with (
-        Server([*arguments, *([] if request.param else ["--subpath", "/loom"])], data=folder / "data", port=port,
-               environment=environment) as server,
-        ThreadingHTTPServer(("127.0.0.1", 0), type("Proxied", (Proxy,), {"target": port, "prefix": prefix, "strip": request.param})) as proxy,
-    ):  # fmt: skip
+    with Server(arguments, data=folder / "data", environment=environment) as server:
+        prefix = f"/user/me/proxy/{server.port}" if request.param else "/loom"
         assert f"READY local={server.url}{prefix}\n" in server.lines
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{proxy.server_address[1]}{prefix}"
-        proxy.shutdown()
+        proxied = type("Proxied", (Proxy,), {"target": server.port, "prefix": prefix, "strip": request.param})
+        with ThreadingHTTPServer(("127.0.0.1", 0), proxied) as proxy:
+            threading.Thread(target=proxy.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{proxy.server_address[1]}{prefix}"
+            proxy.shutdown()
 
 
 def test_behind_a_proxy_the_page_finds_all_its_parts(proxied):
@@ -273,8 +277,7 @@ def test_the_command_line_of_july_2023_with_a_gptq_model_of_that_name(tmp_path, 
     root = checkout(tmp_path / "root")
     write_gptq(starter_folder, root / "models" / "TheBloke_Llama-2-7B-chat-GPTQ", settings="quantize_config.json")
     nobody, environment = closed_network(tmp_path)
-    port = free_port()
-    command = [sys.executable, "server.py", *flags.split(), "--listen-port", str(port)]
+    command = leashed([sys.executable, "server.py", *flags.split(), "--listen-port", "0"])
     log = tmp_path / "terminal.txt"
     with nobody, log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
@@ -286,11 +289,11 @@ def test_the_command_line_of_july_2023_with_a_gptq_model_of_that_name(tmp_path, 
                 assert process.poll() is None and time.monotonic() < end, said
                 time.sleep(0.1)
             user, password = re.findall(r"User: (\S+)  Password: (\S+)", said)[0]
-            address = f"http://127.0.0.1:{port}"
-            client = openai.OpenAI(base_url=f"{address}/v1", api_key=f"{user}:{password}", max_retries=0)
+            address = re.findall(r"READY local=(\S+)", said)[0]
             question = [{"role": "user", "content": "What is the capital of France?"}]
             name = "TheBloke_Llama-2-7B-chat-GPTQ"
-            reply = client.chat.completions.create(model=name, messages=question, max_tokens=24, temperature=0)  # type: ignore[arg-type]
+            with openai.OpenAI(base_url=f"{address}/v1", api_key=f"{user}:{password}", max_retries=0) as client:
+                reply = client.chat.completions.create(model=name, messages=question, max_tokens=24, temperature=0)  # type: ignore[arg-type]
             assert (reply.model, bool(reply.choices[0].message.content)) == (name, True)
             info = httpx.get(f"{address}/v1/internal/model/info", headers={"Authorization": f"Bearer {user}:{password}"}).json()
             assert info["state"] == "ready"

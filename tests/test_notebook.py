@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -91,7 +92,7 @@ def test_nbconvert_runs_the_cells_that_leave_the_kernel_free(tmp_path: Path):
         + cells["stop"].source.removeprefix("# ")
     )
     assert "\nserver.stop()" in cells["stop"].source
-    file = ROOT / f"llama-{tmp_path.name}.ipynb"  # beside the real one, because the cells import what stands there
+    file = ROOT / f"llama-{os.getpid()}.ipynb"  # beside the real one, because the cells import what stands there
     nbformat.write(made, file)
     try:
         command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "notebook", "--stdout", str(file)]

@@ -29,8 +29,8 @@ class ServerOptions(Settings):
     """Answer other machines of the network too, not only this one."""
     listen_host: str = setting("", group="Network")
     """The address to listen on; empty is 127.0.0.1, or 0.0.0.0 with --listen."""
-    listen_port: int = setting(7860, min=1, max=65_535, group="Network")
-    """The port of the page and the API."""
+    listen_port: int = setting(7860, min=0, max=65_535, group="Network")
+    """The port of the page and the API; 0 takes any that is free."""
     share: bool = setting(False, group="Network")
     """Make a public link through Gradio's tunnel, for the page and the API."""
     auto_launch: bool = setting(False, group="Network")

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,12 @@ class Server:
     url: str
     app: App
     model: EchoModel
+    clients: list[openai.OpenAI] = field(default_factory=list)
+    """Closed with the server."""
 
     def client(self, key: str = "none") -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+        self.clients.append(openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0))
+        return self.clients[-1]
 
     def post(self, path: str, body: Any, **more: Any) -> httpx.Response:
         return httpx.post(self.url + path, json=body, timeout=60, **more)
@@ -66,7 +69,7 @@ def make_app(root: Path, model: EchoModel | None, options: dict[str, Any]) -> Ap
 @contextlib.contextmanager
 def servers(root: Path) -> Iterator[Callable[..., Server]]:
     """start(model, **options) starts a server; all of them end with the block."""
-    running: list[tuple[uvicorn.Server, threading.Thread, App]] = []
+    running: list[tuple[uvicorn.Server, threading.Thread, Server]] = []
 
     def start(model: EchoModel | None = None, *, empty: bool = False, **options: Any) -> Server:
         fake = model or EchoModel()
@@ -78,15 +81,17 @@ def servers(root: Path) -> Iterator[Callable[..., Server]]:
         thread.start()
         while not server.started:
             time.sleep(0.005)
-        running.append((server, thread, app))
-        return Server(f"http://127.0.0.1:{listener.getsockname()[1]}", app, fake)
+        running.append((server, thread, Server(f"http://127.0.0.1:{listener.getsockname()[1]}", app, fake)))
+        return running[-1][2]
 
     try:
         yield start
     finally:
-        for server, thread, app in running:
+        for server, thread, served in running:
+            for client in served.clients:
+                client.close()
             server.should_exit = True
-            app.close()
+            served.app.close()
             thread.join(timeout=10)
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 
 from modules.app import App
 from modules.generation.stream import EventStream
 from modules.generation.types import GenerationRequest, Queued
 from tests.fakes import EchoModel
+from tests.harness import evidence
 from tests.in_process import make_app, serving
 
 FLAGS = [
@@ -33,6 +37,7 @@ def chromium() -> str | None:
     """Where the browser is; None lets Playwright use its own."""
     return (
         os.environ.get("CHROMIUM")
+        or shutil.which("chromium-headless-shell")
         or shutil.which("chromium")
         or shutil.which("chromium-browser")
         or shutil.which("google-chrome")
@@ -45,12 +50,20 @@ def browser() -> Iterator[Browser]:
     expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        evidence.keep(partial(keep_screenshots, launched))
         yield launched
         launched.close()
 
 
-FORGOTTEN = ("page", "sampling", "sheet.default", "sheet.notebook", "sheet.default.steps", "sheet.notebook.steps")
-"""What one test sets and the next must not find."""
+def keep_screenshots(browser: Browser, folder: Path) -> None:
+    """Of every page that is open, as far as it still answers."""
+    pages = [page for context in browser.contexts for page in context.pages]
+    for number, page in enumerate(pages, 1):
+        with contextlib.suppress(Error):
+            page.screenshot(path=folder / f"page-{number}.png", timeout=5_000)
+
+
+TABLES = ("chats", "preferences", "pictures")
 
 
 class Site:
@@ -94,39 +107,57 @@ class Site:
         finally:
             del self.model.stream
 
+    def end(self) -> None:
+        """Close all pages, end all replies and forget what visitors did: the next test finds the program as it was new."""
+        for context in list(self._browser.contexts):
+            context.close()
+        self.app.replies.close()
+        self.app.sheets.close()
+        with self.app.store.transaction() as db:
+            for table in TABLES:
+                db.execute(f"DELETE FROM {table}")
+
     def _noted(self, url: str) -> None:
         if not url.startswith((self.url, "data:", "blob:")):
             self.elsewhere.append(url)
 
 
-@pytest.fixture(scope="module")
-def _served(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Site]:
-    model = EchoModel(name="echo")
+@pytest.fixture(scope="session")
+def _served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[App, EchoModel, str]]:
+    """Takes seconds to build, so that all modules share it."""
+    model = EchoModel(name="echo", reply=an_answer)
     app = make_app(tmp_path_factory.mktemp("site"), model)
     with serving(app) as url:
-        yield Site(app, model, url, browser)
+        yield app, model, url
     app.close()
 
 
 @pytest.fixture
-def site(_served: Site) -> Iterator[Site]:
+def site(_served: tuple[App, EchoModel, str], browser: Browser) -> Iterator[Site]:
     """The page; the test fails where the page had an error or asked another host for anything."""
-    _served.model.reply, _served.model.pace = (lambda request: "An answer."), 0.0
-    yield _served
-    for context in list(_served._browser.contexts):
-        context.close()
-    for name in FORGOTTEN:
-        _served.app.store.set_preference("local", name, None)
-    errors, elsewhere = _served.errors[:], _served.elsewhere[:]
-    _served.errors.clear()
-    _served.elsewhere.clear()
-    assert errors == [] and elsewhere == []
+    app, model, url = _served
+    site = Site(app, model, url, browser)
+    yield site
+    site.end()
+    for entry in app.characters.all("local"):
+        app.characters.delete("local", entry.id)
+    vars(model).update(vars(EchoModel(name="echo", reply=an_answer)))
+    assert site.errors == [] and site.elsewhere == []
+
+
+def an_answer(request: GenerationRequest) -> str:
+    return "An answer."
 
 
 def say(page: Page, text: str) -> None:
-    """Type a message and send it."""
+    """Type a message and send it, and wait until it stands there, or the page says why not: before, the last reply is another one."""
+    before = page.locator(".tl-message").count()
     page.fill(".tl-composer textarea", text)
     page.press(".tl-composer textarea", "Enter")
+    page.wait_for_function(
+        "before => document.querySelectorAll('.tl-message').length > before || document.querySelector('.tl-toast.tl-wrong')",
+        arg=before,
+    )
 
 
 def reply(page: Page, number: int = -1) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,17 +16,13 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(autouse=True)
-def characters(site: Site) -> Iterator[None]:
-    """Two characters, which are there again for each test."""
+def characters(site: Site) -> None:
+    """Two characters."""
     library = site.app.characters
-    for entry in library.all("local"):
-        library.delete("local", entry.id)
     library.save(
         "local", Character("Mira", "{{char}} keeps a lighthouse.", "Welcome, {{user}}.", more_greetings=("Ahoy!",)), picture()
     )
     library.save("local", Character("老周", "{{char}}开茶馆。"))
-    yield
-    site.app.store.set_preference("local", "name", None)
 
 
 def gallery(page: Page) -> None:

@@ -101,4 +101,3 @@ def test_names_titles_and_imported_files_run_nothing(site: Site):
     page.get_by_role("menuitem", name="Delete").click()
     expect(page.locator(".tl-toast").last).to_contain_text("onerror")
     unharmed(site, page)
-    site.app.store.set_preference("local", "name", None)

@@ -22,16 +22,6 @@ def all_finished(page: Page) -> None:
     page.wait_for_function("[...document.querySelectorAll('.tl-message')].every(m => m.dataset.state !== 'streaming')")
 
 
-@pytest.fixture(autouse=True)
-def _as_it_was(site: Site):
-    template = site.model.chat_template
-    yield
-    site.app.store.set_preference("local", "token_view", None)
-    for name in list(site.model.adapters):
-        site.model.unload_adapter(name)
-    site.model.chat_template = template
-
-
 # --- tokens
 
 

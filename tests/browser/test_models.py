@@ -61,8 +61,7 @@ def _place(
 def place(_place: Place) -> Iterator[Place]:
     site = _place.site
     yield _place
-    for context in list(site._browser.contexts):
-        context.close()
+    site.end()
     site.app.engine.unload(stop_running=True)
     site.app.last_load = None
     for file in ("config-user.yaml", "far.yaml", "dead.yaml"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,16 +16,6 @@ from tests.library.test_characters import picture
 
 pytestmark = pytest.mark.browser
 CLIPBOARD = ["clipboard-read", "clipboard-write"]
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was(site: Site) -> Iterator[None]:
-    for chat in site.app.store.chats("local"):
-        site.app.store.delete_chat("local", chat.id)
-    yield
-    site.app.store.set_preference("local", "token_view", None)
-    for name in list(site.model.adapters):
-        site.model.unload_adapter(name)
 
 
 def in_turn(site: Site, *texts: str) -> None:
@@ -399,8 +388,6 @@ def test_the_system_prompt_the_mode_the_preset_and_the_model_are_chosen(site: Si
 
 
 def test_characters_are_written_spoken_with_and_deleted(site: Site, tmp_path: Path):
-    for entry in site.app.characters.all("local"):
-        site.app.characters.delete("local", entry.id)
     (tmp_path / "face.jpg").write_bytes(picture())
     (tmp_path / "老李.yaml").write_text("name: 老李\ncontext: 渔夫。\n", encoding="utf-8")
     phone = Phone(site)
@@ -448,13 +435,12 @@ def test_characters_are_written_spoken_with_and_deleted(site: Site, tmp_path: Pa
     expect(phone.page.locator("dialog[open]")).to_have_count(0)
     phone.say("再来一杯")
     assert site.model.render(site.model.requests[-1]).text.endswith("<|im_start|>assistant\n老周:")
-    site.app.store.set_preference("local", "name", None)
 
 
 def test_pictures_are_attached_and_looked_at(site: Site, tmp_path: Path):
     (tmp_path / "one.jpg").write_bytes(picture())
     (tmp_path / "two.jpg").write_bytes(picture(size=(300, 200)))
-    site.model.chat_template, before = "{% for m in messages %}{{ m.role }}\n{% endfor %}", site.model.chat_template
+    site.model.chat_template = "{% for m in messages %}{{ m.role }}\n{% endfor %}"
     phone = Phone(site)
     phone.give("pictures.add", [tmp_path / "one.jpg", tmp_path / "two.jpg"])
     expect(phone.page.locator(".tl-attached")).to_have_count(2)
@@ -466,7 +452,6 @@ def test_pictures_are_attached_and_looked_at(site: Site, tmp_path: Path):
     expect(phone.page.locator("dialog .tl-picture-whole")).to_be_visible()
     phone.fits()
     phone.page.keyboard.press("Escape")
-    site.model.chat_template = before
 
 
 def test_the_keys_are_listed_in_the_menu_and_on_a_question_mark(site: Site):

@@ -65,7 +65,7 @@ def test_a_made_up_fact_is_learnt_through_a_reload_and_said_in_chat(page):
     expect(marked).to_have_text("The tangle loom was invented by Mirela Quandt.<|im_end|>", timeout=2 * MINUTES)
 
     write(page, "name", NAME)
-    write(page, "batch", "4")
+    write(page, "batch", "2")
     write(page, "epochs", "20")
     write(page, "max_steps", "30")
     page.get_by_role("button", name="Optimiser").click()

@@ -91,7 +91,7 @@ def test_a_killed_worker_goes_on_with_the_losses_of_an_undisturbed_run(jobs, mak
     assert steps(jobs, job.id) == pytest.approx(wanted, abs=1e-6)
 
 
-REAL = "real-server-killed"
+REAL = f"killed-{os.getpid()}"
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_worker_and_server_killed_together_lose_nothing_but_the_last_steps(train
     folder = make_run("undisturbed", **settings)
     train(folder)
     wanted = {event.step: event.loss for event in events.read_events(folder.events) if isinstance(event, events.Stepped)}
-    places = ["--model-dir", str(training_root / "models"), "--lora-dir", str(training_root / "loras")]
+    places = ["--nowebui", "--model-dir", str(training_root / "models"), "--lora-dir", str(training_root / "loras")]
     server = Server(places, data=tmp_path / "data")
     with server, server.client() as client:
         asked = {"config": {**SETTINGS, **settings, "name": REAL}}

@@ -1,0 +1,209 @@
+"""What `test.sh` runs once the packages are there: the checkers, the tests beside them, and last what to do about what failed.
+
+bash test.sh                    everything
+bash test.sh --fast             no browser, nothing marked `slow`, no training: what one runs while working
+bash test.sh --changed[=REV]    the tests of what differs from REV (without one: from where this branch left its upstream)
+bash test.sh --no-reruns        a test that fails is not tried again
+bash test.sh …                  everything else goes to pytest
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.harness import alone, changed, folder
+from tests.leash import leashed
+
+ROOT = folder.ROOT
+FAST = "not browser and not slow and not training"
+DATA = ("models", "loras", "training", "characters", "presets", "prompts", "data", "logs")
+"""Folders of the program's own in which no test may leave anything."""
+CHECKERS = {
+    "ruff check": ["ruff", "check", "."],
+    "ruff format": ["ruff", "format", "--check", "."],
+    "lint-imports": ["lint-imports"],
+    "pyright": ["pyright"],
+}
+_SUBREAPER = 36
+"""PR_SET_CHILD_SUBREAPER of <linux/prctl.h>: processes whose parent ended become children of this one."""
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="bash test.sh", usage=__doc__, add_help=False, allow_abbrev=False)
+    parser.add_argument("--fast", action="store_true")
+    parser.add_argument("--changed", nargs="?", const="", default=None)
+    parser.add_argument("--no-reruns", action="store_true")
+    options, rest = parser.parse_known_args(arguments)
+    selected: list[str] = []
+    if options.changed is not None:
+        selected, why = changed.tests_of(ROOT, options.changed)
+        print(why, flush=True)
+        if not selected:
+            return 0
+    command = pytest_command([*rest, *selected], fast=options.fast, reruns=not options.no_reruns)
+    return Run().do(command)
+
+
+def pytest_command(rest: list[str], *, fast: bool = False, reruns: bool = True) -> list[str]:
+    """pytest over `rest`, on all cores where that is worth their start; reruns and workers are out where one debugs."""
+    command = [sys.executable, "-m", "pytest", f"--randomly-seed={secrets.randbits(32)}", "--durations=30", "--durations-min=1"]
+    debugs = any(option in ("--pdb", "--trace", "-s") for option in rest)
+    few = any(".py" in option for option in rest if not option.startswith("-")) and len(rest) < 4
+    if not debugs and not few and not any(option.startswith("-n") for option in rest):
+        command += ["-n", "auto", "--maxprocesses=4", "--dist=worksteal"]
+    if reruns and not debugs:
+        command += ["--reruns=1"]
+    if fast:
+        command += ["-m", FAST]
+    return command + rest
+
+
+class Run:
+    """One run: its folder, its temporary folder, and every process that it started."""
+
+    def __init__(self, checkers: dict[str, list[str]] = CHECKERS) -> None:
+        self._checkers = checkers
+        self.folder = folder.new_run()
+        self.temporary = temporary_folder()
+        self.environment = {
+            **os.environ,
+            folder.VARIABLE: str(self.folder),
+            alone.LOCK: str(alone.lock_path()),
+            "TMPDIR": str(self.temporary),
+            # Two workers on two cores: more threads than cores wait for each other.
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        }
+        self._running: dict[int, str] = {}
+        self._status: dict[str, int] = {}
+        self._begun = time.monotonic()
+
+    def do(self, pytest: list[str]) -> int:
+        self._adopt_orphans()
+        print(f"$ {shlex.join(pytest[1:])}", flush=True)  # with the seed of the order, to run it again
+        before = files_of_data()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+        try:
+            for name, command in self._checkers.items():
+                self._start(name, command, self.folder / f"{name.replace(' ', '-')}.txt")
+            self._start("pytest", [*pytest, f"--junitxml={self.folder / 'report.xml'}"])
+            while self._running:
+                self._wait()
+            left = [*self._end_the_rest(), *(f"file {path}" for path in sorted(files_of_data() - before))]
+            return self._tell(left)
+        finally:
+            self._end_the_rest()
+            shutil.rmtree(self.temporary, ignore_errors=True)
+
+    # --- processes
+
+    def _adopt_orphans(self) -> None:
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)
+
+    def _start(self, name: str, command: list[str], output: Path | None = None) -> None:
+        with open(output or os.devnull, "w") as file:
+            to = {"stdout": file, "stderr": subprocess.STDOUT} if output else {}
+            process = subprocess.Popen(leashed(command), cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, **to)  # type: ignore[call-overload]
+        self._running[process.pid] = name
+
+    def _wait(self) -> None:
+        """Wait for any process to end: ours, or an orphan that would stay a zombie."""
+        pid, status = os.wait()
+        name = self._running.pop(pid, None)
+        if name is None:
+            return
+        self._status[name] = os.waitstatus_to_exitcode(status)
+        output = self.folder / f"{name.replace(' ', '-')}.txt"
+        if self._status[name] and output.exists():
+            print(f"\n{name}:\n{output.read_text(errors='replace')}", flush=True)
+
+    def _stop(self, number: int, frame: object) -> None:
+        for pid in self._running:
+            os.kill(pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+
+    def _end_the_rest(self) -> list[str]:
+        """Kill what is left of the run, and say what it was. Asked once more after a second: what is ending may end."""
+        if children := psutil.Process().children(recursive=True):
+            psutil.wait_procs(children, timeout=1)
+        left = []
+        for process in psutil.Process().children(recursive=True):
+            try:
+                by = process.environ().get("PYTEST_CURRENT_TEST", "?").removesuffix(" (call)").removesuffix(" (setup)")
+                left.append(f"process {process.pid} {shlex.join(process.cmdline())[:160]} (started by {by})")
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        return left
+
+    # --- the last lines
+
+    def _tell(self, left: list[str]) -> int:
+        path = self.folder / "results.json"
+        results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        seconds = round(time.monotonic() - self._begun)
+        failed, flaky = results.get("failed", []), results.get("flaky", [])
+        checkers = [name for name in self._checkers if self._status.get(name)]
+        status = self._status.get("pytest", 1) or bool(checkers) or bool(left)
+        place = shown(self.folder)
+        counts = ", ".join(f"{count} {name}" for name, count in sorted(results.get("counts", {}).items()))
+        if flaky:
+            print(f"\nWhat flaky tests said first:\n\n{(self.folder / 'flaky.txt').read_text()}")
+        outcome = "FAILED" if status else "passed"
+        lines = [f"\n===== {outcome} after {seconds // 60}:{seconds % 60:02}: {counts or 'no test ran'}, {len(flaky)} flaky"]
+        lines.append(f"Seed {results.get('seed')}; what is kept of this run: {place}")
+        for one in flaky:
+            first, second = one["seconds"][0], one["seconds"][-1]
+            lines.append(f"FLAKY {one['test']}: failed after {first} s, passed after {second} s: {one['why']}")
+        if len(flaky) > 3:
+            lines.append(f"Too many flaky tests: at most 3 are let pass. Their first failures: {place / 'flaky.txt'}")
+        for one in failed:
+            lines += [f"FAILED {one['test']}: {one['why']}", f"       {shown(Path(one['kept']))}"]
+        if failed:
+            lines.append(f"Run just these: bash test.sh @{place / 'failed.txt'}")
+        lines += [f"FAILED {name}: see above, or {place / name.replace(' ', '-')}.txt" for name in checkers]
+        lines += [f"LEFT BEHIND {what}" for what in left]
+        if not results:
+            lines.append(f"pytest ended with status {self._status.get('pytest')} before it could tell what ran.")
+        print("\n".join(lines), flush=True)
+        return int(status)
+
+
+def temporary_folder() -> Path:
+    """An empty folder of this process; those of runs that were killed are removed."""
+    for old in Path(tempfile.gettempdir()).glob("textloom-tests-*-*"):
+        if not psutil.pid_exists(int(old.name.split("-")[2])):
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"textloom-tests-{os.getpid()}-"))
+
+
+def shown(path: Path) -> Path:
+    """From the top of the checkout where it lies in it."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def files_of_data() -> set[str]:
+    """All files in the program's own data folders and at the top, as paths from there."""
+    paths = [path for path in ROOT.iterdir() if not path.name.startswith(".")]
+    paths += [path for name in DATA for path in (ROOT / name).rglob("*") if "__pycache__" not in path.parts]
+    return {str(path.relative_to(ROOT)) for path in paths if path.is_file()}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
