@@ -12,7 +12,13 @@ from modules.library.machine import keep_one_heap
 ROOT = Path(__file__).resolve().parent.parent
 TRAINERS = {"make_run", "jobs"}
 """Fixtures whose tests train a model."""
-pytest_plugins = ("tests.harness.alone", "tests.harness.time_limits", "tests.harness.evidence", "tests.harness.results")
+pytest_plugins = (
+    "tests.harness.order",
+    "tests.harness.alone",
+    "tests.harness.time_limits",
+    "tests.harness.evidence",
+    "tests.harness.results",
+)
 
 
 @pytest.fixture(scope="session")

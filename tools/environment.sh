@@ -59,8 +59,9 @@ install_requirements() {
   fi
   echo "Installing the packages of $file (a few minutes the first time) …"
   log=$(mktemp)
+  # Not compiled: a minute's work for files of which a few are ever imported, and those are compiled then.
   # A pipe, not a process substitution: it is waited for, so that the whole reason is in the log when it is read.
-  if ! { .venv/bin/python -m pip install --disable-pip-version-check -r "$file" 2>&1 >&3 | tee "$log" >&2; } 3>&1; then
+  if ! { .venv/bin/python -m pip install --no-compile --disable-pip-version-check -r "$file" 2>&1 >&3 | tee "$log" >&2; } 3>&1; then
     explain_pip "$log" "$needed" "$file"
   fi
   rm -f "$log"

@@ -149,11 +149,15 @@ def an_answer(request: GenerationRequest) -> str:
     return "An answer."
 
 
+def type_and_send(page: Page, text: str) -> None:
+    page.fill(".tl-composer textarea", text)
+    page.press(".tl-composer textarea", "Enter")
+
+
 def say(page: Page, text: str) -> None:
     """Type a message and send it, and wait until it stands there, or the page says why not: before, the last reply is another one."""
     before = page.locator(".tl-message").count()
-    page.fill(".tl-composer textarea", text)
-    page.press(".tl-composer textarea", "Enter")
+    type_and_send(page, text)
     page.wait_for_function(
         "before => document.querySelectorAll('.tl-message').length > before || document.querySelector('.tl-toast.tl-wrong')",
         arg=before,

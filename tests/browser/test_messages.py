@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from modules.chats.records import TokenStretch
 from modules.generation.types import Token, TokenAlternative
-from tests.browser.conftest import Site, copied, message_menu, open_menu, reply, say
+from tests.browser.conftest import Site, copied, message_menu, open_menu, reply, say, type_and_send
 
 pytestmark = pytest.mark.browser
 
@@ -384,7 +384,7 @@ def test_a_stale_tab_overwrites_nothing(site: Site):
     say(one, "from one")
     reply(one)
     two.evaluate("window.textloomChat.refresh = async () => true")
-    say(two, "from two")
+    type_and_send(two, "from two")
     two.wait_for_timeout(500)
     chat = int(one.url.split("chat=")[1])
     texts = {message.content for message in site.app.store.tree("local", chat)}

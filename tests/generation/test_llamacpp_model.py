@@ -429,6 +429,22 @@ def test_each_request_names_its_adapter(model: LlamacppModel, tiny_llama_folder:
     model.unload_adapter("poet")
 
 
+def test_what_was_computed_with_an_adapter_is_never_taken_for_the_base_however_many_prompts_lie_between(
+    model: LlamacppModel, tiny_llama_folder: Path, tmp_path: Path
+) -> None:
+    prompt = "The same prompt for all of them, long enough to be worth keeping. " * 3
+    base = reply(model, prompt)
+    model.load_adapter("pirate", str(write_lora(tmp_path / "pirate.gguf", tiny_llama_folder)))
+    try:
+        for round in range(3):
+            assert reply(model, prompt, adapter="pirate") != base
+            for number in range(2 * PARALLEL):
+                reply(model, f"{number}{round} is something else, which takes the place of what was there before. " * 3)
+            assert reply(model, prompt) == base
+    finally:
+        model.unload_adapter("pirate")
+
+
 def test_an_adapter_for_another_model_is_refused_with_the_reason(
     model: LlamacppModel, tiny_llama_folder: Path, tmp_path: Path
 ) -> None:

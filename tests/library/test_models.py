@@ -455,6 +455,7 @@ def test_a_file_that_changed_is_read_again(library: ModelLibrary) -> None:
     assert shape is not None and shape.layers == 5
 
 
+@pytest.mark.alone
 def test_a_hundred_models_are_listed_quickly_and_the_second_time_at_once(tmp_path: Path) -> None:
     for number in range(50):
         write_folder(tmp_path / f"folder-{number}", {f"layer.{index}": half(2, 2) for index in range(200)})

@@ -44,7 +44,8 @@ print(json.dumps(dict(zip(best.indices.tolist(), best.values.tolist()))))
 @pytest.mark.timeout(900)
 def test_what_gptqmodel_made_loads_by_the_documented_command_line(starter_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", QUANTISE, str(starter_folder), str(tmp_path), PROMPT]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=800)
+    # It writes a log into the folder that it runs in.
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-2000:]
     theirs = {int(token): score for token, score in json.loads(done.stdout.strip().splitlines()[-1]).items()}
     folder = (tmp_path / "quantised").rename(tmp_path / NAME)

@@ -51,6 +51,7 @@ def threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.alone
 def test_two_processes_give_the_losses_of_one_in_two_thirds_of_the_time(make_run, training_root, threads):
     """That there really were two is read from what they say of themselves, and from two states of random numbers.
 

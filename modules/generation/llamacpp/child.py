@@ -67,7 +67,8 @@ def _parameters(xllamacpp: Any, launch: Launch, size: CacheSize, *, on_gpu: bool
     parameters.kv_unified = True
     # Idle replies stay in the cache until their room is needed: the next turn of a chat then only reads what is new.
     parameters.cache_idle_slots = False
-    parameters.cache_ram_mib = min(2048, free_memory() // 8 >> 20)
+    # What llama.cpp keeps of prompts outside its slots, it finds again by their tokens alone: computed with whatever adapter.
+    parameters.cache_ram_mib = 0 if launch.adapters else min(2048, free_memory() // 8 >> 20)
     threads = launch.threads or os.cpu_count() or 1
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
     # A prompt is read in pieces of this size; between them others get their tokens, and Stop is noticed.
