@@ -17,7 +17,4 @@ if ! command -v chromium-headless-shell >/dev/null 2>&1 && ! command -v chromium
   fi
 fi
 
-.venv/bin/python download-model.py starter
-.venv/bin/python download-model.py starter --as transformers
-
 exec .venv/bin/python -m tools.run_tests "$@"

@@ -25,6 +25,19 @@ from tests.leash import leashed
 ROOT = Path(__file__).resolve().parent.parent
 
 
+SCRIPTED = """
+import sys
+import server
+from modules.app import App
+from tests.fakes import EchoModel
+
+model = EchoModel(lambda request: "word " * 100, name="tiny", pace=0.002)
+App.load_at_start = lambda app: app.engine.replace("tiny", lambda report: model)
+sys.exit(server.main(sys.argv[1:]))
+"""
+"""server.py with a model that says the same always (`--model tiny`), for what needs a process but no weights."""
+
+
 def free_port() -> int:
     """A port that nobody listens on, outside the range from which outgoing connections take theirs meanwhile.
 

@@ -21,8 +21,9 @@ import openai
 import pytest
 
 from tests.leash import leashed
-from tests.serving import ROOT, Server
+from tests.serving import ROOT, SCRIPTED, Server
 
+pytestmark = pytest.mark.slow
 HI = [{"role": "user", "content": "hi"}]
 
 
@@ -92,14 +93,13 @@ def certificate(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def secure_server(certificate, tiny_llama_folder, tmp_path_factory) -> Iterator[Server]:
+def secure_server(certificate, tmp_path_factory) -> Iterator[Server]:
     """A server with a login on https."""
     folder = tmp_path_factory.mktemp("secure")
     key, file = certificate
-    (folder / "models").mkdir()
-    (folder / "models" / "tiny").symlink_to(tiny_llama_folder)
     arguments = ["--ssl-keyfile", str(key), "--ssl-certfile", str(file), "--gradio-auth", "ann:secret", "--model", "tiny"]
-    with Server([*arguments, "--model-dir", str(folder / "models")], data=folder / "data") as server:
+    arguments += ["--model-dir", str(folder / "models")]
+    with Server(arguments, data=folder / "data", program=["-c", SCRIPTED]) as server:
         yield server
 
 
@@ -221,14 +221,12 @@ class Proxy(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["prefix cut off", "prefix left"])
-def proxied(request, tiny_llama_folder, tmp_path_factory) -> Iterator[str]:
+def proxied(request, tmp_path_factory) -> Iterator[str]:
     """The address of a server behind a proxy: of a hub, which cuts its prefix off, and one that leaves --subpath."""
     folder = tmp_path_factory.mktemp("proxied")
-    (folder / "models").mkdir()
-    (folder / "models" / "tiny").symlink_to(tiny_llama_folder)
     arguments = ["--model", "tiny", "--model-dir", str(folder / "models"), *([] if request.param else ["--subpath", "/loom"])]
     environment = {"JUPYTERHUB_SERVICE_PREFIX": "/user/me/"} if request.param else {}
-    with Server(arguments, data=folder / "data", environment=environment) as server:
+    with Server(arguments, data=folder / "data", environment=environment, program=["-c", SCRIPTED]) as server:
         prefix = f"/user/me/proxy/{server.port}" if request.param else "/loom"
         assert f"READY local={server.url}{prefix}\n" in server.lines
         proxied = type("Proxied", (Proxy,), {"target": server.port, "prefix": prefix, "strip": request.param})

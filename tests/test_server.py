@@ -12,6 +12,8 @@ import pytest
 
 from tests.serving import ROOT, Server, free_port
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def empty_server(tmp_path_factory):

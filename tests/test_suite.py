@@ -13,6 +13,7 @@ import pytest
 from tests.harness.changed import Tree
 from tests.harness.folder import ROOT
 
+pytestmark = pytest.mark.slow
 CONFTEST = """
 pytest_plugins = ("tests.harness.alone", "tests.harness.time_limits", "tests.harness.evidence", "tests.harness.results")
 """
@@ -37,7 +38,7 @@ from tests.harness import folder
 from tools.run_tests import Run, pytest_command
 
 folder.RESULTS = Path(sys.argv[1])
-sys.exit(Run(checkers={}).do(pytest_command(sys.argv[2:])))
+sys.exit(Run(checkers={}, preparation=[]).do(pytest_command(sys.argv[2:])))
 """
 
 

@@ -59,12 +59,13 @@ install_requirements() {
   fi
   echo "Installing the packages of $file (a few minutes the first time) …"
   log=$(mktemp)
-  # Not compiled: a minute's work for files of which a few are ever imported, and those are compiled then.
   # A pipe, not a process substitution: it is waited for, so that the whole reason is in the log when it is read.
   if ! { .venv/bin/python -m pip install --no-compile --disable-pip-version-check -r "$file" 2>&1 >&3 | tee "$log" >&2; } 3>&1; then
     explain_pip "$log" "$needed" "$file"
   fi
   rm -f "$log"
+  # On all cores, where pip compiles on one. What does not compile is for other versions of Python.
+  .venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
   .venv/bin/python -m pip check >/dev/null 2>&1 || fail "The installed packages do not fit together: run '.venv/bin/python -m pip check' to see which; deleting the folder .venv and starting again repairs most cases."
   echo "$want" >"$stamp"
 }

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ CHECKERS = {
     "lint-imports": ["lint-imports"],
     "pyright": ["pyright"],
 }
+PREPARATION = [["download-model.py", "starter"], ["download-model.py", "starter", "--as", "transformers"]]
+"""What Python runs first, beside the checkers: the models that tests use."""
 _SUBREAPER = 36
 """PR_SET_CHILD_SUBREAPER of <linux/prctl.h>: processes whose parent ended become children of this one."""
 
@@ -76,8 +79,8 @@ def pytest_command(rest: list[str], *, fast: bool = False, reruns: bool = True) 
 class Run:
     """One run: its folder, its temporary folder, and every process that it started."""
 
-    def __init__(self, checkers: dict[str, list[str]] = CHECKERS) -> None:
-        self._checkers = checkers
+    def __init__(self, checkers: dict[str, list[str]] = CHECKERS, preparation: Sequence[list[str]] = PREPARATION) -> None:
+        self._checkers, self._preparation = checkers, preparation
         self.folder = folder.new_run()
         self.temporary = temporary_folder()
         self.environment = {
@@ -102,7 +105,8 @@ class Run:
         try:
             for name, command in self._checkers.items():
                 self._start(name, command, self.folder / f"{name.replace(' ', '-')}.txt")
-            self._start("pytest", [*pytest, f"--junitxml={self.folder / 'report.xml'}"])
+            if all(self._prepare(command) for command in self._preparation):
+                self._start("pytest", [*pytest, f"--junitxml={self.folder / 'report.xml'}"])
             while self._running:
                 self._wait()
             left = [*self._end_the_rest(), *(f"file {path}" for path in sorted(files_of_data() - before))]
@@ -122,6 +126,14 @@ class Run:
             to = {"stdout": file, "stderr": subprocess.STDOUT} if output else {}
             process = subprocess.Popen(leashed(command), cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, **to)  # type: ignore[call-overload]
         self._running[process.pid] = name
+
+    def _prepare(self, command: list[str]) -> bool:
+        """Whether it did its work."""
+        name = " ".join(command)
+        self._start(name, [sys.executable, *command])
+        while name not in self._status:
+            self._wait()
+        return self._status[name] == 0
 
     def _wait(self) -> None:
         """Wait for any process to end: ours, or an orphan that would stay a zombie."""

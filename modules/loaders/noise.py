@@ -1,9 +1,10 @@
-"""Libraries that talk while they are imported: torchao and bitsandbytes of what they do not need here, gptqmodel with a banner."""
+"""Libraries that talk while they are imported: torchao and bitsandbytes of what they do not need here, gptqmodel with a banner, and of PEFT what it needs not import."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -53,3 +54,12 @@ def import_gptqmodel() -> None:
         LogBar.shared().setLevel(logging.ERROR)
         import gptqmodel  # noqa: F401
     logging.getLogger("tokenicer").setLevel(logging.ERROR)
+
+
+def keep_peft_from_gptqmodel() -> None:
+    """PEFT imports gptqmodel (3 s) to ask of each layer whether it is one of its: none is while nobody has imported it."""
+    from peft.tuners.lora import awq, gptq
+    from peft.utils import other, quantization_utils
+
+    for module in (awq, gptq, other, quantization_utils):
+        module.is_gptqmodel_available = lambda: "gptqmodel" in sys.modules

@@ -152,6 +152,7 @@ def test_what_the_samplers_leave(real):
     assert [(token["id"], token["logprob"]) for token in greedy["left"]] == [(answer["tokens"][0]["id"], 0)]
 
 
+@pytest.mark.slow
 def test_a_hundred_clients_at_once_each_get_what_they_would_get_alone(real):
     """Greedy replies; every tenth client leaves after its first piece, and one reads slowly. Nobody else notices."""
     prompts = [f"number {number} " * 2 for number in range(100)]

@@ -165,6 +165,7 @@ def test_it_comes_back_as_it_was_loaded_with_the_adapters_that_are_still_there(t
     app.close()
 
 
+@pytest.mark.slow
 def test_the_server_unloads_an_idle_model_and_every_api_and_the_page_bring_it_back(tiny_llama_folder: Path, tmp_path: Path):
     models = tmp_path / "models"
     shutil.copytree(tiny_llama_folder, models / "tiny")

@@ -29,6 +29,7 @@ from tests.loaders.four_bit import compute_as_asked
 from tests.loaders.gptq_folder import write_gptq
 from tests.tiny import write_tiny_llama
 
+pytestmark = pytest.mark.slow
 PROMPT, LENGTH, CONTEXT = "The lighthouse stood", 24, 2048
 REAL_LENGTH = 12
 """Tokens of a reply of the real model, which is slow in 16 bits on most processors."""

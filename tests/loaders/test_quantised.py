@@ -23,6 +23,7 @@ from tests.loaders.four_bit import compute_as_asked
 from tests.loaders.gptq_folder import GROUP, write_gptq
 from tests.tiny import write_tiny_llama
 
+pytestmark = pytest.mark.slow
 PROMPT = tuple(b"To be, or not to be")
 OLD_FORMS: dict[str, dict[str, Any]] = {
     "config.json": {},

@@ -369,6 +369,7 @@ def test_only_versions_of_one_reply_are_preferred_and_only_ones_own(apps: Any):
 # --- with real tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "gguf"])
 def test_real_models_run_again_exactly_and_go_on_from_a_chosen_token(
     apps: Any, kind: str, tiny_llama_folder: Path, tiny_gguf: Path

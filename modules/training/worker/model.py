@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from modules.errors import UserError
-from modules.loaders.noise import hush_imports, import_gptqmodel
+from modules.loaders.noise import hush_imports, import_gptqmodel, keep_peft_from_gptqmodel
 from modules.training.config import CHANGE_THE_BASE, TrainingConfig
 from modules.training.layers import choose_targets
 from modules.training.samples import Sample, load_tokenizer
@@ -110,8 +110,10 @@ def _load_base(config: TrainingConfig, path: Path, device: torch.device, weights
     from transformers import AutoModelForCausalLM
 
     hush_imports()
-    if importlib.util.find_spec("gptqmodel"):
-        import_gptqmodel()  # peft imports it with the first adapter, whatever the base
+    if config.method == "gptq-lora" and importlib.util.find_spec("gptqmodel"):
+        import_gptqmodel()
+    else:
+        keep_peft_from_gptqmodel()
     options: dict[str, Any] = {"dtype": weights, "attn_implementation": _attention(config, device, weights)}
     if package := _NEEDS.get(config.method):
         if importlib.util.find_spec(package) is None:

@@ -91,6 +91,7 @@ def test_every_reply_is_what_it_would_be_alone(engines: Any, truth: Any, which: 
         assert tokens_of(running) == expected
 
 
+@pytest.mark.slow
 def test_a_thousand_requests_with_cancellations_leave_nothing_behind(make_local: Any) -> None:
     model = make_local(max_parallel=6, cache_bytes=1 << 22)
     dice = random.Random(0)
