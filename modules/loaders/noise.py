@@ -62,4 +62,4 @@ def keep_peft_from_gptqmodel() -> None:
     from peft.utils import other, quantization_utils
 
     for module in (awq, gptq, other, quantization_utils):
-        module.is_gptqmodel_available = lambda: "gptqmodel" in sys.modules
+        module.is_gptqmodel_available = lambda: "gptqmodel" in sys.modules  # pyright: ignore[reportAttributeAccessIssue]
