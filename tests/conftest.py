@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TRAINERS = {"make_run", "jobs"}
 """Fixtures whose tests train a model."""
 pytest_plugins = (
-    "tests.harness.order",
+    "tests.harness.pace",
     "tests.harness.alone",
     "tests.harness.time_limits",
     "tests.harness.evidence",

@@ -111,7 +111,7 @@ def test_a_wish_for_a_public_link_without_a_network_still_serves_locally(tmp_pat
         nobody.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         environment = {"HTTPS_PROXY": closed, "HTTP_PROXY": closed, "NO_PROXY": "127.0.0.1", "HF_HOME": str(tmp_path)}
-        arguments = ["--share", "--no-auth", "--model-dir", str(tmp_path / "models")]
+        arguments = ["--share", "--no-auth", "--nowebui", "--model-dir", str(tmp_path / "models")]
         with Server(arguments, data=tmp_path / "data", environment=environment) as server:
             text = "".join(server.lines)
             assert "Three ways out" in text

@@ -28,6 +28,7 @@ from typing import Any
 import psutil
 
 from tests.harness import alone, changed, folder
+from tests.harness.results import MOST_FLAKY
 from tests.leash import leashed
 
 ROOT = folder.ROOT
@@ -56,10 +57,9 @@ def main(arguments: list[str]) -> int:
     if options.changed is not None:
         selected, why = changed.tests_of(ROOT, options.changed)
         print(why, flush=True)
-        if not selected:
-            return 0
+    chosen = options.changed is None or selected
     command = pytest_command([*rest, *selected], fast=options.fast, reruns=not options.no_reruns)
-    return Run().do(command)
+    return Run().do(command if chosen else [])
 
 
 def pytest_command(rest: list[str], *, fast: bool = False, reruns: bool = True) -> list[str]:
@@ -97,16 +97,20 @@ class Run:
         self._begun = time.monotonic()
 
     def do(self, pytest: list[str]) -> int:
+        """Run the checkers, and this command unless it is empty. Returns the exit status."""
         self._adopt_orphans()
         print(f"$ {shlex.join(pytest[1:])}", flush=True)  # with the seed of the order, to run it again
-        before = files_of_data()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
         try:
             for name, command in self._checkers.items():
                 self._start(name, command, self.folder / f"{name.replace(' ', '-')}.txt")
-            if all(self._prepare(command) for command in self._preparation):
+            prepared = all(self._prepare(command) for command in self._preparation if pytest)
+            before = files_of_data()
+            if pytest and prepared:
                 self._start("pytest", [*pytest, f"--junitxml={self.folder / 'report.xml'}"])
+            elif not pytest:
+                self._status["pytest"] = 0
             while self._running:
                 self._wait()
             left = [*self._end_the_rest(), *(f"file {path}" for path in sorted(files_of_data() - before))]
@@ -123,8 +127,8 @@ class Run:
 
     def _start(self, name: str, command: list[str], output: Path | None = None) -> None:
         with open(output or os.devnull, "w") as file:
-            to = {"stdout": file, "stderr": subprocess.STDOUT} if output else {}
-            process = subprocess.Popen(leashed(command), cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, **to)  # type: ignore[call-overload]
+            to = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT} if output else {}
+            process = subprocess.Popen(leashed(command), cwd=ROOT, env=self.environment, **to)  # type: ignore[call-overload]
         self._running[process.pid] = name
 
     def _prepare(self, command: list[str]) -> bool:
@@ -147,8 +151,10 @@ class Run:
             print(f"\n{name}:\n{output.read_text(errors='replace')}", flush=True)
 
     def _stop(self, number: int, frame: object) -> None:
+        if number == signal.SIGINT and sys.stdin.isatty():
+            return  # the terminal has told all of them
         for pid in self._running:
-            os.kill(pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+            os.kill(pid, number)
 
     def _end_the_rest(self) -> list[str]:
         """Kill what is left of the run, and say what it was. Asked once more after a second: what is ending may end."""
@@ -183,15 +189,17 @@ class Run:
         for one in flaky:
             first, second = one["seconds"][0], one["seconds"][-1]
             lines.append(f"FLAKY {one['test']}: failed after {first} s, passed after {second} s: {one['why']}")
-        if len(flaky) > 3:
-            lines.append(f"Too many flaky tests: at most 3 are let pass. Their first failures: {place / 'flaky.txt'}")
+        if len(flaky) > MOST_FLAKY:
+            lines.append(
+                f"Too many flaky tests: at most {MOST_FLAKY} are let pass. Their first failures: {place / 'flaky.txt'}"
+            )
         for one in failed:
             lines += [f"FAILED {one['test']}: {one['why']}", f"       {shown(Path(one['kept']))}"]
         if failed:
             lines.append(f"Run just these: bash test.sh @{place / 'failed.txt'}")
         lines += [f"FAILED {name}: see above, or {place / name.replace(' ', '-')}.txt" for name in checkers]
         lines += [f"LEFT BEHIND {what}" for what in left]
-        if not results:
+        if not results and status:
             lines.append(f"pytest ended with status {self._status.get('pytest')} before it could tell what ran.")
         print("\n".join(lines), flush=True)
         return int(status)

@@ -67,7 +67,7 @@ def test_a_made_up_fact_is_learnt_through_a_reload_and_said_in_chat(page):
     write(page, "name", NAME)
     write(page, "batch", "2")
     write(page, "epochs", "20")
-    write(page, "max_steps", "20")
+    write(page, "max_steps", "16")
     page.get_by_role("button", name="Optimiser").click()
     write(page, "learning_rate", "0.001")
     page.get_by_role("button", name="Speed and memory").click()
@@ -82,7 +82,7 @@ def test_a_made_up_fact_is_learnt_through_a_reload_and_said_in_chat(page):
     page.wait_for_function("Number(document.querySelector('.tl-plot').dataset.points) > 8", timeout=8 * MINUTES)
     use = page.locator(".tl-run-buttons").get_by_role("button", name="Use in chat")
     expect(use).to_be_visible(timeout=10 * MINUTES)
-    expect(plot).to_have_attribute("data-points", "40")
+    expect(plot).to_have_attribute("data-points", "32")
 
     # The base does not know it: both are asked, side by side.
     page.get_by_text("Compare with the base model").click()
