@@ -82,7 +82,7 @@ def here(tiny_gguf: Path) -> Iterator[LlamacppModel]:
     model.close()
 
 
-@pytest.fixture(params=["llama", "transformers"])
+@pytest.fixture(params=["llama", pytest.param("transformers", marks=pytest.mark.slow)])
 def far(request: pytest.FixtureRequest) -> RemoteModel:
     return request.getfixturevalue(request.param)
 
@@ -222,6 +222,7 @@ def test_a_wrong_key_is_said(llama: RemoteModel) -> None:
 # --- transformers serve
 
 
+@pytest.mark.slow
 def test_transformers_serve_is_told_what_it_understands(transformers: RemoteModel) -> None:
     assert transformers._facts.dialect == "transformers"
     with pytest.raises(UserError, match="no grammar"):
@@ -232,6 +233,7 @@ def test_transformers_serve_is_told_what_it_understands(transformers: RemoteMode
         transformers.stream(ask((*HELLO, Message("assistant", "Good")), continue_reply=True))
 
 
+@pytest.mark.slow
 def test_a_model_that_the_engine_does_not_have_is_named(transformers: RemoteModel) -> None:
     other = connect(transformers._client.base_url, remote_model="other/model")
     with pytest.raises(UserError, match="other/model"):

@@ -52,6 +52,7 @@ def read(environment: dict[str, str], *names: str) -> list[list[dict[str, str]] 
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_its_rows_are_read_and_what_cannot_be_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
     names = [
         "org/counting",

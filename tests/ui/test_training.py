@@ -133,6 +133,7 @@ def test_the_histogram_counts_every_row_and_shows_those_beyond_the_cutoff():
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.slow
 def test_a_finished_adapter_is_used_in_a_new_chat_beside_the_loaded_model(app):
     """The model is loaded once: another adapter, or a checkpoint, is put beside it."""
     from modules.training.worker.__main__ import train
