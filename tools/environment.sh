@@ -42,8 +42,7 @@ sys.exit(not (shutil.which(compiler) and os.path.exists(os.path.join(sysconfig.g
 PYTHON
 }
 
-# install_requirements FILE MEGABYTES [lazily]: nothing to do where the same file was installed completely before.
-# lazily: packages are compiled when they are imported, most of them never.
+# install_requirements FILE MEGABYTES: nothing to do where the same file was installed completely before.
 install_requirements() {
   local file=$1 needed=$2 python stamp want log
   stamp=.venv/.installed-$(basename "$file" .txt)
@@ -66,7 +65,7 @@ install_requirements() {
   fi
   rm -f "$log"
   # On all cores, where pip compiles on one. What does not compile is for other versions of Python.
-  [ "${3:-}" = lazily ] || .venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
+  .venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
   .venv/bin/python -m pip check >/dev/null 2>&1 || fail "The installed packages do not fit together: run '.venv/bin/python -m pip check' to see which; deleting the folder .venv and starting again repairs most cases."
   echo "$want" >"$stamp"
 }
