@@ -92,9 +92,9 @@ def start(
         log.warning("%s", note)
     _check(options)
     listener = _open_port(options)
-    options = options.changed({"root_path": _root_path(options, listener.getsockname()[1])})
     with contextlib.ExitStack() as undo:
         undo.callback(listener.close)
+        options = options.changed({"root_path": _root_path(options, listener.getsockname()[1])})
         from modules.app import App
 
         app = App(ROOT, options, loading, sampling, page)

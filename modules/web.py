@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -62,8 +63,6 @@ class OnePrefix:
 
 def _import_gradio() -> ModuleType:
     """Gradio writes type stubs for all its components beside them at every import, half of its time, except for what has no file."""
-    import inspect
-
     find = inspect.getfile
 
     def no_component(of: Any) -> str:

@@ -104,13 +104,11 @@ class Run:
             signal.signal(number, self._stop)
         try:
             for name, command in self._checkers.items():
-                self._start(name, command, self.folder / f"{name.replace(' ', '-')}.txt")
+                self._start(name, command, self._output(name))
             prepared = all(self._prepare(command) for command in self._preparation if pytest)
             before = files_of_data()
             if pytest and prepared:
                 self._start("pytest", [*pytest, f"--junitxml={self.folder / 'report.xml'}"])
-            elif not pytest:
-                self._status["pytest"] = 0
             while self._running:
                 self._wait()
             left = [*self._end_the_rest(), *(f"file {path}" for path in sorted(files_of_data() - before))]
@@ -146,9 +144,13 @@ class Run:
         if name is None:
             return
         self._status[name] = os.waitstatus_to_exitcode(status)
-        output = self.folder / f"{name.replace(' ', '-')}.txt"
+        output = self._output(name)
         if self._status[name] and output.exists():
             print(f"\n{name}:\n{output.read_text(errors='replace')}", flush=True)
+
+    def _output(self, name: str) -> Path:
+        """Where a checker writes."""
+        return self.folder / f"{name.replace(' ', '-')}.txt"
 
     def _stop(self, number: int, frame: object) -> None:
         if number == signal.SIGINT and sys.stdin.isatty():
@@ -177,8 +179,8 @@ class Run:
         results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         seconds = round(time.monotonic() - self._begun)
         failed, flaky = results.get("failed", []), results.get("flaky", [])
-        checkers = [name for name in self._checkers if self._status.get(name)]
-        status = self._status.get("pytest", 1) or bool(checkers) or bool(left)
+        broken = [name for name, status in self._status.items() if status and name != "pytest"]
+        status = self._status.get("pytest", 0) or bool(broken) or bool(left)
         place = shown(self.folder)
         counts = ", ".join(f"{count} {name}" for name, count in sorted(results.get("counts", {}).items()))
         if flaky:
@@ -197,10 +199,10 @@ class Run:
             lines += [f"FAILED {one['test']}: {one['why']}", f"       {shown(Path(one['kept']))}"]
         if failed:
             lines.append(f"Run just these: bash test.sh @{place / 'failed.txt'}")
-        lines += [f"FAILED {name}: see above, or {place / name.replace(' ', '-')}.txt" for name in checkers]
+        lines += [f"FAILED {name}: see above" for name in broken]
         lines += [f"LEFT BEHIND {what}" for what in left]
-        if not results and status:
-            lines.append(f"pytest ended with status {self._status.get('pytest')} before it could tell what ran.")
+        if not results and self._status.get("pytest"):
+            lines.append(f"pytest ended with status {self._status['pytest']} before it could tell what ran.")
         print("\n".join(lines), flush=True)
         return int(status)
 

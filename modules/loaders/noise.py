@@ -1,4 +1,4 @@
-"""Libraries that talk while they are imported: torchao and bitsandbytes of what they do not need here, gptqmodel with a banner, and of PEFT what it needs not import."""
+"""Imports that talk or take long: torchao, bitsandbytes and gptqmodel with their notices, gptqmodel where PEFT does not need it."""
 
 from __future__ import annotations
 

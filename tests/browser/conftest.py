@@ -64,6 +64,7 @@ def keep_screenshots(browser: Browser, folder: Path) -> None:
 
 
 TABLES = ("chats", "preferences", "pictures")
+"""What visitors leave in the store; messages go with their chats."""
 
 
 class Site:
@@ -108,7 +109,10 @@ class Site:
             del self.model.stream
 
     def end(self) -> None:
-        """Close all pages, end all replies and forget what visitors did: the next test finds the program as it was new."""
+        """Close all pages, end all replies and forget what visitors did: the next test finds the program as it was new.
+
+        Fails where a page had an error or asked another host for anything.
+        """
         for context in list(self._browser.contexts):
             context.close()
         self.app.replies.close()
@@ -116,6 +120,12 @@ class Site:
         with self.app.store.transaction() as db:
             for table in TABLES:
                 db.execute(f"DELETE FROM {table}")
+        for entry in self.app.characters.all("local"):
+            self.app.characters.delete("local", entry.id)
+        errors, elsewhere = self.errors[:], self.elsewhere[:]
+        self.errors.clear()
+        self.elsewhere.clear()
+        assert errors == [] and elsewhere == []
 
     def _noted(self, url: str) -> None:
         if not url.startswith((self.url, "data:", "blob:")):
@@ -136,13 +146,10 @@ def _served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[App, Ech
 def site(_served: tuple[App, EchoModel, str], browser: Browser) -> Iterator[Site]:
     """The page; the test fails where the page had an error or asked another host for anything."""
     app, model, url = _served
+    vars(model).update(vars(EchoModel(name="echo", reply=an_answer)))
     site = Site(app, model, url, browser)
     yield site
     site.end()
-    for entry in app.characters.all("local"):
-        app.characters.delete("local", entry.id)
-    vars(model).update(vars(EchoModel(name="echo", reply=an_answer)))
-    assert site.errors == [] and site.elsewhere == []
 
 
 def an_answer(request: GenerationRequest) -> str:

@@ -54,9 +54,6 @@ class Turns:
         finally:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, _ROOM)
 
-    def close(self) -> None:
-        os.close(self._file)
-
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Turns(Path(os.environ.get(LOCK) or lock_path())), "turns")
