@@ -19,7 +19,7 @@ case "$*" in
   "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python && cp "$0" .venv/bin/python3 ;;
   "-m pip --version") [ -e .venv/bin/python ] ;;
   -) cat >/dev/null; [ -e compiler ] ;;
-  "-m pip install"*) {pip} ;;
+  "tools/install.py "*) {pip} ;;
   "-m pip check") exit 0 ;;
   *) echo "ran: $*" ;;
 esac

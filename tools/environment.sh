@@ -60,12 +60,10 @@ install_requirements() {
   echo "Installing the packages of $file (a few minutes the first time) …"
   log=$(mktemp)
   # A pipe, not a process substitution: it is waited for, so that the whole reason is in the log when it is read.
-  if ! { .venv/bin/python -m pip install --no-compile --disable-pip-version-check -r "$file" 2>&1 >&3 | tee "$log" >&2; } 3>&1; then
+  if ! { .venv/bin/python tools/install.py "$file" 2>&1 >&3 | tee "$log" >&2; } 3>&1; then
     explain_pip "$log" "$needed" "$file"
   fi
   rm -f "$log"
-  # On all cores, where pip compiles on one. What does not compile is for other versions of Python.
-  .venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true
   .venv/bin/python -m pip check >/dev/null 2>&1 || fail "The installed packages do not fit together: run '.venv/bin/python -m pip check' to see which; deleting the folder .venv and starting again repairs most cases."
   echo "$want" >"$stamp"
 }
