@@ -212,6 +212,8 @@ def _from_hub(name: str, limit: int | None) -> Rows:
         with sentences(repository, "data set"):
             HfApi(endpoint=hub_address()).dataset_info(repository.repository, timeout=30)
     except Unavailable as error:  # it may have been fetched before
+        if not _was_fetched(repository.repository):
+            raise  # load_dataset would try again for half a minute
         out_of_reach = error
     try:
         table: Any = load_dataset(repository.repository, configuration or None, split=split)
@@ -230,3 +232,13 @@ def _from_hub(name: str, limit: int | None) -> Rows:
         table = table.select(range(min(limit, len(table))))
     rows = tuple(enumerate((dict(row) for row in table), 1))
     return Rows(rows, text=bool(rows) and list(rows[0][1]) in ([_TEXT[0]], [_TEXT[1]]))
+
+
+def _was_fetched(repository: str) -> bool:
+    from datasets.load import CachedDatasetModuleFactory
+
+    try:
+        CachedDatasetModuleFactory(repository).get_module()
+    except FileNotFoundError:
+        return False
+    return True

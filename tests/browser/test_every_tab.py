@@ -15,13 +15,25 @@ from tests.browser.conftest import Site, message_menu, open_menu, reply, say
 
 pytestmark = pytest.mark.browser
 CONTRAST = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
+STILL = """() => new Promise((resolve) => {
+  const begun = performance.now();
+  let changed = begun;
+  new MutationObserver(() => { changed = performance.now(); }).observe(document, { subtree: true, childList: true, attributes: true });
+  const look = () => {
+    const now = performance.now();
+    const moving = document.getAnimations().some((each) => each.playState === "running" && each.effect.getTiming().iterations !== Infinity);
+    if (now - begun > 3000 || (now - changed > 250 && !moving)) resolve(); else setTimeout(look, 50);
+  };
+  look();
+})"""
+"""Waits until nothing on the page has changed or moved for a quarter of a second."""
 TABS = ("chat", "default", "notebook", "parameters", "models", "training", "session")
 
 
 def open_tab(page: Page, name: str) -> None:
     page.evaluate(f"TEXTLOOM.openTab('{name}')")
     expect(page.locator(f"#tab-{name}")).to_be_visible()
-    page.wait_for_timeout(1200)  # what the tab asks the server for
+    page.evaluate(STILL)  # what the tab asks the server for is there, and drawn
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -87,7 +99,7 @@ def test_axe_finds_nothing_in_any_dialog_menu_or_pane(site: Site, scheme: str):
     for name, opening in openings.items():
         opening()
         expect(page.locator("dialog[open], .tl-menu")).not_to_have_count(0)
-        page.wait_for_timeout(400)  # what it asks the server for, and how it comes into view
+        page.evaluate(STILL)  # what it asks the server for is there, and it has come into view
         found[name] = violations(page, scheme)
         while page.locator("dialog[open], .tl-menu").count():
             page.keyboard.press("Escape")
