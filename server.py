@@ -18,7 +18,8 @@ from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.library.machine import keep_one_heap
 from modules.loaders.options import LoadOptions
-from modules.settings import command_line, ports
+from modules.settings import command_line, ports, proxies
+from modules.settings.addresses import in_url
 from modules.settings.page import PageSettings
 from modules.settings.retired import RETIRED
 from modules.settings.server import ServerOptions
@@ -52,9 +53,10 @@ class Running:
 
     share_url: str | None = None
 
-    def __init__(self, app: App, server: Any, thread: threading.Thread, url: str, port: int) -> None:
+    def __init__(self, app: App, server: Any, thread: threading.Thread, url: str, host: str, port: int) -> None:
         self.app = app
         self.url = url
+        self.host = host
         self.port = port
         self._server = server
         self._thread = thread
@@ -91,6 +93,7 @@ def start(
     for note in notes:
         log.warning("%s", note)
     _check(options)
+    proxies.prepare()
     listener = _open_port(options)
     with contextlib.ExitStack() as undo:
         undo.callback(listener.close)
@@ -121,7 +124,7 @@ def _share(running: Running) -> str | None:
     from modules.tunnel import open_tunnel
 
     try:
-        return open_tunnel(running.port)
+        return open_tunnel(running.host, running.port)
     except UserError as error:
         log.warning("%s", error.message)
         return None
@@ -142,6 +145,7 @@ def _serve(app: App, listener: socket.socket) -> Running:
         ssl_certfile=options.ssl_certfile or None,
         timeout_graceful_shutdown=2,
         ws="none",
+        proxy_headers=False,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],), name="web", daemon=True)
@@ -152,8 +156,8 @@ def _serve(app: App, listener: socket.socket) -> Running:
         time.sleep(0.01)
     scheme = "https" if options.ssl_certfile else "http"
     host, port = listener.getsockname()[:2]
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "127.0.0.1") else host
-    return Running(app, server, thread, f"{scheme}://{shown}:{port}{options.root_path}", port)
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host) or str(host)
+    return Running(app, server, thread, f"{scheme}://{in_url(here)}:{port}{options.root_path}", here, port)
 
 
 PROXY_PREFIXES = ("JUPYTERHUB_SERVICE_PREFIX", "NB_PREFIX")

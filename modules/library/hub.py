@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from modules.errors import NotAllowed, NotFound, Unavailable, UserError
+from modules.settings import proxies
 
 _NAME = re.compile(r"^(?:[\w.-]+/)?[\w.-]+$")
 _ADDRESS = re.compile(r"^https?://[^/]+/(?P<repository>[\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/(?P<branch>[^/?#]+))?/?$")
@@ -126,7 +127,8 @@ def sentences(name: RepositoryName, kind: str = "model") -> Iterator[None]:
         raise _refusal(name, error.response.status_code, host) from None
     except httpx2.HTTPError as error:
         raise Unavailable(
-            f"{host} cannot be reached ({type(error).__name__}). Check the network and proxy, or set HF_ENDPOINT to a mirror."
+            f"{host} cannot be reached{proxies.through(hub_address())} ({type(error).__name__}). "
+            "Check the network and proxy, or set HF_ENDPOINT to a mirror."
         ) from None
     except (ValueError, TypeError, KeyError):
         raise Unavailable(f"{host} does not answer like a Hugging Face Hub. Check HF_ENDPOINT.") from None
@@ -149,7 +151,7 @@ def _refusal(name: RepositoryName, status: int, host: str) -> UserError:
         return NotFound(f"There is no model {name.repository} on {host}.", param="model")
     if status == 429:
         return Unavailable(f"{host} asks to slow down (429). Wait some minutes, or set HF_TOKEN, and try again.")
-    return Unavailable(f"{host} has a problem at the moment ({status}). Try again later.")
+    return Unavailable(f"{host} has a problem at the moment{proxies.through(hub_address())} ({status}). Try again later.")
 
 
 def _safe_path(path: str) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from modules.errors import NotAllowed, Unavailable, UserError
 from modules.library.disk import GIB, need_space, size_text
 from modules.library.transfer import file_size, receive
+from modules.settings import proxies
 
 Say = Callable[[str], None]
 
@@ -113,7 +114,8 @@ class _Source:
                 failures = failures + 1 if file_size(path) == before else 1
                 if failures > self.retries:
                     raise Unavailable(
-                        f"{name} cannot be fetched ({type(error).__name__}). Check the network and try again."
+                        f"{name} cannot be fetched{proxies.through(self.address)} ({type(error).__name__}). "
+                        "Check the network and try again."
                     ) from None
             time.sleep(min(0.1 * 2**failures, 10))
         finished.touch()

@@ -20,6 +20,7 @@ from modules.library.meta_download import fetch_from_meta, parse_sizes
 from modules.library.places import safe_name
 from modules.library.starter import fetch_starter, starter_as_transformers
 from modules.library.wanted import Wanted, choose_files, default_quantization, quantizations, total_size
+from modules.settings import proxies
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sum(map(bool, (options.model, options.from_meta, options.meta_url))) != 1:
         parser.error("name one model (ORG/NAME, or starter), or use --from-meta or --meta-url")
     try:
+        proxies.prepare()
         return _run(options)
     except UserError as error:
         print(error.message, file=sys.stderr)

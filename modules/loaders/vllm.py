@@ -32,6 +32,8 @@ COMMAND = "TEXTLOOM_VLLM"
 """Environment variable: the command that is `vllm`, where it is installed apart from us."""
 SECONDS_TO_START = 3600
 SECONDS_TO_END = 20
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks without a proxy: vLLM runs on this machine."""
 
 
 def why_not(spec: ModelSpec, options: LoadOptions) -> str | None:
@@ -138,7 +140,7 @@ class VllmServer:
                 self._reader.join(SECONDS_TO_END)
                 raise UserError(f"vLLM ended before it was ready: {self._reason()}")
             try:
-                with urllib.request.urlopen(self._health, timeout=5):
+                with _DIRECT.open(self._health, timeout=5):
                     self._ready = True
                     return
             except (urllib.error.URLError, OSError):

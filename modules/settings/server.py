@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
+from urllib.parse import urlsplit
+
+from pydantic import field_validator
+
+from modules.settings.addresses import Network, bare
 from modules.settings.declare import Settings, setting
 
 
@@ -40,7 +46,9 @@ class ServerOptions(Settings):
     ssl_certfile: str = setting("", group="Network")
     """Certificate file for https."""
     root_path: str = setting("", group="Network", aliases=["subpath"])
-    """The path under which a reverse proxy shows this server, such as /textloom."""
+    """The path under which a reverse proxy shows this server, such as /textloom; of a whole address the path counts."""
+    trusted_proxies: tuple[str, ...] = setting((), group="Network", aliases=["forwarded_allow_ips"])
+    """Addresses or networks of reverse proxies, such as 127.0.0.1 or 10.0.0.0/8, that are believed from where a request comes (X-Forwarded-For, X-Forwarded-Port); empty believes none."""
     nowebui: bool = setting(False, group="Network", aliases=["no_webui"])
     """Serve the API alone, without the page."""
 
@@ -77,3 +85,31 @@ class ServerOptions(Settings):
     """A file with defaults for any of these settings."""
     verbose: bool = setting(False, group="Page")
     """Log more, prompts included."""
+
+    @field_validator("listen_host")
+    @classmethod
+    def _without_brackets(cls, host: str) -> str:
+        return bare(host.strip())
+
+    @field_validator("root_path")
+    @classmethod
+    def _path_alone(cls, path: str) -> str:
+        return urlsplit(path).path if "://" in path else path
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies:
+            _network(proxy)
+        return proxies
+
+    @property
+    def trusted_networks(self) -> tuple[Network, ...]:
+        return tuple(_network(proxy) for proxy in self.trusted_proxies)
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(bare(text), strict=False)
+    except ValueError:
+        raise ValueError(f"{text} is neither an IP address nor a network such as 10.0.0.0/8") from None

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from modules.errors import ContextTooLong, NotFound, Unavailable, UserError
+from modules.settings import proxies
+from modules.settings.addresses import is_loopback
 
 if TYPE_CHECKING:
     import httpx2
@@ -66,6 +68,7 @@ class Client:
                     timeout=httpx2.Timeout(None, connect=_SECONDS_TO_CONNECT),
                     limits=httpx2.Limits(max_keepalive_connections=0),
                     event_hooks={"request": [self._trace]},
+                    trust_env=not is_loopback(urlsplit(self.base_url).hostname or ""),
                 )
                 self._client = OpenAI(base_url=self.base_url, api_key=self._api_key, max_retries=0, http_client=http)
             return self._client
@@ -110,11 +113,17 @@ class Client:
         except openai.APIStatusError as error:
             raise self._refusal(error.status_code, _message(error), model) from error
         except openai.APIConnectionError as error:
-            raise Unavailable(f"No engine answers at {self.base_url}. Start it, or correct the address.") from error
+            raise Unavailable(
+                f"No engine answers at {self.base_url}{self._through}. Start it, or correct the address."
+            ) from error
         except openai.APIError as error:
             raise self._refusal(400, _message(error), model) from error
         except httpx2.HTTPError as error:
-            raise Unavailable(f"The connection to {self.base_url} broke off: {error}.") from error
+            raise Unavailable(f"The connection to {self.base_url}{self._through} broke off: {error}.") from error
+
+    @property
+    def _through(self) -> str:
+        return proxies.through(self.base_url)
 
     def _refusal(self, status: int, message: str, model: str) -> UserError:
         host = urlsplit(self.base_url).netloc
@@ -127,8 +136,8 @@ class Client:
                 return NotFound(f"{host} has no model called {model}: {message}", param="model")
             case 429:
                 return Unavailable(f"{host} has too much to do: {message}")
-            case _ if status >= 500:
-                return Unavailable(f"{host} failed (status {status}): {message}")
+            case _ if status >= 500 or status == 407:
+                return Unavailable(f"{host} failed{self._through} (status {status}): {message}")
             case _:
                 return UserError(f"{host} refuses the request: {message}")
 
