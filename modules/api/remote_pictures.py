@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 32 * 1024 * 1024
 MAX_REDIRECTS = 3
 SECONDS = 20.0
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-"""Stands for IPv4 addresses, private ones too."""
+_TRANSLATED = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::/96", "::ffff:0:0:0/96")))
+"""Stand for IPv4 addresses, private ones too."""
 
 
 async def fetch(url: str, where: str) -> bytes:
@@ -85,6 +85,6 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)
-        if address in _TRANSLATED or address.sixtofour is not None or address.teredo is not None:
+        if any(address in network for network in _TRANSLATED) or address.sixtofour is not None or address.teredo is not None:
             return False
     return address.is_global and not address.is_multicast
