@@ -56,7 +56,7 @@ class App:
         models = root / self.options.model_dir
         models.mkdir(parents=True, exist_ok=True)
         self.data = root / self.options.data_dir
-        self.data.mkdir(parents=True, exist_ok=True)
+        _make_private(self.data)
         self.access = make_access(self.options, self.data)
         self.models = ModelLibrary(models)
         self.loras = LoraLibrary(root / self.options.lora_dir)
@@ -165,6 +165,7 @@ class App:
         self.sheets.close()
         self.engine.close()
         self.store.close()
+        self.access.close()
 
     def sleep(self, idle: float = 0.0) -> None:
         """Give the memory of a model back that nobody has used for `idle` seconds, until the next request asks for it."""
@@ -189,3 +190,12 @@ class App:
         limit = self.options.idle_timeout * 60
         while not self._closing.wait(min(limit / 4, 15)):
             self.sleep(limit)
+
+
+def _make_private(folder: Path) -> None:
+    """Make the folder with chats and logins, and close it to the machine's other users."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.chmod(0o700)
+    except OSError as error:
+        log.warning("%s could not be closed to other users of this machine (%s): they may read chats.", folder, error.strerror)

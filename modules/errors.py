@@ -3,6 +3,7 @@
 UserError                400  the request or setting is wrong; the message says what to change
 ├── ContextTooLong       400  the prompt does not fit the model's context
 ├── NotAllowed           401  a key or login is missing or wrong
+│   └── TooManyTries     429  wrong ones too often: it is not looked at before some seconds are over
 ├── Forbidden            403  who asks is known, and may not do this
 ├── NotFound             404  no such model, chat, preset, …
 ├── Conflict             409  the thing is in use, or exists already
@@ -34,6 +35,17 @@ class ContextTooLong(UserError):
 class NotAllowed(UserError):
     status = 401
     code = "invalid_api_key"
+
+
+class TooManyTries(NotAllowed):
+    """seconds: how long to wait before the next try."""
+
+    status = 429
+    code = "too_many_tries"
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"Too many wrong passwords or keys from here: wait {seconds} s before the next try.")
+        self.seconds = seconds
 
 
 class Forbidden(UserError):

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modules.api import errors, guard, metrics, openai
+from modules.api.forwarded import Forwarded
 from modules.app import App
 
 
@@ -28,8 +29,6 @@ def build(app: App) -> FastAPI:
     )
     errors.install(web)
     metrics.install(web, app)
-    if guard.is_private(app.options):
-        web.add_middleware(guard.HostGuard)
 
     @web.get("/health", tags=["server"], responses={503: {"description": "A model is being loaded."}})
     async def health() -> JSONResponse:
@@ -42,8 +41,12 @@ def build(app: App) -> FastAPI:
     web.include_router(openai.router(app))
     if not app.options.nowebui:
         _within_a_loop(lambda: _add_page(web, app))
+    web.add_middleware(guard.SiteGuard)
+    if guard.is_private(app.options):
+        web.add_middleware(guard.HostGuard)
     if app.options.root_path:
         web.add_middleware(OnePrefix)
+    web.add_middleware(Forwarded, proxies=app.options.trusted_networks)
     return web
 
 
@@ -94,8 +97,10 @@ def _within_a_loop(make: Callable[[], None]) -> None:
 
 def _add_page(web: FastAPI, app: App) -> None:
     gradio = _import_gradio()
+    from gradio.route_utils import CustomCORSMiddleware
+
     from modules.access import ANYONE
-    from modules.ui import assets, early, login, page, preferences, routes
+    from modules.ui import assets, early, login, page, preferences, routes, uploads
 
     web.include_router(login.router(app.access))
     web.include_router(routes.router(app))
@@ -105,6 +110,7 @@ def _add_page(web: FastAPI, app: App) -> None:
         page_of=lambda connection: preferences.page_of(app, app.access.user_of(connection) or ANYONE),
         opens_on=page.opens_on(app),
     )
+    web.add_middleware(uploads.UploadRoom, folder=uploads.prepare(app.data))
     if app.access.logins:
         web.add_middleware(login.LoginGate, access=app.access)
     gradio.mount_gradio_app(
@@ -118,3 +124,6 @@ def _add_page(web: FastAPI, app: App) -> None:
         footer_links=["settings"],
         **page.mount_options(),
     )
+    mounted: Any = web.router.routes[-1]
+    # It lets the pages of other servers of this machine read with the visitor's cookie.
+    mounted.app.user_middleware = [entry for entry in mounted.app.user_middleware if entry.cls is not CustomCORSMiddleware]

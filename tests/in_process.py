@@ -38,7 +38,10 @@ def serving(app: App, port: int = 0) -> Iterator[str]:
     from modules import web
 
     with ports.listen("127.0.0.1", port, str) as listener:
-        server = uvicorn.Server(uvicorn.Config(web.build(app), log_level="warning", ws="none", timeout_graceful_shutdown=1))
+        config = uvicorn.Config(
+            web.build(app), log_level="warning", ws="none", timeout_graceful_shutdown=1, proxy_headers=False
+        )
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         while not server.started:

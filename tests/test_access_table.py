@@ -1,5 +1,7 @@
 """Every address of the server × who asks: nobody, a wrong key, the users' key, the admin key, and another user's cookie.
 
+And every one that changes something × a page of another site, in the browser of somebody who may do it.
+
 A route without a row fails `test_every_route_has_a_row`: decide who may use it, and write it down here.
 """
 
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 from fastapi.routing import iter_route_contexts
 from starlette.routing import WebSocketRoute
-from starlette.testclient import TestClient
+from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.websockets import WebSocketDisconnect
 
 from modules.access import COOKIE
@@ -288,3 +290,118 @@ def test_what_gradio_serves_is_closed_to_strangers_and_to_keys(site):
             address = path.replace("{", "").replace("}", "").replace(":path", "") or "/"
             answer = client.request(method, address, headers=headers(site["app"])[caller])
             assert answer.status_code == 401, (caller, method, path)
+
+
+# --- pages of other sites
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+TEXT = {"Content-Type": "text/plain"}
+OTHER_SITES: dict[str, dict[str, str]] = {
+    "a form": {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Origin": "https://evil.example", **FORM},
+    "a form of an old browser": {"Origin": "https://evil.example", **FORM},
+    "a form of a sandboxed frame": {"Origin": "null", **FORM},
+    "another server of this machine": {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost:3000", **TEXT},
+    "another server of this machine, on plain http": {"Origin": "http://localhost:3000", **TEXT},
+    "a script without CORS": {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", **TEXT},
+    "a script that knows how a proxy speaks": {"Origin": "https://evil.example", "Authorization": "Basic eDp5", **TEXT},
+}
+"""What browsers send along with requests that a page needs no leave for."""
+BODIES = {"/v1/internal/model/load": b'{"model": "ghost"}'}
+
+
+@pytest.fixture(scope="module")
+def open_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """The whole application as most people run it: nobody is asked for anything."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from modules import web
+
+    app = make_app(tmp_path_factory.mktemp("open"), EchoModel())
+    chat = app.store.create_chat("local", title=SECRET)
+    said = app.store.add("local", chat.id, None, "user", SECRET)
+    reply = app.store.add("local", chat.id, said.id, "assistant", SECRET)
+
+    async def build() -> Any:
+        return web.build(app)
+
+    yield {"app": app, "web": asyncio.run(build()), "chat": chat.id, "said": said.id, "reply": reply.id}
+    app.close()
+
+
+def state(site: dict[str, Any]) -> Any:
+    """What there is to change: the model and its replies, the chats, and every file beside the database."""
+    app = site["app"]
+    files = {
+        str(path): path.stat().st_mtime_ns for path in app.root.rglob("*") if path.is_file() and "sqlite3" not in path.name
+    }
+    with app.store.reading() as db:
+        return id(app.engine.loaded), len(app.engine.model.requests), list(db.iterdump()), files
+
+
+def acting(site: dict[str, Any]) -> list[tuple[Any, str, str]]:
+    """(application, method, address) of all that is no plain reading: ours, Gradio's, and those of 2023."""
+    (mounted,) = [route.app for route in site["web"].routes if type(route).__name__ == "Mount"]
+    old = legacy_routes.build(site["app"])
+    found = [(site["web"], *route) for route in routes_of(site["web"]) | routes_of(mounted)]
+    found += [(site["web"], "POST", path) for path in ANSWERS_ALL]
+    found += [(old, *route) for route in routes_of(old)]
+    return [
+        (application, method, page_address(site, filled(path)).replace("{", "").replace("}", ""))
+        for application, method, path in found
+        if method not in ("GET", "OPTIONS")
+    ]
+
+
+@pytest.mark.parametrize("how", OTHER_SITES)
+def test_a_page_of_another_site_changes_nothing(open_site, how):
+    before = state(open_site)
+    addresses = acting(open_site)
+    assert len(addresses) >= 100
+    for application, method, address in addresses:
+        client = TestClient(application, base_url="http://localhost", raise_server_exceptions=False, follow_redirects=False)
+        for body in (b"", b"model=ghost", BODIES.get(address.partition("?")[0], b"{}")):
+            answer = client.request(method, address, content=body, headers=OTHER_SITES[how])
+            assert answer.status_code == 403, (method, address, answer.text)
+            assert answer.json()["error"]["code"] == "cross_site"
+            assert not any(name.startswith("access-control") for name in answer.headers)
+    assert state(open_site) == before
+
+
+@pytest.mark.parametrize("how", OTHER_SITES)
+def test_nor_does_it_with_the_cookie_of_an_administrator(site, how):
+    before = state(site)
+    for application, method, address in acting(site):
+        client = TestClient(application, base_url="http://localhost", raise_server_exceptions=False, follow_redirects=False)
+        answer = client.request(method, address, headers={**OTHER_SITES[how], **headers(site["app"])["ann's cookie"]})
+        assert answer.status_code == 403, (method, address, answer.text)
+    assert state(site) == before
+
+
+@pytest.mark.parametrize("path", SOCKETS)
+@pytest.mark.parametrize("how", OTHER_SITES)
+def test_a_page_of_another_site_opens_no_websocket(open_site, how, path):
+    client = TestClient(legacy_routes.build(open_site["app"]))
+    before = state(open_site)
+    with pytest.raises(WebSocketDenialResponse) as denied:
+        with client.websocket_connect(f"ws://localhost{path}", headers=OTHER_SITES[how]):
+            pass
+    assert denied.value.status_code == 403
+    assert state(open_site) == before
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost"},
+        {"Origin": "http://localhost"},
+        {"Authorization": "Bearer none", "Origin": "app://desktop.client", "Sec-Fetch-Site": "cross-site"},
+    ],
+)
+def test_programs_and_the_own_page_are_no_other_site(open_site, how):
+    client = TestClient(open_site["web"], base_url="http://localhost", raise_server_exceptions=False)
+    assert client.post("/v1/internal/stop", headers=how).status_code == 200
+    assert client.post("/v1/chat/completions", json=HI, headers=how).status_code == 200
+    socket_client = TestClient(legacy_routes.build(open_site["app"]))
+    with socket_client.websocket_connect("ws://localhost/api/v1/stream", headers=how) as socket:
+        socket.send_json({"prompt": "x"})
+        assert socket.receive_json()["event"] == "text_stream"

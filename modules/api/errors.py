@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from modules.errors import NotFound, UserError
+from modules.errors import NotAllowed, NotFound, TooManyTries, UserError
 from modules.settings.declare import hints_of
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,8 @@ def install(web: FastAPI) -> None:
     @web.exception_handler(UserError)
     async def refuse(request: Request, error: UserError) -> JSONResponse:
         status, body = body_of_exception(error)
-        return JSONResponse(body, status, headers={"WWW-Authenticate": "Bearer"} if status == 401 else None)
+        headers = {"Retry-After": str(error.seconds)} if isinstance(error, TooManyTries) else {"WWW-Authenticate": "Bearer"}
+        return JSONResponse(body, status, headers=headers if isinstance(error, NotAllowed) else None)
 
     @web.exception_handler(RequestValidationError)
     async def refuse_fields(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -12,31 +12,55 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modules.access import COOKIE, COOKIE_SECONDS, Access
-from modules.errors import NotAllowed
+from modules.errors import NotAllowed, TooManyTries
+from modules.logins.sessions import BROWSER_SECONDS
 
 OPEN = ("/login", "/health", "/v1", "/metrics", "/openapi.json")
 """What needs no login: the login itself, and what checks keys by its own rules."""
 _WORDS = {
-    "en": {"title": "Log in to Textloom", "user": "User", "password": "Password", "enter": "Log in"},
-    "zh": {"title": "登录 Textloom", "user": "用户名", "password": "密码", "enter": "登录"},
+    "en": {
+        "title": "Log in to Textloom",
+        "user": "User",
+        "password": "Password",
+        "enter": "Log in",
+        "wrong": "User or password is wrong.",
+        "wait": "Too many wrong passwords from here. Wait {seconds} s before the next try.",
+    },
+    "zh": {
+        "title": "登录 Textloom",
+        "user": "用户名",
+        "password": "密码",
+        "enter": "登录",
+        "wrong": "用户名或密码错误。",
+        "wait": "此处输错密码的次数过多，请等待 {seconds} 秒后再试。",
+    },
 }
+BROWSER = "textloom-browser"
+"""The cookie by which a browser is known again: tries of strangers at the same address do not delay it."""
 
 
-def _page(request: Request, message: str = "") -> HTMLResponse:
+def _page(request: Request, refusal: NotAllowed | None = None) -> HTMLResponse:
     language = "zh" if request.headers.get("accept-language", "").lower().startswith("zh") else "en"
+    words = _WORDS[language]
+    message, headers = "", {}
+    if isinstance(refusal, TooManyTries):
+        message, headers = words["wait"].format(seconds=refusal.seconds), {"Retry-After": str(refusal.seconds)}
+    elif refusal is not None:
+        message = words["wrong"]
     template = Template((Path(__file__).parent / "static" / "login.html").read_text(encoding="utf-8"))
-    text = template.substitute(language=language, message=html.escape(message), **_WORDS[language])
-    return HTMLResponse(text, status_code=401 if message else 200)
+    text = template.substitute(language=language, message=html.escape(message), **words)
+    return HTMLResponse(text, status_code=refusal.status if refusal else 200, headers=headers)
 
 
-def _set_cookie(request: Request, response: Response, cookie: str, seconds: int) -> None:
+def _set_cookie(request: Request, response: Response, name: str, cookie: str, seconds: int) -> None:
     """0 seconds: the browser forgets it. Within a frame of another site, a notebook's for one, browsers keep a cookie
     only where it says so, each site's by itself, and let it say so on https alone."""
     secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
     site = "none" if secure else "lax"
-    response.set_cookie(COOKIE, cookie, max_age=seconds, httponly=True, samesite=site, secure=secure)
-    if secure:
-        response.headers["set-cookie"] += "; Partitioned"  # http.cookies does not know the word before Python 3.14
+    response.set_cookie(name, cookie, max_age=seconds, httponly=True, samesite=site, secure=secure)
+    if secure:  # http.cookies does not know the word before Python 3.14
+        key, value = response.raw_headers[-1]
+        response.raw_headers[-1] = key, value + b"; Partitioned"
 
 
 def router(access: Access) -> APIRouter:
@@ -51,28 +75,29 @@ def router(access: Access) -> APIRouter:
 
     @routes.post("/login")
     def log_in(request: Request, user: str = Form(""), password: str = Form("")) -> Response:
+        user, browser = user.strip(), request.cookies.get(BROWSER, "")
+        address = request.client.host if request.client else ""
         try:
-            cookie = access.log_in(user.strip(), password, request.client.host if request.client else "")
-        except NotAllowed as error:
-            return _page(request, error.message)
+            cookie = access.log_in(user, password, address, browser=browser)
+        except NotAllowed as refusal:
+            return _page(request, refusal)
         response = RedirectResponse("./", status_code=303)
-        _set_cookie(request, response, cookie, COOKIE_SECONDS)
+        _set_cookie(request, response, COOKIE, cookie, COOKIE_SECONDS)
+        _set_cookie(request, response, BROWSER, access.browser_of(user, browser), BROWSER_SECONDS)
         return response
 
     @routes.post("/logout")
     def log_out(request: Request) -> Response:
+        access.log_out(request)
         response = RedirectResponse("./login", status_code=303)
-        _set_cookie(request, response, "", 0)
+        _set_cookie(request, response, COOKIE, "", 0)
         return response
 
     return routes
 
 
 class LoginGate:
-    """ASGI middleware: lets people with a valid cookie pass; sends browsers to the login, and tells programs 401.
-
-    What another site's page makes a visitor's browser send is refused, for the cookie goes with it; a key is nothing that it has.
-    """
+    """ASGI middleware: lets people with a valid cookie pass; sends browsers to the login, and tells programs 401."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
@@ -83,15 +108,6 @@ class LoginGate:
             await self._app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
-        if _is_of_another_site(connection):
-            error = {
-                "message": "Only the page of this server may ask for this in a browser. Programs send a key.",
-                "type": "invalid_request_error",
-                "param": None,
-                "code": "cross_site",
-            }
-            await JSONResponse({"error": error}, status_code=403)(scope, receive, send)
-            return
         if self._may_pass(scope):
             await self._app(scope, receive, send)
             return
@@ -106,13 +122,3 @@ class LoginGate:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         is_open = any(path == start or path.startswith(start + "/") for start in OPEN)
         return is_open or self._access.user_of(HTTPConnection(scope)) is not None
-
-
-def _is_of_another_site(connection: HTTPConnection) -> bool:
-    """Whether a page of elsewhere wants something changed, with no more than the visitor's cookie."""
-    acts = connection.scope.get("method") not in ("GET", "HEAD", "OPTIONS")
-    return (
-        acts
-        and connection.headers.get("sec-fetch-site") in ("cross-site", "same-site")
-        and "authorization" not in connection.headers
-    )

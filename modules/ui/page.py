@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from modules.app import App
+from modules.ui import uploads
 from modules.ui.look import theme
 from modules.ui.preferences import page_of
 from modules.ui.tabs import chat, models, parameters, session, training, writing
@@ -26,7 +27,8 @@ def opens_on(app: App) -> str:
 
 def build(app: App) -> gr.Blocks:
     """All tabs. Nothing is computed here: what a tab shows is asked for when it is opened."""
-    with gr.Blocks(title="Textloom", fill_width=True, analytics_enabled=False) as page:
+    swept = (uploads.SWEEP_SECONDS, uploads.KEPT_SECONDS)
+    with gr.Blocks(title="Textloom", fill_width=True, analytics_enabled=False, delete_cache=swept) as page:
         gr.HTML('<h1 class="tl-hidden">Textloom</h1>', elem_id="tl-name", apply_default_css=False, padding=False)
         with gr.Tabs(elem_id="tl-tabs", selected=opens_on(app)):
             with gr.Tab(say("tab.chat"), id="chat", elem_id="tab-chat"):
@@ -47,5 +49,5 @@ def build(app: App) -> gr.Blocks:
 
 
 def mount_options() -> dict[str, Any]:
-    """What gr.mount_gradio_app is told about the look and the words. Our own style is in the page early (early.py)."""
-    return {"theme": theme(), "i18n": words()}
+    """What gr.mount_gradio_app is told about the look, the words and uploads. Our own style is in the page early (early.py)."""
+    return {"theme": theme(), "i18n": words(), "max_file_size": uploads.LARGEST}

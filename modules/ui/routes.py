@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from modules.app import App
 from modules.chats.records import PathMessage
-from modules.errors import NotAllowed, NotFound
+from modules.errors import NotFound
 from modules.ui import (
     actions,
     character_routes,
@@ -68,8 +68,6 @@ def router(app: App) -> APIRouter:
     """All addresses under chats/. Each asks who is there, and shows only what is theirs."""
 
     def let_in(request: Request) -> None:
-        if request.method != "GET" and request.headers.get("sec-fetch-site") not in (None, "same-origin", "none"):
-            raise NotAllowed("This address answers only the page of this server.")
         request.state.owner = app.access.require_user(request)
 
     routes = APIRouter(prefix="/chats", include_in_schema=False, dependencies=[Depends(let_in)])

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from modules.access import COOKIE
-from modules.api import errors
+from modules.api import errors, guard
 from modules.app import App
 from modules.errors import Unavailable
 from modules.generation.types import ModelStatus
@@ -29,6 +29,7 @@ class Page:
         web = FastAPI()
         errors.install(web)
         web.include_router(routes.router(app))
+        web.add_middleware(guard.SiteGuard)
         self.app = app
         self.http = TestClient(web)
         if user:
@@ -267,7 +268,7 @@ def test_users_see_and_touch_only_their_own(apps: Any):
 def test_other_sites_cannot_act_through_a_visitors_browser(apps: Any):
     page = Page(apps(EchoModel()))
     answer = page.http.post("/chats/send", json={"content": "x"}, headers={"Sec-Fetch-Site": "cross-site"})
-    assert answer.status_code == 401
+    assert answer.status_code == 403
     answer = page.http.post("/chats/send", content='{"content": "x"}', headers={"Content-Type": "text/plain"})
     assert answer.status_code >= 400
     assert page.ok("GET", "") == []

@@ -14,6 +14,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from modules.api import errors, guard
 from modules.api.auth import key_of_api
+from modules.api.forwarded import Forwarded
 from modules.api.legacy.request import chat_request, text_request
 from modules.api.progress import Progress
 from modules.api.streaming import awake, close_all, merged, open_streams, unless_gone, until_gone
@@ -29,8 +30,10 @@ def build(app: App) -> FastAPI:
     """The web application for both ports of 2023: they differ in number alone."""
     web = FastAPI(title="Textloom, API of July 2023", docs_url=None, redoc_url=None, openapi_url=None)
     errors.install(web)
+    web.add_middleware(guard.SiteGuard)
     if guard.is_private(app.options):
         web.add_middleware(guard.HostGuard)
+    web.add_middleware(Forwarded, proxies=app.options.trusted_networks)
     dialect = Dialect(app)
     web.include_router(_blocking(app, dialect))
     web.include_router(_streaming(app, dialect))

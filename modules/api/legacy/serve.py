@@ -40,6 +40,7 @@ class LegacyServer:
             access_log=False,
             timeout_graceful_shutdown=2,
             ws="websockets-sansio",
+            proxy_headers=False,
             ssl_keyfile=options.ssl_keyfile or None,
             ssl_certfile=options.ssl_certfile or None,
         )

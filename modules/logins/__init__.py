@@ -1,0 +1,1 @@
+"""Who is logged in, and who guesses."""
