@@ -8,6 +8,7 @@ UserError                400  the request or setting is wrong; the message says 
 ├── NotFound             404  no such model, chat, preset, …
 ├── Conflict             409  the thing is in use, or exists already
 └── Unavailable          503  right now this cannot be done: no model loaded, out of memory, queue full
+    └── EngineGone       503  the engine behind the model has died
 """
 
 from __future__ import annotations
@@ -29,7 +30,13 @@ class UserError(Exception):
 
 
 class ContextTooLong(UserError):
+    """tokens: how long the prompt is, where that is known."""
+
     code = "context_length_exceeded"
+
+    def __init__(self, message: str, *, param: str | None = None, tokens: int | None = None) -> None:
+        super().__init__(message, param=param)
+        self.tokens = tokens
 
 
 class NotAllowed(UserError):
@@ -66,3 +73,7 @@ class Conflict(UserError):
 class Unavailable(UserError):
     status = 503
     code = "unavailable"
+
+
+class EngineGone(Unavailable):
+    """Whoever holds the model lets go of it: it answers nothing any more."""

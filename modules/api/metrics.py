@@ -55,7 +55,7 @@ class Metrics:
     def _reply_is_over(self, events: EventStream) -> None:
         match events.last:
             case Finished(reason=reason, usage=usage, timings=timings):
-                self._replies.labels(reason).inc()
+                self._replies.labels("cancelled" if reason == "abort" else reason).inc()
                 self._prompt.inc(usage.prompt_tokens)
                 self._cached.inc(usage.cached_tokens)
                 self._written.inc(usage.completion_tokens)
@@ -64,7 +64,7 @@ class Metrics:
                 if speed := timings.tokens_per_second(usage.completion_tokens):
                     self._token.observe(1 / speed)
             case _:
-                self._replies.labels("error" if events.failed else "cancelled").inc()
+                self._replies.labels("error" if events.error else "cancelled").inc()
 
     def request_is_over(self, method: str, route: str, status: int) -> None:
         self._http.labels(method, route, str(status)).inc()

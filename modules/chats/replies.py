@@ -150,7 +150,7 @@ class Reply:
                     first_token=timings.first_token,
                     prompt_tokens=usage.prompt_tokens,
                     cached_tokens=usage.cached_tokens,
-                    ending=reason,
+                    ending="stopped" if reason == "abort" else reason,
                 )
         return None
 

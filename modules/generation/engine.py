@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
-from modules.errors import Unavailable, UserError
+from modules.errors import EngineGone, Unavailable, UserError
 from modules.generation.stream import EventStream
 from modules.generation.types import GenerationRequest, LoadedModel
 
@@ -28,7 +28,10 @@ State = Literal["empty", "loading", "ready", "asleep"]
 
 @dataclass(frozen=True)
 class EngineStatus:
-    """What the page shows: `name` is the model that is loaded, being loaded or asleep; error is why the last load failed."""
+    """What the page shows: `name` is the model that is loaded, being loaded or asleep.
+
+    error: why the last load failed; of one that is asleep, how its engine died.
+    """
 
     state: State
     name: str | None = None
@@ -39,7 +42,10 @@ class EngineStatus:
 
 @dataclass(frozen=True)
 class Asleep:
-    """A model whose memory was given back because nobody used it: what requests can name, and how it comes back."""
+    """A model that is not loaded, and comes back with the next request: nobody used it for a while, or its engine died.
+
+    What requests can name meanwhile, and how it is loaded.
+    """
 
     name: str
     context_length: int
@@ -53,6 +59,7 @@ class Engine:
     def __init__(self) -> None:
         self._lock = threading.Condition()
         self._model: LoadedModel | None = None
+        self._loaded_by: Load | None = None
         self._streams: set[EventStream] = set()
         self._starting = 0
         self._status = EngineStatus("empty")
@@ -121,20 +128,41 @@ class Engine:
             events = model.stream(request)
             with self._lock:
                 self._streams.add(events)
+        except EngineGone as error:
+            self._lose(model, error)
+            raise
         finally:
             with self._lock:
                 self._starting -= 1
                 self._lock.notify_all()
-        events.on_close(lambda: self._gone(events))
+        events.on_close(lambda: self._over(events, model))
         return events
 
-    def _gone(self, events: EventStream) -> None:
+    def _over(self, events: EventStream, model: LoadedModel) -> None:
         with self._lock:
             self._streams.discard(events)
             self.last_used = time.monotonic()
             self._lock.notify_all()
+        if isinstance(events.error, EngineGone):
+            self._lose(model, events.error)
         for watch in self.watchers:
             watch(events)
+
+    def _lose(self, model: LoadedModel, error: EngineGone) -> None:
+        """Let go of a model whose engine has died; the next request loads it again. A thread does it: closing may take a while."""
+
+        def let_go() -> None:
+            with self._changing:
+                with self._lock:
+                    if self._model is not model or self._loaded_by is None:  # another was quicker
+                        return
+                    self._model = None
+                    self._asleep = Asleep(model.name, model.context_length, model.adapters, self._loaded_by)
+                    self._status = EngineStatus("asleep", model.name, error=error.message)
+                log.error("%s is not loaded any more: %s", model.name, error.message)
+                model.close()
+
+        threading.Thread(target=let_go, name="engine is gone", daemon=True).start()
 
     def stop_all(self) -> int:
         """Close every running stream; returns how many there were."""
@@ -170,6 +198,7 @@ class Engine:
             raise Unavailable(message) from error
         with self._lock:
             self._model = model
+            self._loaded_by = load
             self._asleep = None
             self._status = EngineStatus("ready", model.name, seconds=time.monotonic() - self._since)
             self.last_used = time.monotonic()

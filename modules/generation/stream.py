@@ -46,9 +46,9 @@ class EventStream:
         return self._closed
 
     @property
-    def failed(self) -> bool:
-        """Whether the maker gave up with an error."""
-        return self._error is not None
+    def error(self) -> BaseException | None:
+        """Why the maker gave up; None where it did not."""
+        return self._error
 
     def put(self, event: GenerationEvent) -> None:
         """Hand one event over. Does nothing once the reader has left, or after the end."""

@@ -10,7 +10,8 @@ from modules.generation.sampling import SamplingParams
 from modules.generation.stream import EventStream
 
 Role = Literal["system", "user", "assistant", "tool"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "abort"]
+"""abort: the engine was stopped, or kept the rest to itself; what is there is not the whole reply."""
 
 
 @dataclass(frozen=True)

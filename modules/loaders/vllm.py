@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -16,6 +17,8 @@ import time
 import urllib.error
 import urllib.request
 from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from modules.errors import UserError
@@ -34,6 +37,10 @@ SECONDS_TO_START = 3600
 SECONDS_TO_END = 20
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Asks without a proxy: vLLM runs on this machine."""
+SECONDS_TO_DIE = 5
+"""What its server may need to end after the process that computes has died."""
+LINES_KEPT = 400
+"""Of its log: the traceback of the first failure stands before those that follow from it."""
 
 
 def why_not(spec: ModelSpec, options: LoadOptions) -> str | None:
@@ -56,7 +63,14 @@ def load(spec: ModelSpec, options: LoadOptions, report: Report) -> RemoteModel:
         server.wait_until_ready()
         client = Client(f"http://127.0.0.1:{port}/v1", "")
         facts = RemoteFacts.ask(client, spec.name)
-        return RemoteModel(spec.name, client, facts, max_parallel=options.max_parallel, on_close=server.close)
+        return RemoteModel(
+            spec.name,
+            client,
+            facts,
+            max_parallel=options.max_parallel,
+            on_close=server.close,
+            why_gone=server.why_gone,
+        )
     except BaseException:
         server.close()
         raise
@@ -99,7 +113,7 @@ class VllmServer:
         self._health = f"http://127.0.0.1:{port}/health"
         self._report = report
         self._ready = False
-        self._last_words: deque[str] = deque(maxlen=30)
+        self._last_words: deque[str] = deque(maxlen=LINES_KEPT)
         log.info("starting %s", shlex.join(words))
         try:
             self._process = subprocess.Popen(
@@ -138,19 +152,21 @@ class VllmServer:
         while time.monotonic() < until:
             if self._process.poll() is not None:
                 self._reader.join(SECONDS_TO_END)
-                raise UserError(f"vLLM ended before it was ready: {self._reason()}")
+                raise UserError(f"vLLM ended before it was ready: {root_cause(list(self._last_words))}")
             try:
                 with _DIRECT.open(self._health, timeout=5):
                     self._ready = True
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.5)
-        raise UserError(f"vLLM was not ready after {seconds:.0f} seconds: {self._reason()}")
+        raise UserError(f"vLLM was not ready after {seconds:.0f} seconds: {root_cause(list(self._last_words))}")
 
-    def _reason(self) -> str:
-        """The last line that names an error, else the last line."""
-        errors = [line for line in self._last_words if "Error" in line or "error:" in line]
-        return (errors or list(self._last_words) or ["it said nothing."])[-1]
+    def why_gone(self) -> str:
+        """What it died of, for when it does not answer any more."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(SECONDS_TO_DIE)
+            self._reader.join(SECONDS_TO_END)
+        return f"vLLM has died: {root_cause(list(self._last_words)).rstrip('.')}."
 
     def close(self) -> None:
         """End the whole group. Idempotent."""
@@ -176,6 +192,42 @@ class VllmServer:
                 return True
             time.sleep(0.1)
         return False
+
+
+_LINE = re.compile(
+    r"(?:\([^()]*\bpid=\d+\)\s*)?"  # the process
+    r"(?:[A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d (?:\[[^\]]*\]\s?)?)?"  # level, time, place
+    r"(?:\[rank\d+\]:\s*)?(?P<said>.*)"
+)
+_EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*(?:[A-Z]\w*)?(?:Error|Exception|Interrupt)(?::\s.*)?")
+_POINTS_ELSEWHERE = re.compile(
+    r"root cause|see stack trace|engine core initialization failed|EngineDeadError|EngineCore encountered", re.IGNORECASE
+)
+
+
+def root_cause(lines: Sequence[str]) -> str:
+    """The line of vLLM's log that says why it ended: of the exceptions the last that does not follow from another one.
+
+    Its processes end one after the other, each with a traceback; all but the first only tell of the one before.
+    """
+    said = [_LINE.fullmatch(line.strip())["said"] for line in lines]  # type: ignore[index]
+    found: list[str] = []
+    follows = False
+    for at, line in enumerate(said):
+        if "direct cause of the following exception" in line:
+            follows = True
+        elif _EXCEPTION.fullmatch(line):
+            if not follows and not _POINTS_ELSEWHERE.search(line):
+                found.append(_of_validation(said[at + 1 : at + 4]) or line)
+            follows = False
+    errors = [line for line in said if "Error" in line or "error:" in line]
+    return (found or errors or list(said) or ["it said nothing."])[-1]
+
+
+def _of_validation(lines: Sequence[str]) -> str | None:
+    """What pydantic has to say: "[type=value_error, …" stands behind it, in one of the lines after the exception's."""
+    told = next((line for line in lines if " [type=" in line), None)
+    return told.split(" [type=")[0].strip().removeprefix("Value error, ") if told else None
 
 
 def _free_port() -> int:

@@ -9,15 +9,19 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from modules.errors import ContextTooLong, NotFound, Unavailable, UserError
+from modules.errors import ContextTooLong, EngineGone, NotFound, Unavailable, UserError
 from modules.settings import proxies
 from modules.settings.addresses import is_loopback
 
 if TYPE_CHECKING:
     import httpx2
+    import openai
     from openai import OpenAI
 
 _SECONDS_TO_CONNECT = 10
+_SECONDS_FOR_HEALTH = 5
+_DEAD = ("EngineDeadError", "EngineCore encountered an issue", "engine loop has died", "loop has errored already")
+"""What vLLM says, as a bad request too, once the process that computes has died: its server outlives that by a moment."""
 _LONG_CONTEXT = ("context_length_exceeded", "exceed_context_size", "maximum context length", "context length of")
 
 
@@ -116,8 +120,8 @@ class Client:
             raise Unavailable(
                 f"No engine answers at {self.base_url}{self._through}. Start it, or correct the address."
             ) from error
-        except openai.APIError as error:
-            raise self._refusal(400, _message(error), model) from error
+        except openai.APIError as error:  # within a stream, whose status was sent long ago
+            raise self._refusal(self._status_within(error), _message(error), model) from error
         except httpx2.HTTPError as error:
             raise Unavailable(f"The connection to {self.base_url}{self._through} broke off: {error}.") from error
 
@@ -125,8 +129,31 @@ class Client:
     def _through(self) -> str:
         return proxies.through(self.base_url)
 
+    def is_well(self) -> bool:
+        """Whether an engine is there that does not call itself ill; one without a word for its health is well."""
+        import openai
+
+        try:
+            self.openai.get(self.root("/health"), cast_to=object, options={"timeout": _SECONDS_FOR_HEALTH})
+        except openai.APIStatusError as error:
+            return error.status_code < 500
+        except openai.APIConnectionError:
+            return False
+        except openai.APIError:
+            return True
+        return True
+
+    def _status_within(self, error: openai.APIError) -> int:
+        """The status that a failure in the middle of a reply would have had: a bad request, or a fault of the engine's own."""
+        body = error.body if isinstance(error.body, dict) else {}
+        told, kind = body.get("code"), str(body.get("type") or "").lower()
+        bad = 400 <= told < 500 if isinstance(told, int) else "badrequest" in kind or "invalid_request" in kind
+        return 400 if bad and self.is_well() else 500
+
     def _refusal(self, status: int, message: str, model: str) -> UserError:
         host = urlsplit(self.base_url).netloc
+        if any(sign in message for sign in _DEAD):
+            return EngineGone(f"The engine at {host} has died: {message}")
         if any(sign in message for sign in _LONG_CONTEXT):
             return ContextTooLong(f"{host} says: {message}", param="messages")
         match status:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import hypot
 from typing import Any, Self
 
-from modules.errors import NotFound, Unavailable, UserError
+from modules.errors import EngineGone, NotFound, Unavailable, UserError
 from modules.generation.llamacpp.gate import Gate
 from modules.generation.overflow import fit_messages, fit_tokens, window
 from modules.generation.remote.client import Client, Line
@@ -102,7 +102,9 @@ class RemoteModel:
         context_length: int | None = None,
         max_parallel: int = 8,
         on_close: Callable[[], None] = lambda: None,
+        why_gone: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """why_gone: asked once the engine has died; None where nobody here knows."""
         self._name = name
         self._client = client
         self._facts = facts
@@ -114,6 +116,7 @@ class RemoteModel:
         self._gate = Gate(max_parallel, _ENOUGH)
         self._streams: set[EventStream] = set()
         self._on_close = on_close
+        self._why_gone = why_gone
         self._closed = False
 
     # --- what it is
@@ -227,7 +230,10 @@ class RemoteModel:
             raise Unavailable(f"{self._name} is not loaded any more.")
         if request.adapter is not None:
             raise NotFound(f"There is no adapter called {request.adapter} on a remote engine.", param="adapter")
-        fields, dropped = self._fields(request)
+        try:
+            fields, dropped = self._fields(request)
+        except Unavailable as error:
+            raise self._or_gone(error) from error
         events = EventStream()
         self._streams.add(events)
         events.on_close(lambda: self._streams.discard(events))
@@ -298,6 +304,8 @@ class RemoteModel:
                     if pause and isinstance(event, TextDelta):
                         left.wait(pause * event.tokens)
             events.end()
+        except Unavailable as error:
+            events.fail(error if line.cut_off else self._or_gone(error))
         except UserError as error:
             events.fail(error)
         except Exception as error:
@@ -315,6 +323,12 @@ class RemoteModel:
                 if reader.stopped:
                     line.cut()
             yield from reader.finish()
+
+    def _or_gone(self, error: Unavailable) -> Unavailable:
+        """What to say of a failure: that the engine is gone, where it is."""
+        if not self._closed and (isinstance(error, EngineGone) or not self._client.is_well()):
+            return EngineGone(self._why_gone() or error.message)
+        return error
 
     # --- vectors, the end
 

@@ -22,6 +22,8 @@ from modules.generation.types import (
     Usage,
 )
 
+_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "stop", "function_call": "stop"}
+"""Whatever else an engine says (abort, content_filter, error) cut the reply."""
 UNKNOWN = -1
 """The id of a token where the protocol only gives its text."""
 
@@ -103,7 +105,7 @@ class ChunkReader:
             self._tokens += made
             yield TextDelta(self._stops.feed(text), made, details)
         if choice.finish_reason:
-            self._reason = "length" if choice.finish_reason == "length" else "stop"
+            self._reason = _REASONS.get(choice.finish_reason, "abort")
             stop = (choice.model_extra or {}).get("stop_reason")
             self._stop_text = stop if isinstance(stop, str) else None
 

@@ -66,7 +66,7 @@ export class Models {
     const said = {
       ready: t("engine.ready", {name: engine.name, context: count(engine.context ?? 0)}),
       loading: t("engine.loading", {name: engine.name, progress: engine.progress, seconds: Math.round(engine.seconds)}),
-      asleep: t("engine.asleep", {name: engine.name}),
+      asleep: engine.error ? t("engine.gone", {name: engine.name, error: engine.error}) : t("engine.asleep", {name: engine.name}),
       empty: engine.error ?? t("engine.empty"),
     }[engine.state];
     const words = load && engine.state === "ready" ? `${said} ${loadWords(load)}` : said;
@@ -78,7 +78,7 @@ export class Models {
     const key = JSON.stringify([words, engine.state, engine.again, this.view.admin]);
     if (this.statusKey === key) return;
     this.statusKey = key;
-    this.status.dataset.state = engine.error && engine.state === "empty" ? "wrong" : engine.state;
+    this.status.dataset.state = engine.error && ["empty", "asleep"].includes(engine.state) ? "wrong" : engine.state;
     const act = (label, name, action) => iconButton(name, label, async () => {
       await attempt(action);
       this.refresh();
