@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import threading
 import time
@@ -16,7 +18,7 @@ from modules.chats.store import ChatStore
 from modules.errors import Conflict, NotFound, Unavailable, UserError
 from modules.generation.engine import Engine
 from modules.generation.sampling import SamplingParams
-from modules.generation.template import template_problem
+from modules.generation.template import has_no_place_for, template_problem
 from modules.generation.types import LoadedModel
 from modules.library.characters import CharacterLibrary
 from modules.library.download_jobs import DownloadJobs
@@ -35,6 +37,7 @@ from modules.settings.server import ServerOptions
 from modules.training.jobs import TrainingJobs
 
 log = logging.getLogger(__name__)
+VERSION = "0.1.0"
 
 
 class App:
@@ -108,7 +111,16 @@ class App:
         log.info("loaded %s", spec.name)
         if model.chat_template and (problem := template_problem(model.chat_template)):
             log.warning("the chat template of %s fails its test: %s", spec.name, problem)
+        if model.chat_template and (kinds := has_no_place_for(model.chat_template)):
+            log.info("the chat template of %s has no place for turns of these kinds: %s", spec.name, ", ".join(kinds))
         return model
+
+    def fingerprint(self, model: LoadedModel) -> str:
+        """What stands for all that decides a reply besides its request: this program, the model, and how it was loaded."""
+        name, options = self.last_load or (model.name, LoadOptions())
+        loaded = options.model_dump(mode="json", exclude={"remote_api_key"}, exclude_defaults=True)
+        parts = json.dumps([VERSION, name, model.name, loaded], sort_keys=True)
+        return f"fp_{hashlib.sha256(parts.encode()).hexdigest()[:10]}"
 
     def load_at_start(self) -> None:
         """Load the model and adapters that the command line names; a failure is logged and shown, the server goes on."""

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import binascii
 import io
-import json
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -14,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 from modules.api import remote_pictures
 from modules.api.chat_request import ChatMessage, ImagePart, TextPart, Tool
 from modules.errors import UserError
+from modules.generation.template import Arguments
 from modules.generation.types import Image, Message, Role
 
 MAX_REMOTE_IMAGES = 16
@@ -41,11 +41,11 @@ async def _read(message: ChatMessage, place: int, images: bool, remote: bool) ->
     if pictures and not images:
         raise UserError("The loaded model cannot see pictures. Send text alone, or load a model for vision.", param=where)
     fetched = [await _picture(url, where, remote) for url in pictures]
-    return Message(_ROLES[message.role], text, tuple(fetched), _extra(message))
+    return Message(_ROLES[message.role], text, tuple(fetched), _extra(message, place))
 
 
-def _extra(message: ChatMessage) -> dict[str, Any]:
-    """What the template gets besides role and content."""
+def _extra(message: ChatMessage, place: int) -> dict[str, Any]:
+    """What the template gets besides role and content. Raises UserError."""
     extra: dict[str, Any] = {}
     if message.name is not None:
         extra["name"] = message.name
@@ -56,19 +56,28 @@ def _extra(message: ChatMessage) -> dict[str, Any]:
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.function.name, "arguments": _as_object(call.function.arguments)},
+                "function": {"name": call.function.name, "arguments": _checked(call.function.arguments, place, number)},
             }
-            for call in message.tool_calls
+            for number, call in enumerate(message.tool_calls)
         ]
     return extra
 
 
-def _as_object(arguments: str) -> Any:
-    """Templates write arguments out as JSON themselves, so they want the object and not its text."""
+def _checked(arguments: str, message: int, call: int) -> str:
     try:
-        return json.loads(arguments)
+        Arguments(arguments)
     except ValueError:
-        return arguments
+        where = f"messages.{message}.tool_calls.{call}.function.arguments"
+        raise UserError(
+            f"The arguments of a call in message {message + 1} ('{where}') are not a JSON object: {_shortened(arguments)}. "
+            "Send them as the model wrote them; an empty text is a call without arguments.",
+            param=where,
+        ) from None
+    return arguments
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def tools_for_template(tools: Sequence[Tool]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from modules.api.streaming import awake
 from modules.errors import UserError
 from modules.generation.engine import State
 from modules.generation.sampling import SamplingParams
+from modules.generation.template import TurnKind, has_no_place_for, template_problem
 from modules.generation.types import GenerationRequest, TokenAlternative
 
 if TYPE_CHECKING:
@@ -98,6 +99,11 @@ class ModelInfo(BaseModel):
     error: str | None
     context_length: int | None = None
     adapters: list[str] = []
+    template_problem: str | None = None
+    """What is wrong with the model's chat template, where it fails its test."""
+    template_has_no_place_for: list[TurnKind] = []
+    """Turns that the template cannot show as they are: what the system says goes into the next turn of the user, before a first
+    greeting comes an empty turn, repeated turns become one; a tool's answer is refused."""
     capabilities: dict[str, Any] = {}
     running: int = 0
     waiting: int = 0
@@ -213,12 +219,14 @@ def _add_knowledge(routes: APIRouter, app: App) -> None:
         info = ModelInfo(state=status.state, name=status.name, progress=status.progress, error=status.error)
         if model is None:
             return info
-        able, busy = model.capabilities, model.status()
+        able, busy, template = model.capabilities, model.status(), model.chat_template
         return info.model_copy(
             update={
                 "context_length": model.context_length,
                 "adapters": list(model.adapters),
                 "capabilities": {**vars(able), "samplers": sorted(able.samplers)},
+                "template_problem": template_problem(template) if template else None,
+                "template_has_no_place_for": list(has_no_place_for(template)) if template else [],
                 "running": busy.running,
                 "waiting": busy.waiting,
             }

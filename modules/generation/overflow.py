@@ -70,6 +70,7 @@ def _refuse_unless_it_fits(length: int, context_length: int) -> None:
             f"The prompt has {length} tokens, and the model's context holds {context_length} with the reply. "
             "Shorten it, or load the model with a larger context.",
             param="messages",
+            tokens=length,
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import TemplateError, TemplateSyntaxError
 from jinja2.exceptions import SecurityError
@@ -18,9 +18,12 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from modules.errors import UserError
+from modules.generation.turns import fitted
 
 if TYPE_CHECKING:
     from modules.generation.types import Message, Role
+
+TurnKind = Literal["system", "greeting", "repeated", "tool"]
 
 
 _PLACE = "Here-it-begins"
@@ -69,12 +72,51 @@ def _compiled(source: str) -> Any:
     return _environment().from_string(source)
 
 
+class Arguments(dict[str, Any]):
+    """The arguments of a call: an object for templates that look into it, and the text as it was sent for those that join it.
+
+    Raises ValueError for text that is no JSON object; none at all is one without entries.
+    """
+
+    def __init__(self, sent: str) -> None:
+        try:
+            values = json.loads(sent) if sent.strip() else {}
+        except RecursionError:
+            raise ValueError("too deep") from None
+        if not isinstance(values, dict):
+            raise ValueError("not an object")
+        super().__init__(values)
+        self._sent = sent if sent.strip() else "{}"
+
+    def __str__(self) -> str:
+        return self._sent
+
+    def __add__(self, other: str) -> str:
+        return self._sent + other
+
+    def __radd__(self, other: str) -> str:
+        return other + self._sent
+
+
 def as_template_message(message: Message) -> dict[str, Any]:
     """A Message in the form that chat templates expect."""
     content: Any = message.content
     if message.images:
         content = [{"type": "image"} for _ in message.images] + [{"type": "text", "text": message.content}]
-    return {**message.extra, "role": message.role, "content": content}
+    extra = dict(message.extra)
+    if isinstance(calls := extra.get("tool_calls"), list | tuple):
+        extra["tool_calls"] = [_as_template_call(call) for call in calls]
+    return {**extra, "role": message.role, "content": content}
+
+
+def _as_template_call(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(sent := function.get("arguments"), str):
+        return call
+    try:
+        return {**call, "function": {**function, "arguments": Arguments(sent)}}
+    except ValueError:  # training data may have anything there
+        return call
 
 
 def check_template(source: str) -> None:
@@ -93,11 +135,38 @@ def render_chat(
     continue_reply: bool = False,
     variables: Mapping[str, Any] | None = None,
 ) -> str:
-    """The prompt text of `messages`.
+    """The prompt text of `messages`, whose turns are fitted to what the template can show.
 
     continue_reply: the prompt ends within the last message, whose text it begins; one without text is about to begin.
     variables: bos_token, eos_token, tools, … for the template. Raises UserError when the template cannot be used.
     """
+    check_template(source)
+    turns = fitted(messages, lambda roles: shows(source, roles))
+    if any(turn.role == "tool" for turn in turns) and _loses_answers(source):
+        raise UserError(
+            "The chat template leaves out what tools answered, so the model would not see it. "
+            "Choose a template or model that knows tools, or leave these turns out.",
+            param="messages",
+        )
+    return _as_they_are(
+        source, turns, add_generation_prompt=add_generation_prompt, continue_reply=continue_reply, variables=variables
+    )
+
+
+def takes_as_they_are(source: str, messages: Sequence[Message]) -> bool:
+    """Whether a template is given these very turns, and not others that it can show."""
+    return _is_comment(source) or fitted(messages, lambda roles: shows(source, roles)) == list(messages)
+
+
+def _as_they_are(
+    source: str,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = True,
+    continue_reply: bool = False,
+    variables: Mapping[str, Any] | None = None,
+) -> str:
+    """Like `render_chat`, with these very turns."""
     check_template(source)
     if continue_reply and messages and not messages[-1].content.strip():
         return _before_last(source, messages, variables)
@@ -124,15 +193,49 @@ def render_chat(
 
 @lru_cache(maxsize=256)
 def shows(source: str, roles: tuple[Role, ...]) -> bool:
-    """Whether a template can render a conversation of these roles, and the model sees all of it."""
+    """Whether a template can render a conversation of these roles as it is, and the model sees all of it."""
     from modules.generation.types import Message
 
     turns = [Message(role, f"what turn {number} says") for number, role in enumerate(roles)]
     try:
-        text = render_chat(source, turns)
+        text = _as_they_are(source, turns)
     except UserError:
         return False
     return all(turn.content in text for turn in turns)
+
+
+@lru_cache(maxsize=256)
+def _loses_answers(source: str) -> bool:
+    """Whether a template renders a conversation with the answer of a tool, and leaves the answer out."""
+    from modules.generation.types import Message
+
+    function = {"name": "clock", "description": "Tells the time.", "parameters": {"type": "object", "properties": {}}}
+    call = {"id": "a1b2c3d4e", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
+    turns = [
+        Message("user", "What time is it?"),
+        Message("assistant", "", extra={"tool_calls": [call]}),
+        Message("tool", _PLACE, extra={"tool_call_id": call["id"], "name": "clock"}),
+    ]
+    try:
+        text = _as_they_are(source, turns, variables={"tools": [{"type": "function", "function": function}]})
+    except UserError:
+        return False  # it says itself what it cannot render
+    return _PLACE not in text
+
+
+_KINDS: dict[TurnKind, tuple[Role, ...]] = {
+    "system": ("system", "user"),
+    "greeting": ("assistant", "user"),
+    "repeated": ("user", "user"),
+}
+
+
+def has_no_place_for(source: str) -> tuple[TurnKind, ...]:
+    """The kinds of turns that a working template would lose or refuse: all but the answers of tools are fitted to it."""
+    if template_problem(source) is not None or _is_comment(source):
+        return ()
+    kinds: tuple[TurnKind, ...] = tuple(kind for kind, roles in _KINDS.items() if not shows(source, roles))
+    return (*kinds, "tool") if _loses_answers(source) else kinds
 
 
 @lru_cache(maxsize=256)
@@ -144,7 +247,7 @@ def picture_mark(source: str) -> str:
         return ""
     picture = Image(b"")
     try:
-        one, two = (render_chat(source, (Message("user", _PLACE, (picture,) * number),)) for number in (1, 2))
+        one, two = (_as_they_are(source, (Message("user", _PLACE, (picture,) * number),)) for number in (1, 2))
     except UserError:
         return ""
     common = next((at for at, (here, there) in enumerate(zip(one, two, strict=False)) if here != there), len(one))
@@ -155,9 +258,9 @@ def _before_last(source: str, messages: Sequence[Message], variables: Mapping[st
     """The prompt up to where the text of the last message would begin."""
     last = messages[-1]
     if last.role == "assistant":
-        return render_chat(source, messages[:-1], variables=variables) + last.content
+        return _as_they_are(source, messages[:-1], variables=variables) + last.content
     marked = replace(last, content=_PLACE)
-    text = render_chat(source, [*messages[:-1], marked], continue_reply=True, variables=variables)
+    text = _as_they_are(source, [*messages[:-1], marked], continue_reply=True, variables=variables)
     return text.removesuffix(_PLACE) + last.content
 
 
@@ -170,6 +273,11 @@ def _cut_after_last(text: str, beginning: str) -> str:
     raise UserError("This chat template does not show the last message as it is, so it cannot be continued.", param="template")
 
 
+def _is_comment(source: str) -> bool:
+    """Whether there is nothing but a comment: the conversation is rendered elsewhere."""
+    return bool(source.strip()) and not re.sub(r"\{#.*?#\}", "", source, flags=re.DOTALL).strip()
+
+
 @lru_cache(maxsize=64)
 def template_problem(source: str) -> str | None:
     """What is wrong with a chat template, as a sentence, by trying it on a small conversation; None where nothing is.
@@ -178,8 +286,8 @@ def template_problem(source: str) -> str | None:
     """
     from modules.generation.types import Message
 
-    if source and not re.search(r"\{[{%]|[^\s]", re.sub(r"\{#.*?#\}", "", source, flags=re.DOTALL)):
-        return None  # nothing but a comment: the conversation is rendered elsewhere
+    if _is_comment(source):
+        return None
     said = ("What is in the blue box?", "A brass key is in it.", "And in the red one?")
     turns = [Message(role, text) for role, text in zip(("user", "assistant", "user"), said, strict=True)]
     variables = {"bos_token": "", "eos_token": "<eos>"}

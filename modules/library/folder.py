@@ -194,16 +194,28 @@ def shape_of(config: Json) -> ModelShape | None:
 # --- chat template, custom code
 
 
+def chat_template_in(folder: Path) -> str | None:
+    """The chat template of a model folder; a file without one hides no other. Raises UserError for a file that cannot be read."""
+    return _chat_template({file.name: file for file in folder.iterdir() if file.is_file()})
+
+
 def _chat_template(files: Mapping[str, Path]) -> str | None:
-    if "chat_template.jinja" in files:
-        return files["chat_template.jinja"].read_text(encoding="utf-8")
+    if "chat_template.jinja" in files and (source := files["chat_template.jinja"].read_text(encoding="utf-8")).strip():
+        return source
     for name in ("chat_template.json", "tokenizer_config.json"):
-        if name in files and (found := read_json(files[name]).get("chat_template")):
-            if isinstance(found, str):
-                return found
-            named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-            return named.get("default") or next(filter(None, named.values()), None)
+        if name in files and (source := _template_of(read_json(files[name]).get("chat_template"))):
+            return source
     return None
+
+
+def _template_of(value: Any) -> str | None:
+    """A template as it is, or of several with names the one called "default"; None for one without text."""
+    if isinstance(value, str):
+        return value if value.strip() else None
+    entries = value if isinstance(value, list) else ()
+    named = {entry.get("name"): entry.get("template") for entry in entries if isinstance(entry, dict)}
+    written = {name: source for name, source in named.items() if isinstance(source, str) and source.strip()}
+    return written.get("default") or next(iter(written.values()), None)
 
 
 @lru_cache(maxsize=256)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from modules.errors import UserError
 from modules.library.gguf_header import FILE_TYPES, GgufHeader, read_gguf_header
@@ -78,9 +79,13 @@ def _gguf_spec(path: Path, name: str, size: int, headers: list[GgufHeader]) -> M
         quantization=None if label in plain else Quantization("gguf", round(bits, 2) if bits else None, label=label),
         context_length=header.of_architecture("context_length"),
         shape=_gguf_shape(header),
-        chat_template=header.values.get("tokenizer.chat_template"),
+        chat_template=_written(header.values.get("tokenizer.chat_template")),
         vision=any(path.parent.glob("mmproj*.gguf")),
     )
+
+
+def _written(template: Any) -> str | None:
+    return template if isinstance(template, str) and template.strip() else None
 
 
 def _gguf_shape(header: GgufHeader) -> ModelShape | None:

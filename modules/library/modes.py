@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modules.errors import UserError
-from modules.generation.template import picture_mark, shows
+from modules.generation.template import picture_mark
 from modules.generation.types import Message as Turn
 from modules.generation.types import Messages
 from modules.library.character import Character, with_names
@@ -54,7 +54,7 @@ def staged(
     source = template or own_template
     if mode == "instruct":
         told = _joined(system, *_told(character, person)) if character else with_names(system, user=person, char="Assistant")
-        messages, template = _seen_by(source, template, told, tuple(turns), character)
+        messages = (Turn("system", told), *turns) if told else tuple(turns)
         return Staged(messages, template, stop_texts(template) if template else ())
     mark = ""
     if mode == "chat" and any(turn.images for turn in turns):
@@ -88,39 +88,6 @@ def _told(character: Character, user: str) -> tuple[str, str]:
 
 def _joined(*texts: str) -> str:
     return "\n\n".join(text.strip() for text in texts if text.strip())
-
-
-# --- the model's own template, which may not know all kinds of turns
-
-
-def _seen_by(
-    source: str | None, template: str | None, told: str, turns: Messages, character: Character | None
-) -> tuple[Messages, str | None]:
-    """(the conversation, its template) so that all is seen: some templates have no place for a first reply, or for a system."""
-    if source is None or "messages" not in source:
-        return ((Turn("system", told), *turns) if told else turns), template
-    has_system = shows(source, ("system", "user"))
-    head = ("system",) if told and has_system else ()
-    if len(turns) > 1 and turns[0].role == "assistant" and not shows(source, (*head, "assistant", "user")):
-        told = _joined(told, (f"{character.name}: " if character else "") + turns[0].content)
-        turns = turns[1:]
-    if not told:
-        return turns, template
-    return (Turn("system", told), *turns), template if has_system else _WITHOUT_SYSTEM + source
-
-
-_WITHOUT_SYSTEM = (
-    "{%- if messages[0].role == 'system' -%}\n"
-    "    {%- set told, first = messages[0].content, messages[1] -%}\n"
-    "    {%- if first is defined and first.role == 'user' -%}\n"
-    "        {%- set joined = told + '\\n\\n' + first.content if first.content is string\n"
-    "            else [{'type': 'text', 'text': told}] + first.content -%}\n"
-    "        {%- set messages = [{'role': 'user', 'content': joined}] + messages[2:] -%}\n"
-    "    {%- else -%}\n"
-    "        {%- set messages = [{'role': 'user', 'content': told}] + messages[1:] -%}\n"
-    "    {%- endif -%}\n"
-    "{%- endif -%}\n"
-)
 
 
 # --- the play

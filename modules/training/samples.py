@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
+from modules.library.folder import chat_template_in
 from modules.training.config import TrainingConfig
 from modules.training.render import Rendered, Span
 
@@ -46,12 +47,16 @@ def load_tokenizer(path: str | Path) -> Any:
     """The tokenizer of a model folder. Raises UserError."""
     from transformers import AutoTokenizer
 
+    from modules.generation.local.prompt import chat_template_of
+
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(str(path))
     except (OSError, ValueError) as error:
         raise UserError(f"The tokenizer of {Path(path).name} cannot be loaded: {error}", param="model") from None
     if not tokenizer.is_fast:
         raise UserError(f"{Path(path).name} has no fast tokenizer, which training needs.", param="model")
+    if chat_template_of(tokenizer) is None:  # an empty chat_template.jinja hides what tokenizer_config.json has
+        tokenizer.chat_template = chat_template_in(Path(path))
     return tokenizer
 
 

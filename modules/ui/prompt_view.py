@@ -9,7 +9,7 @@ from typing import Any
 from modules.app import App
 from modules.errors import UserError
 from modules.generation.overflow import room_for_prompt
-from modules.generation.template import template_problem
+from modules.generation.template import takes_as_they_are, template_problem
 from modules.generation.types import GenerationRequest, LoadedModel, Message, RenderedPrompt
 from modules.ui.actions import branch_of, draft_of, new_chat, request_of, way_of
 from modules.ui.token_view import made_way
@@ -47,6 +47,7 @@ def prompt_view(app: App, request: GenerationRequest) -> dict[str, Any]:
     model = app.engine.model
     rendered = model.render(request)
     left_out, kept = left_out_of(request, rendered.dropped_messages)
+    source = request.template or model.chat_template
     return {
         **context_view(app, request),
         "room": room_for_prompt(model.context_length, request.sampling.max_tokens),
@@ -54,6 +55,7 @@ def prompt_view(app: App, request: GenerationRequest) -> dict[str, Any]:
         "left_out": [[message.role, message.content] for message in left_out],
         "ids": list(rendered.tokens),
         "problem": problem_of(model, request),
+        "moved": bool(source) and not takes_as_they_are(source, kept),
     }
 
 

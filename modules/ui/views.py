@@ -10,10 +10,11 @@ from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
-from modules.app import App
+from modules.app import VERSION, App
 from modules.chats.records import ListedChat, PathMessage, StoredMessage
 from modules.errors import UserError
 from modules.generation.engine import EngineStatus
+from modules.generation.template import has_no_place_for
 from modules.generation.types import LoadedModel
 from modules.library.disk import size_text
 from modules.library.machine import this_machine
@@ -27,7 +28,6 @@ from modules.ui.prompt_view import problem_of
 from modules.ui.repeat import comparison
 
 PAGE_OF_MESSAGES = 60
-TEXTLOOM = "0.1.0"
 UNSEEN = {"runs"}
 """What a message keeps that its view has no use for."""
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "gptqmodel", "peft", "xllamacpp", "gradio")
@@ -136,6 +136,7 @@ def engine_view(app: App, status: EngineStatus) -> dict[str, Any]:
             "adapters": model.adapters,
             "images": model.capabilities.images,
             "problem": problem_of(model) if model.chat_template else None,
+            "no_place_for": has_no_place_for(model.chat_template) if model.chat_template else (),
         }
     return view
 
@@ -179,7 +180,7 @@ def server_view(app: App, owner: str) -> dict[str, Any]:
         "owner": owner if app.access.logins else None,
         "admin": app.access.is_admin(owner),
         "facts": {
-            "Textloom": _version("textloom") or TEXTLOOM,
+            "Textloom": _version("textloom") or VERSION,
             "Python": platform.python_version(),
             "system": f"{platform.system()} {platform.machine()}",
             "cores": os.cpu_count(),

@@ -99,8 +99,8 @@ def test_a_template_without_a_system_or_a_first_reply_still_shows_them():
     )
     assert stage.messages[0].role == "system"
     text = seen(stage, STRICT)
-    assert text.startswith("<user>Mira keeps a lighthouse.") and "Mira: Welcome, Ann." in text
-    assert text.endswith("<assistant>Yes?<user>Tea.<assistant>")
+    assert text.startswith("<user>Mira keeps a lighthouse.")
+    assert text.endswith("<assistant>Welcome, Ann.<user>Good evening.<assistant>Yes?<user>Tea.<assistant>")
 
 
 def test_instruct_without_anything_told_is_left_as_it_is():

@@ -62,9 +62,9 @@ def test_llama_2_is_rendered_as_by_meta(messages: list[Message]) -> None:
     assert render_chat(LIBRARY.read("Llama-2"), messages, variables=TOKENS) == meta_chat(messages)
 
 
-def test_llama_2_refuses_turns_that_do_not_alternate() -> None:
-    with pytest.raises(UserError, match="alternate"):
-        render_chat(LIBRARY.read("Llama-2"), [QUESTION, NEXT], variables=TOKENS)
+def test_llama_2_which_wants_turns_that_alternate_gets_two_of_the_user_as_one() -> None:
+    both = Message("user", f"{QUESTION.content}\n\n{NEXT.content}")
+    assert render_chat(LIBRARY.read("Llama-2"), [QUESTION, NEXT], variables=TOKENS) == meta_chat([both])
 
 
 @pytest.mark.parametrize("name", LIBRARY.names())
@@ -73,7 +73,7 @@ def test_a_reply_that_was_begun_can_be_continued(name: str) -> None:
     assert render_chat(LIBRARY.read(name), messages, continue_reply=True, variables=TOKENS).endswith("The answer is")
 
 
-@pytest.mark.parametrize("name", [name for name in LIBRARY.names() if name != "Llama-2"])
+@pytest.mark.parametrize("name", LIBRARY.names())
 def test_a_system_text_within_the_conversation_is_not_lost(name: str) -> None:
     messages = [QUESTION, ANSWER, Message("system", "Answer in French."), NEXT]
     assert "Answer in French." in render_chat(LIBRARY.read(name), messages, variables=TOKENS)

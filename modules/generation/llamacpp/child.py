@@ -61,6 +61,8 @@ def _parameters(xllamacpp: Any, launch: Launch, size: CacheSize, *, on_gpu: bool
     parameters.model.path = launch.model
     parameters.hostnames = [launch.socket]
     parameters.ui = False
+    # Conversations are rendered on our side. A template of the file that llama.cpp cannot read would keep it from starting.
+    parameters.chat_template = "chatml"
     parameters.verbosity = 3 if launch.verbose else 1
     parameters.n_parallel = launch.parallel
     parameters.n_ctx = size.pool

@@ -120,8 +120,8 @@ class Prompter:
 
 
 def chat_template_of(tokenizer: Any) -> str | None:
-    """The tokenizer's chat template; of several, the one called "default"."""
+    """The tokenizer's chat template; of several, the one called "default"; None for one without text."""
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):
         template = template.get("default") or next(iter(template.values()), None)
-    return template or None
+    return template if template and template.strip() else None

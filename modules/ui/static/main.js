@@ -473,7 +473,8 @@ export class Chat {
     this.welcome.dataset.key = key;
     const parts = [h("h1", {}, t("welcome"))];
     if (["ready", "asleep"].includes(engine.state)) {
-      parts.push(h("p", {}, t(`welcome.${engine.state}`, {name: engine.name})));
+      if (engine.error) parts.push(h("p", {class: "tl-wrong-text"}, t("welcome.gone", {name: engine.name, error: engine.error})));
+      else parts.push(h("p", {}, t(`welcome.${engine.state}`, {name: engine.name})));
       const ideas = h("div", {class: "tl-ideas"});
       for (const number of [1, 2, 3]) {
         ideas.append(h("button", {type: "button", class: "tl-idea", onclick: () => this.suggest(t(`idea.${number}`))}, t(`idea.${number}`)));
@@ -512,6 +513,8 @@ export class Chat {
     } else if (engine.state === "ready" && engine.template !== "model" && !this.settings.template) {
       words = t("template.guessed", {name: engine.name, template: engine.template});
       button = h("button", {type: "button", class: "tl-link", onclick: () => this.top.openSettings()}, t("template.change"));
+    } else if (engine.state === "ready" && engine.no_place_for?.includes("system") && this.settings.system_prompt && !this.settings.template && this.settings.mode === "instruct") {
+      words = t("template.no_system", {name: engine.name});
     }
     const key = words;
     if (this.composer.hint.dataset.key === key) return;

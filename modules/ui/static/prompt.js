@@ -12,6 +12,7 @@ export async function showPrompt(host, load) {
   const summary = h("p", {class: "tl-prompt-facts"}, t("prompt.facts", {n: count(view.tokens), all: count(view.context), reply: count(view.reply)}));
   const parts = [summary];
   if (view.problem) parts.push(h("p", {class: "tl-warning"}, t("template.problem.this"), " ", view.problem));
+  else if (view.moved) parts.push(h("p", {class: "tl-quiet-text"}, t("template.moved")));
   const text = h("pre", {class: "tl-prompt", tabindex: "0", "aria-label": t("prompt")});
   const pieces = view.pieces.map(([kind, words]) => h("span", {class: `tl-piece-${kind}`, title: t(kind === "template" ? "prompt.template" : `role.${kind}`)}, words));
   const cut = view.left_out.length ? h("span", {class: "tl-piece-cut"},
