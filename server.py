@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent
 log = logging.getLogger("textloom")
+SECONDS_TO_END = 20
 
 
 def read_flags(
@@ -66,10 +67,14 @@ class Running:
         """End all replies, close the port and give the model's memory back. Idempotent."""
         self.app.replies.close()
         self.app.sheets.close()
+        self._server.should_exit = True
+        until = time.monotonic() + SECONDS_TO_END
+        while self._thread.is_alive() and time.monotonic() < until:
+            # Replies that are cut still tell their clients so; those that begin before the port is closed as well.
+            self.app.engine.stop_all()
+            self._thread.join(timeout=0.05)
         if self.legacy is not None:
             self.legacy.close()
-        self._server.should_exit = True
-        self._thread.join(timeout=20)
         self.app.close()
 
     def wait(self) -> None:

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from modules.api import errors, guard, metrics, openai
+from modules.api import errors, guard, metrics, openai, request_id
 from modules.api.forwarded import Forwarded
 from modules.app import App
 
@@ -44,6 +44,7 @@ def build(app: App) -> FastAPI:
     web.add_middleware(guard.SiteGuard)
     if guard.is_private(app.options):
         web.add_middleware(guard.HostGuard)
+    web.add_middleware(request_id.RequestId)
     if app.options.root_path:
         web.add_middleware(OnePrefix)
     web.add_middleware(Forwarded, proxies=app.options.trusted_networks)

@@ -49,6 +49,7 @@ TABLE: dict[tuple[str, str], tuple[Any, tuple[int, ...]]] = {
     ("POST", "/v1/chat/completions"): (HI, USERS),
     ("POST", "/v1/completions"): ({"prompt": "x"}, USERS),
     ("POST", "/v1/responses"): ({"input": "x"}, USERS),
+    ("POST", "/v1/responses/input_tokens"): ({"input": "x"}, USERS),
     ("POST", "/v1/embeddings"): ({"input": "x"}, USERS),
     ("GET", "/v1/models"): (None, USERS),
     ("GET", "/v1/models/echo"): (None, USERS),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
@@ -26,6 +27,7 @@ from modules.api.replies import (
     ToolCallReply,
     UsageReply,
     chat_logprobs,
+    counts_so_far,
     usage_of,
 )
 from modules.api.streaming import (
@@ -76,7 +78,7 @@ async def answer(app: App, body: ChatCompletionRequest, owner: str) -> Response:
     """The whole reply, or its beginning where it is streamed. Raises UserError."""
     model = app.engine.model
     request = await generation_request(app, model, body, owner)
-    head = Head.new("chatcmpl", shown_name(model, request.adapter))
+    head = Head.new("chatcmpl", shown_name(model, request.adapter), app.fingerprint(model))
     readers = [tools.reader_for(body, request.template or model.chat_template) for _ in range(body.n)]
     streams = await open_streams(app.engine, replies_of(request, body.n))
     try:
@@ -175,8 +177,8 @@ def _forced_form(body: ChatCompletionRequest) -> dict[str, Any] | None:
     if body.must_call:
         return tools.forced_schema(body)
     match body.response_format:
-        case JsonFormat():
-            return {"type": "object"}
+        case JsonFormat(schema_=schema):
+            return schema or {"type": "object"}
         case SchemaFormat(json_schema=spec):
             return spec.schema_
         case _:
@@ -203,7 +205,7 @@ async def _whole(
         _choice(index, texts[index], progress[index].reason, tokens[index] if body.logprobs else None)
         for index in range(len(readers))
     ]
-    return ChatCompletion(id=head.id, created=head.created, model=head.model, choices=choices, usage=_usage(progress))
+    return ChatCompletion(**asdict(head), choices=choices, usage=_usage(progress))
 
 
 def _choice(index: int, pieces: Sequence[Piece], reason: str, tokens: Sequence[Token] | None) -> ChatChoice:
@@ -244,8 +246,8 @@ def _usage(progress: Sequence[Progress]) -> UsageReply:
 async def _chunks(
     head: Head, events: Arriving, readers: Sequence[ToolReader | None], body: ChatCompletionRequest
 ) -> AsyncGenerator[bytes]:
-    write = ChunkWriter(head, body.include_usage)
     progress = [Progress() for _ in readers]
+    write = ChunkWriter(head, body.include_usage, progress if body.continuous_usage else None)
     for index in range(len(readers)):
         yield write.delta(index, {"role": "assistant", "content": ""})
     async for index, batch in events:
@@ -270,18 +272,22 @@ async def _chunks(
 
 
 class ChunkWriter:
-    """Chunks of one answer. What stays the same is made into JSON once: this runs for every token."""
+    """Chunks of one answer. What stays the same is made into JSON once: this runs for every token.
 
-    def __init__(self, head: Head, usage: bool) -> None:
-        self._base = {"id": head.id, "object": "chat.completion.chunk", "created": head.created, "model": head.model}
+    usage: whether a chunk with the counts comes at the end; so_far: the replies, where every chunk has counts.
+    """
+
+    def __init__(self, head: Head, usage: bool, so_far: Sequence[Progress] | None = None) -> None:
+        self._base = {"object": "chat.completion.chunk", **asdict(head)}
         self._null_usage = {"usage": None} if usage else {}
+        self._so_far = so_far
         start = json.dumps(self._base, ensure_ascii=False, separators=(",", ":"))[:-1]
         self._before = f'data: {start},"choices":[{{"index":'.encode("utf-8", "replace")
         self._middle = b',"delta":{"content":'
         self._after = b'},"logprobs":null,"finish_reason":null}]' + (b',"usage":null' if usage else b"") + b"}\n\n"
 
     def text(self, index: int, text: str, logprobs: Any) -> bytes:
-        if logprobs is not None:
+        if logprobs is not None or self._so_far is not None:
             return self.delta(index, {"content": text}, None, logprobs)
         return self._before + str(index).encode() + self._middle + json.dumps(text).encode() + self._after
 
@@ -299,7 +305,8 @@ class ChunkWriter:
 
     def delta(self, index: int, delta: dict[str, Any], reason: str | None = None, logprobs: Any = None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return data({**self._base, "choices": [choice], **self._null_usage})
+        usage = {"usage": counts_so_far(self._so_far[index])} if self._so_far is not None else self._null_usage
+        return data({**self._base, "choices": [choice], **usage})
 
     def usage(self, usage: UsageReply) -> bytes:
         return data({**self._base, "choices": [], "usage": usage.model_dump()})

@@ -114,15 +114,17 @@ class TextFormat(Settings):
 
 
 class JsonFormat(Settings):
-    """Any JSON object."""
+    """Any JSON object, or one that follows a schema."""
 
     type: Literal["json_object"]
+    schema_: Json | None = Field(None, alias="schema")
 
 
 class SchemaSpec(Settings):
     """A JSON schema with a name."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    """Accepted, without effect."""
     schema_: Json = Field(alias="schema")
     description: str | None = None
     strict: bool | None = None

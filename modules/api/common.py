@@ -66,6 +66,8 @@ class StreamOptions(Settings):
 
     include_usage: bool = False
     """Send one more chunk at the end, with the token counts."""
+    continuous_usage_stats: bool = False
+    """With include_usage: every chunk has the counts so far of its reply."""
     include_obfuscation: bool = False
     """Accepted; nothing is padded here."""
 
@@ -127,6 +129,10 @@ class CommonRequest(Body, SamplingParams):
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def continuous_usage(self) -> bool:
+        return self.stream_options is not None and self.include_usage and self.stream_options.continuous_usage_stats
 
 
 _TASTE = ("Temperature", "Filters", "Repetition", "Guidance")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from modules.api.common import MAX_CHOICES, CommonRequest
 from modules.generation.sampling import MAX_TOKENS
@@ -12,17 +12,28 @@ from modules.settings.declare import setting
 
 MAX_PROMPTS = 2048
 Tokens = Annotated[tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...], Field(min_length=1)]
-Prompts = (
-    str | Tokens | Annotated[tuple[str, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
-    | Annotated[tuple[Tokens, ...], Field(min_length=1, max_length=MAX_PROMPTS)]
-)  # fmt: skip
+
+
+def _kind(value: Any) -> str:
+    """Which of the alternatives is meant, so that an error tells of that one."""
+    if isinstance(value, str):
+        return "Text"
+    return "Tokens" if isinstance(value, list | tuple) and value and isinstance(value[0], int) else "Batch"
+
+
+Prompts = Annotated[
+    Annotated[str, Tag("Text")]
+    | Annotated[Tokens, Tag("Tokens")]
+    | Annotated[tuple[str | Tokens, ...], Field(min_length=1, max_length=MAX_PROMPTS), Tag("Batch")],
+    Discriminator(_kind),
+]
 
 
 class CompletionRequest(CommonRequest):
     """Text to continue. Every sampling setting of the Parameters tab is a field."""
 
     prompt: Prompts
-    """A text, several texts, the token ids of one, or the token ids of several."""
+    """A text, the token ids of one, or several of either kind."""
     max_tokens: int = setting(16, min=0, max=MAX_TOKENS, group="Length", aliases=["max_new_tokens"])
     """The most tokens to write; 0 only with echo."""
     best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)

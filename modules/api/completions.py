@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
@@ -21,6 +21,7 @@ from modules.api.replies import (
     PromptDetails,
     UsageReply,
     completion_logprobs,
+    counts_so_far,
     usage_of,
 )
 from modules.api.streaming import DONE, EventSource, begun, close_all, data, merged, open_streams, unless_gone, when_awake
@@ -126,7 +127,7 @@ def _plan(app: App, body: CompletionRequest, owner: str) -> _Work:
         for prompt in body.prompts
     ]
     lengths = [_length(model, prompt) for prompt in body.prompts] if body.truncate == "oldest" else []
-    head = Head.new("cmpl", shown_name(model, adapter))
+    head = Head.new("cmpl", shown_name(model, adapter), app.fingerprint(model))
     return _Work(body, head, [reply for request in requests for reply in replies_of(request, best_of)], lengths, best_of)
 
 
@@ -161,8 +162,7 @@ async def _whole(work: _Work, events: AsyncIterator[tuple[int, list[GenerationEv
             group = sorted(group, key=lambda reply: -reply.mean_logprob)
         chosen += group[: body.n]
     choices = [_choice(work, index, reply) for index, reply in enumerate(chosen)]
-    usage = work.usage(replies)
-    return Completion(id=work.head.id, created=work.head.created, model=work.head.model, choices=choices, usage=usage)
+    return Completion(**asdict(work.head), choices=choices, usage=work.usage(replies))
 
 
 def _choice(work: _Work, index: int, reply: _Reply) -> CompletionChoice:
@@ -190,7 +190,7 @@ def _echoed(prompt: str | tuple[int, ...], progress: Progress) -> tuple[str, int
 
 async def _chunks(work: _Work, events: AsyncIterator[tuple[int, list[GenerationEvent]]]) -> AsyncGenerator[bytes]:
     body, head = work.body, work.head
-    base = {"id": head.id, "object": "text_completion", "created": head.created, "model": head.model}
+    base = {"object": "text_completion", **asdict(head)}
     null_usage = {"usage": None} if body.include_usage else {}
     replies = work.replies()
     offsets = [0] * len(replies)
@@ -199,7 +199,8 @@ async def _chunks(work: _Work, events: AsyncIterator[tuple[int, list[GenerationE
         logprobs = completion_logprobs(tokens, offsets[index]) if body.logprobs is not None and tokens else None
         offsets[index] += sum(len(token.text) for token in tokens)
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
-        return data({**base, "choices": [choice], **null_usage})
+        usage = {"usage": counts_so_far(replies[index].progress)} if body.continuous_usage else null_usage
+        return data({**base, "choices": [choice], **usage})
 
     async for index, batch in events:
         reply = replies[index]
@@ -215,7 +216,7 @@ async def _chunks(work: _Work, events: AsyncIterator[tuple[int, list[GenerationE
             yield chunk(index, "", (), reply.progress.reason if body.max_tokens else "length")
     for index, reply in enumerate(replies):
         if reply.progress.finished is None:
-            yield chunk(index, "", (), "stop")
+            yield chunk(index, "", (), reply.progress.reason if body.max_tokens else "length")
     if body.include_usage:
         yield data({**base, "choices": [], "usage": work.usage(replies).model_dump()})
     yield DONE

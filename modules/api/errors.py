@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from modules.api import request_id
 from modules.errors import NotAllowed, NotFound, TooManyTries, UserError
 from modules.settings.declare import hints_of
 
@@ -88,9 +89,8 @@ def install(web: FastAPI) -> None:
     @web.exception_handler(Exception)
     async def apologise(request: Request, error: Exception) -> JSONResponse:
         # Starlette raises it again after this, and uvicorn writes the traceback: once is enough.
-        return JSONResponse(
-            body_of("Something broke inside the server. Its log has the details.", 500, code="internal_error"), 500
-        )
+        body = body_of("Something broke inside the server. Its log has the details.", 500, code="internal_error")
+        return JSONResponse(body, 500, headers=request_id.header_of(request.scope))
 
 
 def is_of_api(scope: Scope) -> bool:

@@ -17,10 +17,11 @@ class Head:
     id: str
     created: int
     model: str
+    system_fingerprint: str
 
     @classmethod
-    def new(cls, prefix: str, model: str) -> Head:
-        return cls(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), model)
+    def new(cls, prefix: str, model: str, system_fingerprint: str) -> Head:
+        return cls(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), model, system_fingerprint)
 
 
 @dataclass
@@ -49,8 +50,8 @@ class Progress:
 
     @property
     def reason(self) -> str:
-        """Why the reply ended; what was stopped from outside counts as a stop."""
-        return self.finished.reason if self.finished is not None else "stop"
+        """Why the reply ended; one that was stopped from outside is cut."""
+        return self.finished.reason if self.finished is not None else "abort"
 
     @property
     def usage(self) -> Usage:

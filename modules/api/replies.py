@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from modules.api.progress import Progress
 from modules.generation.types import Token, Usage
 
 LOWEST = -9999.0
@@ -81,7 +82,8 @@ class ChatChoice(BaseModel):
     index: int
     message: ReplyMessage
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length", "tool_calls"]
+    finish_reason: Literal["stop", "length", "tool_calls", "abort"]
+    """abort: the reply was cut, because the model was unloaded, the server ended, or an administrator stopped it."""
 
 
 class ChatCompletion(BaseModel):
@@ -93,6 +95,8 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: UsageReply
+    system_fingerprint: str
+    """The same as long as the model, its options and this program are."""
 
 
 class CompletionLogprobs(BaseModel):
@@ -110,7 +114,8 @@ class CompletionChoice(BaseModel):
     index: int
     text: str
     logprobs: CompletionLogprobs | None = None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "abort"]
+    """abort: the reply was cut, because the model was unloaded, the server ended, or an administrator stopped it."""
 
 
 class Completion(BaseModel):
@@ -122,6 +127,8 @@ class Completion(BaseModel):
     model: str
     choices: list[CompletionChoice]
     usage: UsageReply
+    system_fingerprint: str
+    """The same as long as the model, its options and this program are."""
 
 
 def usage_of(counts: Iterable[tuple[Usage, PromptDetails]], completions: Iterable[Usage]) -> UsageReply:
@@ -135,6 +142,15 @@ def usage_of(counts: Iterable[tuple[Usage, PromptDetails]], completions: Iterabl
         dropped_tokens=sum(dropped.dropped_tokens for _, dropped in prompts),
     )
     return UsageReply(prompt_tokens=read, completion_tokens=written, total_tokens=read + written, prompt_tokens_details=details)
+
+
+def counts_so_far(reply: Progress) -> dict[str, int] | None:
+    """The counts of one reply as a chunk in the middle has them; None until the prompt is counted."""
+    if reply.started is None and reply.finished is None:
+        return None
+    usage = reply.usage
+    read, written = usage.prompt_tokens, usage.completion_tokens
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
 def chat_logprobs(tokens: Iterable[Token]) -> dict[str, Any]:

@@ -93,16 +93,18 @@ class PlainText(Settings):
 
 
 class JsonObject(Settings):
-    """Any JSON object."""
+    """Any JSON object, or one that follows a schema."""
 
     type: Literal["json_object"]
+    schema_: Json | None = Field(None, alias="schema")
 
 
 class JsonSchema(Settings):
     """JSON that follows a schema."""
 
     type: Literal["json_schema"]
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    """Accepted, without effect."""
     schema_: Json = Field(alias="schema")
     description: str | None = None
     strict: bool | None = None
@@ -185,8 +187,8 @@ class ResponseRequest(CommonRequest):
         if self.reasoning is not None and self.reasoning.effort is not None:
             fields["reasoning_effort"] = self.reasoning.effort
         match self.text.format if self.text is not None else None:
-            case JsonObject():
-                fields["response_format"] = {"type": "json_object"}
+            case JsonObject(schema_=schema):
+                fields["response_format"] = {"type": "json_object", "schema": schema}
             case JsonSchema(name=name, schema_=schema):
                 fields["response_format"] = {"type": "json_schema", "json_schema": {"name": name, "schema": schema}}
             case _:

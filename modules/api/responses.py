@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from modules.api import tools
 from modules.api.chat import generation_request
@@ -21,6 +22,7 @@ from modules.api.response_request import ResponseRequest
 from modules.api.streaming import (
     EVENTS,
     EventSource,
+    awake,
     begun,
     close_all,
     data,
@@ -30,13 +32,15 @@ from modules.api.streaming import (
     when_awake,
 )
 from modules.api.tool_calls import CallArguments, CallBegins, Piece, ToolReader
-from modules.errors import UserError
-from modules.generation.types import GenerationEvent
+from modules.errors import ContextTooLong, UserError
+from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel
 
 if TYPE_CHECKING:
     from modules.app import App
 
 Status = Literal["in_progress", "completed", "incomplete"]
+_CUT = {"length": "max_output_tokens", "abort": "abort"}
+"""Why a reply is not whole: what the protocol calls it, and where it has no word what chat says."""
 Event = dict[str, Any]
 
 
@@ -62,6 +66,13 @@ class ResponseUsage(BaseModel):
     output_tokens: int
     output_tokens_details: OutputDetails
     total_tokens: int
+
+
+class InputTokens(BaseModel):
+    """How long a prompt is."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
 
 
 class ResponseReply(BaseModel):
@@ -107,7 +118,26 @@ def router(app: App) -> APIRouter:
         work = when_awake(app.engine, lambda: answer(app, body, owner), stream=bool(body.stream))
         return await unless_gone(request, work)
 
+    @routes.post("/v1/responses/input_tokens")
+    async def count_input_tokens(body: ResponseRequest, request: Request) -> InputTokens:
+        """How many tokens the same body has as a prompt, without answering it."""
+        owner = app.access.require_api(request)
+        await awake(app.engine)
+        model = app.engine.model
+        asked = await generation_request(app, model, _as_chat(body), owner)
+        return InputTokens(input_tokens=await run_in_threadpool(_length, model, asked))
+
     return routes
+
+
+def _length(model: LoadedModel, request: GenerationRequest) -> int:
+    """Of a prompt that is too long as well: that is what is to be found out."""
+    try:
+        return len(model.render(request).tokens)
+    except ContextTooLong as error:
+        if error.tokens is None:
+            raise
+        return error.tokens
 
 
 async def answer(app: App, body: ResponseRequest, owner: str) -> Response:
@@ -215,7 +245,7 @@ class ResponseBuilder:
         """Close what is open; a reply without any text is one empty message."""
         if not self._output:
             yield from self._begin_message()
-        cut = self.progress.reason == "length"
+        cut = self.progress.reason in _CUT
         yield from self._close("incomplete" if cut else "completed")
         self._status = "incomplete" if cut else "completed"
         kind = "response.incomplete" if cut else "response.completed"
@@ -230,7 +260,7 @@ class ResponseBuilder:
             model=self._model,
             output=self._output if self._status != "in_progress" else [],
             usage=self._usage() if self._status != "in_progress" else None,
-            incomplete_details={"reason": "max_output_tokens"} if self._status == "incomplete" else None,
+            incomplete_details={"reason": _CUT[self.progress.reason]} if self._status == "incomplete" else None,
             instructions=body.instructions,
             metadata=body.metadata,
             parallel_tool_calls=body.parallel_tool_calls,

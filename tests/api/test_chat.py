@@ -205,7 +205,7 @@ def test_a_reply_stopped_from_outside_keeps_what_was_said(serve):
         chunks.append(chunk)
         if len(chunks) == 5:
             server.app.engine.stop_all()
-    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert chunks[-1].choices[0].finish_reason == "abort"
     assert text_of(chunks).startswith("abc")
 
 
