@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from modules.access import ANYONE
 from modules.errors import EngineGone, UserError
-from modules.generation.template import has_no_place_for, render_chat
+from modules.generation.template import Arguments, has_no_place_for, render_chat
 from modules.generation.types import GenerationRequest, Message, Role
 from modules.library.models import describe
 from modules.loaders.choose import load
@@ -25,9 +26,16 @@ from tests.tiny_gguf import write_gguf
 from tests.ui.test_routes import Page
 
 INPUTS = Path(__file__).parent / "inputs"
-GEMMA, DEAF, ONE_SYSTEM, JOINING, WALKING = (
+GEMMA, DEAF, ONE_SYSTEM, SYSTEM_LAST, JOINING, WALKING = (
     (INPUTS / f"{name}.jinja").read_text(encoding="utf-8").removesuffix("\n")
-    for name in ("gemma", "ignores_the_system", "one_system_alone", "joins_arguments", "walks_through_arguments")
+    for name in (
+        "gemma",
+        "ignores_the_system",
+        "one_system_alone",
+        "system_with_the_last_question",
+        "joins_arguments",
+        "walks_through_arguments",
+    )
 )
 
 
@@ -54,7 +62,7 @@ def seen(server: Server, messages: list[dict[str, Any]], **more: Any) -> str:
 # --- turns that a template has no place for
 
 
-@pytest.mark.parametrize("source", [GEMMA, DEAF, ONE_SYSTEM], ids=["refuses", "ignores", "one alone"])
+@pytest.mark.parametrize("source", [GEMMA, DEAF, ONE_SYSTEM, SYSTEM_LAST], ids=["refuses", "ignores", "one alone", "last"])
 def test_every_order_of_turns_is_shown_whole(source: str) -> None:
     roles: tuple[Role, ...] = ("system", "user", "assistant")
     for length in range(1, 5):
@@ -166,6 +174,11 @@ def test_every_way_of_joining_shows_the_text(written: str) -> None:
         render_chat(asked, [Message("assistant", "x", extra={"tool_calls": [call]})])
         == 'True False 2.5 {"city": "Oslo", "days": 2.5}'
     )
+
+
+def test_arguments_stay_what_they_are_on_their_way_to_another_process() -> None:
+    sent = pickle.loads(pickle.dumps(Arguments(SENT[1])))
+    assert (str(sent), dict(sent)) == (SENT[1], json.loads(SENT[1]))
 
 
 def test_no_text_is_a_call_without_arguments(start: Callable[..., Server]) -> None:
