@@ -230,6 +230,7 @@ _KINDS: dict[TurnKind, tuple[Role, ...]] = {
 }
 
 
+@lru_cache(maxsize=64)
 def has_no_place_for(source: str) -> tuple[TurnKind, ...]:
     """The kinds of turns that a working template would lose or refuse: all but the answers of tools are fitted to it."""
     if template_problem(source) is not None or _is_comment(source):

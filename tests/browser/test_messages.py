@@ -10,8 +10,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from modules.chats.records import TokenStretch
+from modules.errors import EngineGone
 from modules.generation.types import Token, TokenAlternative
-from tests.browser.conftest import Site, copied, message_menu, open_menu, reply, say, type_and_send
+from tests.browser.conftest import Site, copied, message_menu, open_menu, reply, say, type_and_send, until
 
 pytestmark = pytest.mark.browser
 
@@ -190,6 +191,39 @@ def test_a_template_that_fails_its_test_is_named_under_the_box(site: Site):
     expect(page.locator(".tl-hint")).to_contain_text(
         "The chat template of echo fails its test. It leaves out what the model said."
     )
+
+
+def test_a_template_without_a_place_for_the_system_prompt_says_where_it_goes(site: Site):
+    site.model.chat_template = (
+        "{% for m in messages if m.role != 'system' %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    page = site.open()
+    expect(page.locator(".tl-hint")).not_to_contain_text("no place for a system prompt")
+    page.get_by_role("button", name="Chat settings").click()
+    page.get_by_label("System prompt").fill("Answer like a pirate.")
+    page.locator("dialog").get_by_role("button", name="Save").click()
+    expect(page.locator(".tl-hint")).to_contain_text("no place for a system prompt: it goes before your first message")
+    say(page, "hello")
+    reply(page)
+    message_menu(page, "What the model saw")
+    expect(page.locator(".tl-prompt")).to_contain_text("<|user|>Answer like a pirate.\n\nhello")
+    expect(page.get_by_role("dialog")).to_contain_text("They stand in the nearest turn that it knows.")
+
+
+def test_an_engine_that_died_is_told_until_it_is_there_again(site: Site):
+    engine, model = site.app.engine, site.model
+    model.pace, model.fails_after, model.failure = 0.1, 2, EngineGone("The engine at far has died.")
+    page = site.open()
+    say(page, "hello")
+    expect(page.locator(".tl-message").last).to_contain_text("The engine at far has died.")
+    until(page, lambda: engine.status.state == "asleep")
+    another = site.open()
+    expect(another.locator(".tl-welcome")).to_contain_text("The engine at far has died. Your message loads echo again.")
+    model.pace, model.fails_after, model.closed = 0, None, False
+    say(another, "hello")
+    reply(another)
+    assert engine.status.state == "ready"
 
 
 # --- made again, and by programs

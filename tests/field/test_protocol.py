@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from modules.generation.remote.dialects import extra_fields
+from modules.generation.sampling import SamplingParams
 from modules.generation.types import Finished, GenerationRequest, Timings, Usage
 from tests.api.conftest import Server, servers, wait_until
 from tests.fakes import EchoModel
@@ -138,6 +140,11 @@ def test_a_form_is_taken_with_and_without_schema_and_name(server: Server, form: 
     flat = {**form.get("json_schema", {}), **{key: form[key] for key in ("type", "schema") if key in form}}
     assert server.post("/v1/responses", {"input": "hi", "text": {"format": flat}}).status_code == 200
     assert json.loads(server.model.requests[-1].sampling.json_schema) == expected
+
+
+def test_any_object_is_asked_of_openai_by_its_own_word() -> None:
+    wanted = extra_fields("plain", SamplingParams(json_schema='{"type": "object"}'), 4096)
+    assert wanted == {"response_format": {"type": "json_object"}}
 
 
 def test_texts_and_token_lists_may_be_mixed_in_one_batch(server: Server) -> None:

@@ -112,7 +112,7 @@ def _form(dialect: Dialect, sampling: SamplingParams) -> dict[str, Any]:
             return {"json_schema": schema}
         case "llama.cpp" if sampling.grammar:
             return {"grammar": sampling.grammar}
-        case "plain" if schema == {}:
+        case "plain" if schema in ({}, {"type": "object"}):  # which OpenAI refuses as a strict schema
             return {"response_format": {"type": "json_object"}}
         case "plain" if schema is not None:
             form = {"name": "reply", "schema": schema, "strict": True}

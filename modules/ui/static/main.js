@@ -513,7 +513,7 @@ export class Chat {
     } else if (engine.state === "ready" && engine.template !== "model" && !this.settings.template) {
       words = t("template.guessed", {name: engine.name, template: engine.template});
       button = h("button", {type: "button", class: "tl-link", onclick: () => this.top.openSettings()}, t("template.change"));
-    } else if (engine.state === "ready" && engine.no_place_for?.includes("system") && this.settings.system_prompt && !this.settings.template && this.settings.mode === "instruct") {
+    } else if (engine.state === "ready" && engine.no_place_for?.includes("system") && this.settings.system_prompt && !this.settings.template && (this.settings.mode ?? "instruct") === "instruct") {
       words = t("template.no_system", {name: engine.name});
     }
     const key = words;
