@@ -44,10 +44,10 @@ def build(app: App) -> FastAPI:
     web.add_middleware(guard.SiteGuard)
     if guard.is_private(app.options):
         web.add_middleware(guard.HostGuard)
-    web.add_middleware(request_id.RequestId)
     if app.options.root_path:
         web.add_middleware(OnePrefix)
     web.add_middleware(Forwarded, proxies=app.options.trusted_networks)
+    web.add_middleware(request_id.RequestId)  # outermost: the others pass copies of the scope on
     return web
 
 
