@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -11,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
+from modules.library.config_files import check_config, check_tokenizer
+from modules.library.json_files import read_json
+from modules.library.real_files import check_real
 from modules.library.spec import ModelShape, ModelSpec, Quantization
+from modules.library.weight_files import Candidate, unnamed_shards, weight_files
 from modules.library.weights import (
     Tensor,
     count_parameters,
@@ -20,10 +23,9 @@ from modules.library.weights import (
     packed_weights,
     read_safetensors_header,
 )
+from modules.library.whole import not_whole
 
 Json = Mapping[str, Any]
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_NOT_WEIGHTS = re.compile(r"^(training_args|optimizer|scheduler|rng_state.*|scaler|random_states.*)\.|^adapter_model\.", re.I)
 
 
 def describe_folder(path: Path) -> ModelSpec:
@@ -40,8 +42,9 @@ def _described(path: Path, files: Mapping[str, Path]) -> ModelSpec:
     if "config.json" not in files:
         raise UserError(_without_config(path.name, files))
     config = read_json(files["config.json"])
-    weights = weight_files(path.name, files)
-    headers = {file: read_safetensors_header(file) for file in weights if file.suffix == ".safetensors"}
+    check_config(config, files)
+    weights, headers = _weights(path.name, config, files)
+    check_tokenizer(files)
     tensors = [entry for header in headers.values() for entry in header.items()]
     quantization = _quantization(config, files, headers)
     size = sum(file.stat().st_size for file in weights)
@@ -61,7 +64,29 @@ def _described(path: Path, files: Mapping[str, Path]) -> ModelSpec:
         chat_template=_chat_template(files),
         custom_code="auto_map" in config and not is_known_to_transformers(str(config.get("model_type", ""))),
         vision="vision_config" in config,
+        weights=tuple(file.name for file in weights),
     )
+
+
+def _weights(name: str, config: Json, files: Mapping[str, Path]) -> tuple[list[Path], dict[Path, dict[str, Tensor]]]:
+    """The files that are loaded, and the headers of those that have any. Raises UserError where they are not the whole model."""
+    headers: dict[Path, dict[str, Tensor]] = {}
+
+    def problem_of(candidate: Candidate) -> str | None:
+        try:
+            for file in candidate.files:
+                if file.suffix == ".safetensors":
+                    headers[file] = read_safetensors_header(file)
+                else:
+                    check_real(file)
+        except UserError as error:
+            return error.message
+        tensors = {key: tensor for file in candidate.files for key, tensor in headers.get(file, {}).items()}
+        problem = not_whole(name, config, tensors, candidate.names if tensors else ())
+        return problem and problem + unnamed_shards(files, candidate.files)
+
+    chosen = weight_files(name, files, problem_of)
+    return chosen, {file: headers[file] for file in chosen if file in headers}
 
 
 def _without_config(name: str, files: Mapping[str, Path]) -> str:
@@ -72,49 +97,6 @@ def _without_config(name: str, files: Mapping[str, Path]) -> str:
     if any(file.endswith((".safetensors", ".bin", ".pt", ".pth")) for file in files):
         return f"{name} has weights but no config.json, which says what model they are. Download the whole repository."
     return f"There is no model in the folder {name}: it has no config.json and no weights."
-
-
-def weight_files(name: str, files: Mapping[str, Path]) -> list[Path]:
-    """The files that loading reads: safetensors before the pickled forms, all shards of an index. Raises UserError."""
-    for index in INDEXES:
-        if index in files:
-            wanted = sorted(set(map(str, read_json(files[index]).get("weight_map", {}).values())))
-            missing = [shard for shard in wanted if shard not in files]
-            if not missing and wanted:
-                return [files[shard] for shard in wanted]
-            if wanted and not _other_weights(files, index):
-                first = f"{missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else missing[0]
-                raise UserError(f"{name} is not whole: {first} of {len(wanted)} files is missing. Download it again.")
-    for suffix in (".safetensors", ".bin", ".pt", ".pth"):
-        found = [file for key, file in files.items() if key.endswith(suffix) and not _NOT_WEIGHTS.search(key)]
-        if found:
-            return _one_of(found)
-    raise UserError(f"{name} has a config.json but no weights. Download it again, or copy the weights into the folder.")
-
-
-def _other_weights(files: Mapping[str, Path], index: str) -> bool:
-    """Whether there is a complete set beside a broken index, such as one safetensors file beside a .bin index."""
-    other = ".safetensors" if index.startswith("pytorch") else ".bin"
-    return any(name.endswith(other) and not _NOT_WEIGHTS.search(name) for name in files)
-
-
-def _one_of(found: list[Path]) -> list[Path]:
-    """`model.safetensors` alone where it lies beside others; old GPTQ folders have one file under any name."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if named := [file for file in found if file.name == name]:
-            return named
-    return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises UserError."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise UserError(f"{path.name} in {path.parent.name} is not valid JSON. Download it again.") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path.name} in {path.parent.name} is not a JSON object. Download it again.")
-    return value
 
 
 # --- quantisation
@@ -200,7 +182,7 @@ def chat_template_in(folder: Path) -> str | None:
 
 
 def _chat_template(files: Mapping[str, Path]) -> str | None:
-    if "chat_template.jinja" in files and (source := files["chat_template.jinja"].read_text(encoding="utf-8")).strip():
+    if "chat_template.jinja" in files and (source := files["chat_template.jinja"].read_text(encoding="utf-8-sig")).strip():
         return source
     for name in ("chat_template.json", "tokenizer_config.json"):
         if name in files and (source := _template_of(read_json(files[name]).get("chat_template"))):

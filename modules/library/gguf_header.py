@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
+from modules.library.real_files import check_real
 
 TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
@@ -68,6 +69,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
         if magic in (b"ggjt", b"ggml", b"ggmf", b"tjgg", b"lmgg", b"fmgg"):
             raise UserError(f"{path.name} is in GGML, the format before GGUF. Convert it with llama.cpp, or get a .gguf file.")
         if magic != b"GGUF":
+            check_real(path)
             raise UserError(f"{path.name} is not a GGUF file.")
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

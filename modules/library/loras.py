@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from modules.errors import NotFound, UserError
-from modules.library.folder import read_json
 from modules.library.gguf_header import read_gguf_header
+from modules.library.json_files import read_json
 from modules.library.weights import read_safetensors_header
 
 

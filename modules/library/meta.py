@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.errors import Conflict, UserError
 from modules.library.disk import need_space
-from modules.library.folder import read_json
+from modules.library.json_files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -41,6 +41,7 @@ class ModelSpec:
     """One entry of models/: a folder with weights, a .gguf file (the first of several), or NAME.yaml.
 
     problem: why it cannot be loaded, in a sentence (a truncated file, a folder without weights); None where nothing is wrong.
+    weights: names of the files in a folder that are its weights, in their order.
     context_length: tokens, as the model was trained; None where the files do not say.
     """
 
@@ -58,4 +59,5 @@ class ModelSpec:
     custom_code: bool = False
     vision: bool = False
     endpoint: str | None = None
+    weights: tuple[str, ...] = ()
     problem: str | None = None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
+from modules.library.real_files import check_real
 from modules.library.spec import Quantization
 
 BITS = {
@@ -45,6 +46,7 @@ def read_safetensors_header(path: Path) -> dict[str, Tensor]:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= min(_LARGEST_HEADER, size - 8):
+            check_real(path)
             raise UserError(f"{path.name} is not a safetensors file, or it is cut off. Download it again.")
         try:
             entries: dict[str, Any] = json.loads(file.read(length))

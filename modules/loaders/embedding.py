@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from modules.errors import UserError
-from modules.library.folder import read_json
+from modules.library.json_files import read_json
 from modules.library.spec import ModelSpec
-from modules.loaders.local import dtype_for, explained, folder_problem, passing_thread, placement, quiet
+from modules.loaders.local import dtype_for, folder_problem, passing_thread, placement, quiet
 from modules.loaders.options import LoadOptions
+from modules.loaders.pretrained import as_listed, explained, load_tokenizer, load_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BATCH_TOKENS = 16_384
 """Of one forward pass, padding included."""
+_UNUSED = r"(^|\.)pooler\."
+"""BERT's own head for the first token, which is not what we pool by; many folders leave it out."""
 Pooling = Literal["mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean"]
 
 
@@ -173,18 +176,24 @@ def load(spec: ModelSpec, options: LoadOptions) -> EmbeddingModel:
     if problem := folder_problem(spec, options):
         raise UserError(problem, param="model")
     recipe = read_recipe(spec.path)
-    with passing_thread("load") as thread:
-        return thread.submit(_load, spec, options, recipe).result()
+    with as_listed(spec) as folder, passing_thread("load") as thread:
+        return thread.submit(_load, spec, folder, options, recipe).result()
 
 
-def _load(spec: ModelSpec, options: LoadOptions, recipe: Recipe) -> EmbeddingModel:
-    from transformers import AutoModel, AutoTokenizer
+def _load(spec: ModelSpec, folder: Path, options: LoadOptions, recipe: Recipe) -> EmbeddingModel:
+    from transformers import AutoModel
 
     where = LoadOptions(cpu=options.cpu, trust_remote_code=options.trust_remote_code)
     with explained(spec), quiet():
         trust = where.trust_remote_code
-        model = AutoModel.from_pretrained(
-            str(spec.path), dtype=dtype_for(spec, where), trust_remote_code=trust, **placement(where)
+        tokenizer = load_tokenizer(spec.name, folder, trust_remote_code=trust)
+        model = load_whole(
+            AutoModel,
+            spec.name,
+            folder,
+            unused=_UNUSED,
+            dtype=dtype_for(spec, where),
+            trust_remote_code=trust,
+            **placement(where),
         )
-        tokenizer = AutoTokenizer.from_pretrained(str(spec.path), trust_remote_code=trust)
     return EmbeddingModel(spec, model.eval(), tokenizer, recipe)

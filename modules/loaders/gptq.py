@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from modules.errors import UserError
-from modules.library.folder import INDEXES, read_json, weight_files
+from modules.library.json_files import read_json
 from modules.library.spec import ModelSpec, Quantization
 from modules.loaders.local import folder_problem, load_folder
 from modules.loaders.noise import import_gptqmodel
 from modules.loaders.options import LoadOptions
+from modules.loaders.pretrained import as_listed
 
 if TYPE_CHECKING:
     from modules.generation.local.model import LocalModel
@@ -43,7 +41,7 @@ def load(spec: ModelSpec, options: LoadOptions, report: Report) -> LocalModel:
         # optimum asks a model for a name that transformers 5 calls old; GPTQModel drops passing folders.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         warnings.filterwarnings("ignore", "Implicitly cleaning up", ResourceWarning)
-        return load_folder(replace(spec, path=folder), options, report, prepare=_prepare)
+        return load_folder(spec, options, report, folder=folder, prepare=_prepare)
 
 
 def _prepare(model: Any) -> None:
@@ -59,35 +57,16 @@ def _prepare(model: Any) -> None:
 
 @contextmanager
 def in_todays_form(spec: ModelSpec) -> Iterator[Path]:
-    """A folder that transformers understands: the model's own, or for older ones a passing one that points into it.
-
-    Older folders have the settings of the quantisation in a file of their own, or nowhere, and one weights file of any name.
-    """
+    """A folder that transformers understands: older ones have the settings of the quantisation in a file of their own, or nowhere."""
     files = {file.name: file for file in spec.path.iterdir() if file.is_file()}
     config = read_json(files["config.json"])
-    weights = weight_files(spec.name, files)
-    weights_name = None if any(index in files for index in INDEXES) else _usual_name(weights)
-    if config.get("quantization_config") and weights_name in (None, weights[0].name):
-        yield spec.path
+    if config.get("quantization_config"):
+        with as_listed(spec) as folder:
+            yield folder
         return
-    config.setdefault("quantization_config", None)
-    config["quantization_config"] = config["quantization_config"] or settings(spec.quantization, files)
-    with TemporaryDirectory(prefix="textloom-") as name:
-        folder = Path(name)
-        for file in files.values():
-            if file.name not in ("config.json", *SETTINGS) and file not in weights:
-                (folder / file.name).symlink_to(file.resolve())
-        for file in weights:
-            (folder / (weights_name or file.name)).symlink_to(file.resolve())
-        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    config["quantization_config"] = settings(spec.quantization, files)
+    with as_listed(spec, config, without=SETTINGS) as folder:
         yield folder
-
-
-def _usual_name(weights: list[Path]) -> str:
-    if len(weights) > 1:
-        names = ", ".join(file.name for file in weights)
-        raise UserError(f"{weights[0].parent.name} has several files with weights: {names}. Keep the one that you want.")
-    return "model.safetensors" if weights[0].suffix == ".safetensors" else "pytorch_model.bin"
 
 
 def settings(quantization: Quantization | None, files: dict[str, Path]) -> dict[str, Any]:

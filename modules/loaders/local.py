@@ -6,13 +6,16 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.errors import Unavailable, UserError
+from modules.errors import UserError
+from modules.library.models import describe
 from modules.library.spec import ModelSpec
 from modules.loaders.noise import hush_imports
 from modules.loaders.options import LoadOptions
+from modules.loaders.pretrained import as_listed, explained, load_tokenizer, load_whole
 
 if TYPE_CHECKING:
     import torch
@@ -40,17 +43,19 @@ def load_folder(
     options: LoadOptions,
     report: Report,
     *,
+    folder: Path | None = None,
     prepare: Callable[[Any], None] = lambda model: None,
     **more: Any,
 ) -> LocalModel:
     """Load the weights with transformers and start the engine on them.
 
+    folder: where transformers reads the files, where that is not the model's own folder.
     prepare: what is done to the model before its first use.
     more: what else `from_pretrained` gets (quantization_config, …); `dtype` there replaces the choice made here.
     Raises UserError for what the options or files cause, Unavailable where memory is short.
     """
-    with passing_thread("load") as thread:
-        return thread.submit(_load_folder, spec, options, report, prepare, more).result()
+    with as_listed(spec) if folder is None else nullcontext(folder) as place, passing_thread("load") as thread:
+        return thread.submit(_load_folder, spec, place, options, report, prepare, more).result()
 
 
 def passing_thread(name: str) -> ThreadPoolExecutor:
@@ -63,14 +68,19 @@ def passing_thread(name: str) -> ThreadPoolExecutor:
 
 
 def _load_folder(
-    spec: ModelSpec, options: LoadOptions, report: Report, prepare: Callable[[Any], None], more: dict[str, Any]
+    spec: ModelSpec,
+    folder: Path,
+    options: LoadOptions,
+    report: Report,
+    prepare: Callable[[Any], None],
+    more: dict[str, Any],
 ) -> LocalModel:
     from modules.generation.local.model import LocalModel
 
     report(f"Loading {spec.name}")
     hush_imports()
     with explained(spec), quiet(), _reported(spec, report):
-        config = _config(spec, options)
+        config = _config(spec, folder, options)
         arguments = {
             "config": config,
             "dtype": dtype_for(spec, options),
@@ -80,9 +90,9 @@ def _load_folder(
         }
         if options.attn_implementation != "auto":
             arguments["attn_implementation"] = options.attn_implementation
-        model = _model_class(config).from_pretrained(str(spec.path), **arguments)
+        tokenizer = load_tokenizer(spec.name, folder, trust_remote_code=options.trust_remote_code)
+        model = load_whole(_model_class(config), spec.name, folder, report=report, **arguments)
         prepare(model)
-        tokenizer = _tokenizer(spec, options)
         return LocalModel(
             spec.name,
             model,
@@ -90,7 +100,7 @@ def _load_folder(
             limits(options),
             chat_template=spec.chat_template,
             draft=_draft(spec, options, tokenizer),
-            processor=_processor(spec, options, config, report),
+            processor=_processor(spec, folder, options, config, report),
             report=report,
         )
 
@@ -192,10 +202,10 @@ def device_for(options: LoadOptions) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _config(spec: ModelSpec, options: LoadOptions) -> Any:
+def _config(spec: ModelSpec, folder: Path, options: LoadOptions) -> Any:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(str(spec.path), trust_remote_code=options.trust_remote_code)
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=options.trust_remote_code)
     if options.compress_pos_emb != 1 or options.alpha_value != 1:
         _stretch_positions(config.get_text_config(decoder=True), options, spec)
     return config
@@ -227,7 +237,7 @@ def _model_class(config: Any) -> Any:
     return transformers.AutoModelForCausalLM
 
 
-def _processor(spec: ModelSpec, options: LoadOptions, config: Any, report: Report) -> Any:
+def _processor(spec: ModelSpec, folder: Path, options: LoadOptions, config: Any, report: Report) -> Any:
     """What reads pictures for a model that sees; None where it only reads text."""
     from transformers import AutoProcessor
 
@@ -238,53 +248,27 @@ def _processor(spec: ModelSpec, options: LoadOptions, config: Any, report: Repor
     if config.model_type not in KINDS:
         report(f"{spec.name} can see, but its kind ({config.model_type}) is used for text only here.")
         return None
-    return AutoProcessor.from_pretrained(str(spec.path), trust_remote_code=options.trust_remote_code)
+    return AutoProcessor.from_pretrained(str(folder), trust_remote_code=options.trust_remote_code)
 
 
 def _draft(spec: ModelSpec, options: LoadOptions, tokenizer: Any) -> Any:
     """The small model that guesses ahead, from the folder beside `spec`; None where none is chosen."""
     if not options.draft_model:
         return None
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     path = spec.path.parent / options.draft_model
     if not (path / "config.json").exists():
         raise UserError(f"There is no draft model {options.draft_model} beside {spec.name}.", param="draft_model")
-    if AutoTokenizer.from_pretrained(str(path)).get_vocab() != tokenizer.get_vocab():
-        raise UserError(f"{options.draft_model} cannot guess for {spec.name}: their vocabularies differ.", param="draft_model")
-    return AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype_for(spec, options), **placement(options))
-
-
-def _tokenizer(spec: ModelSpec, options: LoadOptions) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(str(spec.path), trust_remote_code=options.trust_remote_code)
-
-
-@contextmanager
-def explained(spec: ModelSpec) -> Iterator[None]:
-    """Turn what transformers raises into a sentence."""
-    from modules.generation.local.loop import is_out_of_memory
-
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
-        text = str(error)
-        if is_out_of_memory(error):
-            raise Unavailable(
-                f"The memory is too small for {spec.name}. Load it with fewer bits, or a smaller model."
-            ) from error
-        if "trust_remote_code" in text:
+    draft = describe(path)
+    if draft.problem:
+        raise UserError(f"The draft model cannot be loaded: {draft.problem}", param="draft_model")
+    with explained(draft), as_listed(draft) as folder:
+        if load_tokenizer(draft.name, folder).get_vocab() != tokenizer.get_vocab():
             raise UserError(
-                f"{spec.name} brings Python code of its own. Read it, and load the model with --trust-remote-code if you trust it.",
-                param="trust_remote_code",
-            ) from error
-        if "offload" in text and "disk" in text:
-            raise UserError(
-                f"{spec.name} does not fit the memory it may use. Allow more, or add --disk.", param="disk"
-            ) from error
-        log.info("loading %s failed", spec.name, exc_info=error)
-        raise UserError(f"{spec.name} cannot be loaded: {text.splitlines()[0] if text else type(error).__name__}") from error
+                f"{options.draft_model} cannot guess for {spec.name}: their vocabularies differ.", param="draft_model"
+            )
+        return load_whole(AutoModelForCausalLM, draft.name, folder, dtype=dtype_for(spec, options), **placement(options))
 
 
 @contextmanager

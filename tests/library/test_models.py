@@ -273,8 +273,8 @@ def replace(file: str, text: str | None) -> Any:
         (replace("config.json", "[1]"), "not a JSON object"),
         (cut("model.safetensors", 0.9), "cut off"),
         (cut("model.safetensors", 0.001), "cut off"),
-        (cut("model.safetensors", 0), "cut off"),
-        (replace("model.safetensors", "<html>Sign in to download</html>"), "cut off"),
+        (cut("model.safetensors", 0), "is empty"),
+        (replace("model.safetensors", "<html>Sign in to download</html>"), "is a web page"),
     ],
 )
 def test_a_damaged_folder_is_listed_with_its_reason(tmp_path: Path, damage: Any, reason: str) -> None:
