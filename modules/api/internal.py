@@ -110,7 +110,7 @@ class ModelInfo(BaseModel):
 
 
 class ModelEntry(BaseModel):
-    """A model on disk. problem: why it cannot be loaded."""
+    """A model on disk. problem: why it cannot be loaded; warnings: what is odd about it, although it can."""
 
     name: str
     format: str
@@ -120,6 +120,7 @@ class ModelEntry(BaseModel):
     context_length: int | None
     loaded: bool
     problem: str | None
+    warnings: list[str]
 
 
 class ModelEntries(BaseModel):
@@ -247,6 +248,7 @@ def _add_knowledge(routes: APIRouter, app: App) -> None:
                     context_length=spec.context_length,
                     loaded=spec.name == loaded,
                     problem=spec.problem,
+                    warnings=list(spec.warnings),
                 )
                 for spec in app.models.all()
             ]

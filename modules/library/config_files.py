@@ -12,7 +12,7 @@ from typing import Any
 
 from modules.errors import UserError
 from modules.library.json_files import read_json
-from modules.library.real_files import check_real
+from modules.library.real_files import check_real, what_instead
 
 Json = Mapping[str, Any]
 
@@ -71,11 +71,15 @@ def _check_generation(path: Path) -> None:
             )
 
 
-def check_tokenizer(files: Mapping[str, Path]) -> None:
-    """Whether the tokenizer's files are what their names say, by their first bytes. Raises UserError."""
+def check_tokenizer(files: Mapping[str, Path]) -> tuple[str, ...]:
+    """Whether the tokenizer's files are what their names say, by their first bytes. Raises UserError.
+
+    Returns what is wrong with those that nobody reads, because tokenizer.json is there.
+    """
     for name in ("tokenizer.json", *_TOKENIZER_SETTINGS, *(() if "tokenizer.json" in files else _OLD_TOKENIZERS)):
         if name in files:
             check_real(files[name])
     template = files.get("chat_template.jinja")
     if template is not None and template.stat().st_size:
         check_real(template)
+    return tuple(filter(None, (what_instead(files[name]) for name in _OLD_TOKENIZERS if name in files)))

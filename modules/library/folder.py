@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -23,8 +24,9 @@ from modules.library.weights import (
     packed_weights,
     read_safetensors_header,
 )
-from modules.library.whole import not_whole
+from modules.library.whole import architecture_of, not_whole
 
+log = logging.getLogger(__name__)
 Json = Mapping[str, Any]
 
 
@@ -35,7 +37,10 @@ def describe_folder(path: Path) -> ModelSpec:
         return _described(path, files)
     except (UserError, OSError) as error:
         reason = error.message if isinstance(error, UserError) else f"{path.name} cannot be read: {error.strerror}."
-        return ModelSpec(path.name, path, "folder", sum(file.stat().st_size for file in files.values()), problem=reason)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError):
+        log.info("%s cannot be described", path.name, exc_info=True)
+        reason = f"config.json in {path.name} has values of another kind than transformers writes. Download it again."
+    return ModelSpec(path.name, path, "folder", sum(file.stat().st_size for file in files.values()), problem=reason)
 
 
 def _described(path: Path, files: Mapping[str, Path]) -> ModelSpec:
@@ -44,7 +49,7 @@ def _described(path: Path, files: Mapping[str, Path]) -> ModelSpec:
     config = read_json(files["config.json"])
     check_config(config, files)
     weights, headers = _weights(path.name, config, files)
-    check_tokenizer(files)
+    warnings = check_tokenizer(files)
     tensors = [entry for header in headers.values() for entry in header.items()]
     quantization = _quantization(config, files, headers)
     size = sum(file.stat().st_size for file in weights)
@@ -55,7 +60,7 @@ def _described(path: Path, files: Mapping[str, Path]) -> ModelSpec:
         path=path,
         format="folder",
         size_bytes=size,
-        architecture=next(iter(config.get("architectures") or []), None) or config.get("model_type"),
+        architecture=architecture_of(config) or config.get("model_type"),
         parameters=_parameters(tensors, size, dtype, quantization),
         dtype=dtype,
         quantization=quantization,
@@ -65,6 +70,7 @@ def _described(path: Path, files: Mapping[str, Path]) -> ModelSpec:
         custom_code="auto_map" in config and not is_known_to_transformers(str(config.get("model_type", ""))),
         vision="vision_config" in config,
         weights=tuple(file.name for file in weights),
+        warnings=warnings,
     )
 
 

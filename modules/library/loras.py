@@ -10,6 +10,7 @@ from typing import Literal
 from modules.errors import NotFound, UserError
 from modules.library.gguf_header import read_gguf_header
 from modules.library.json_files import read_json
+from modules.library.real_files import check_real
 from modules.library.weights import read_safetensors_header
 
 
@@ -84,9 +85,11 @@ def _peft_adapter(path: Path, size: int) -> LoraSpec:
         raise UserError(
             f"{path.name} has no weights (adapter_model.safetensors). Download it again, or let its training finish."
         )
+    config = read_json(path / "adapter_config.json")
     if (path / "adapter_model.safetensors").is_file():
         read_safetensors_header(path / "adapter_model.safetensors")
-    config = read_json(path / "adapter_config.json")
+    else:
+        check_real(path / "adapter_model.bin")
     modules = config.get("target_modules") or ()
     return LoraSpec(
         name=path.name,

@@ -48,7 +48,7 @@ class ModelLibrary:
             if path.name.startswith(".") or path.name.endswith(".part"):
                 continue
             if path.is_dir():
-                yield from _in_folder(path)
+                yield from models_in(path)
             elif path.suffix.lower() == ".gguf":
                 if name := name_of(path):
                     yield name, path
@@ -74,8 +74,8 @@ def describe(path: Path, name: str | None = None) -> ModelSpec:
     return describe_remote(path)
 
 
-def _in_folder(folder: Path) -> Iterator[tuple[str, Path]]:
-    """A folder is one model, unless it only holds .gguf files: then each of those is."""
+def models_in(folder: Path) -> Iterator[tuple[str, Path]]:
+    """(name, path) of what a folder holds: it is one model, unless it only holds .gguf files: then each of those is."""
     gguf = sorted(file for file in folder.glob("*.gguf") if file.is_file())
     found = [(f"{folder.name}/{name}", file) for file in gguf if (name := name_of(file))]
     if not found or ((folder / "config.json").exists() and any(folder.glob("*.safetensors"))):

@@ -15,22 +15,20 @@ _TEXTS = (".json", ".jinja", ".txt", ".model")
 
 
 def check_real(path: Path) -> None:
-    """Raises UserError that says what `path` is in place of the file, and how to get that. Reads a few bytes."""
+    """Raises UserError where `path` is something else than the file that its name says."""
+    if problem := what_instead(path):
+        raise UserError(problem)
+
+
+def what_instead(path: Path) -> str | None:
+    """What `path` is in place of the file, and how to get that, in a sentence; None for the file itself. Reads a few bytes."""
     with path.open("rb") as file:
         head = file.read(_HEAD)
     found = _instead(path, head)
-    if found is not None:
-        raise UserError(
-            f"{path.name} in {path.parent.name} is {found}, {_FORMS.get(path.suffix.lower(), 'not the file itself')}. {_how_to_fetch(path, head)}"
-        )
-
-
-def is_real(path: Path) -> bool:
-    try:
-        check_real(path)
-    except (UserError, OSError):
-        return False
-    return True
+    if found is None:
+        return None
+    form = _FORMS.get(path.suffix.lower(), "not the file itself")
+    return f"{path.name} in {path.parent.name} is {found}, {form}. {_how_to_fetch(path, head)}"
 
 
 def _instead(path: Path, head: bytes) -> str | None:

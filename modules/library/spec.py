@@ -41,6 +41,7 @@ class ModelSpec:
     """One entry of models/: a folder with weights, a .gguf file (the first of several), or NAME.yaml.
 
     problem: why it cannot be loaded, in a sentence (a truncated file, a folder without weights); None where nothing is wrong.
+    warnings: what is odd about it, although it can be loaded.
     weights: names of the files in a folder that are its weights, in their order.
     context_length: tokens, as the model was trained; None where the files do not say.
     """
@@ -60,4 +61,5 @@ class ModelSpec:
     vision: bool = False
     endpoint: str | None = None
     weights: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     problem: str | None = None

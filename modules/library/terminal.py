@@ -14,9 +14,11 @@ from modules.errors import NotFound, UserError
 from modules.library.disk import size_text
 from modules.library.downloads import DownloadPlan, DownloadProgress, download, plan_download
 from modules.library.hub import Repository, RepositoryName, parse_name, read_repository
+from modules.library.loras import describe_adapter
 from modules.library.manifest import check_folder, manifest_of, read_manifest, write_manifest
 from modules.library.meta import convert_meta, default_name
 from modules.library.meta_download import fetch_from_meta, parse_sizes
+from modules.library.models import describe, models_in
 from modules.library.places import safe_name
 from modules.library.starter import fetch_starter, starter_as_transformers
 from modules.library.wanted import Wanted, choose_files, default_quantization, quantizations, total_size
@@ -85,7 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=4, metavar="N", help="how many files are fetched at the same time (default: 4)")
     add("--max-retries", type=int, default=7, metavar="N", help="how often to try again when a line breaks (default: 7)")
     add("--clean", action="store_true", help="begin anew, instead of going on with what is there")
-    add("--check", action="store_true", help="compare the SHA-256 of what is there, and fetch nothing")
+    add(
+        "--check",
+        action="store_true",
+        help="compare the SHA-256 of what is there, say what is missing or is not the file itself, and fetch nothing",
+    )
     add("--as", dest="form", choices=["gguf", "transformers"], default="gguf", help="the form of the starter model")
     add("--from-meta", type=Path, metavar="FOLDER", help="convert Meta's own checkpoint of Llama 1 or 2 into models/")
     add("--meta-url", default="", metavar="URL", help="the signed address from Meta's e-mail: fetch Llama 2 with it")
@@ -227,6 +233,9 @@ def _check(name: RepositoryName, folders: Sequence[Path]) -> int:
     folder = next((path for path in (parent / name.folder for parent in folders) if path.is_dir()), None)
     if folder is None:
         raise NotFound(f"{name.folder} is not there: nothing to check.")
+    problems = _problems(folder)
+    if problems and read_manifest(folder) is None:
+        raise UserError(" ".join(problems))
     if read_manifest(folder) is None:
         repository = read_repository(name)
         there = tuple(file for file in repository.files if (folder / file.path).is_file())
@@ -237,9 +246,19 @@ def _check(name: RepositoryName, folders: Sequence[Path]) -> int:
     for file in check_folder(folder):
         wrong += file.problem is not None
         print(f"{file.path}: {file.problem or 'right'}")
+    for problem in problems:
+        print(problem, file=sys.stderr)
     if wrong:
         print(
             f"{wrong} of the files of {name.folder} must be fetched again: run the same command without --check.",
             file=sys.stderr,
         )
-    return 1 if wrong else 0
+    return 1 if wrong or problems else 0
+
+
+def _problems(folder: Path) -> list[str]:
+    """What the list says of the models or the adapter in a folder, which may be right to the byte and yet not whole."""
+    if (folder / "adapter_config.json").is_file():
+        adapter = describe_adapter(folder)
+        return [adapter.problem] if adapter is not None and adapter.problem else []
+    return [problem for name, path in models_in(folder) if (problem := describe(path, name).problem)]

@@ -49,6 +49,13 @@ def not_whole(name: str, config: Json, tensors: Mapping[str, Tensor], names: Col
     return None if config.get("quantization_config") else _of_another_shape(name, wanted, tensors)
 
 
+def architecture_of(config: Json) -> str | None:
+    """The class that config.json names first."""
+    named = config.get("architectures")
+    first = next(iter(named), None) if isinstance(named, list) else named
+    return first if isinstance(first, str) else None
+
+
 def missing_text(keys: Sequence[str]) -> str:
     """ "its files lack 12 weights, first a, b and c." """
     if len(keys) == 1:
@@ -104,7 +111,7 @@ def _of_llamas_kind(config: Json, tensors: Mapping[str, Tensor]) -> dict[str, tu
     tied = config.get("tie_word_embeddings", _TIED[family])
     if tied and "lm_head.weight" in tensors:
         del wanted[f"{prefix}embed_tokens.weight"]  # either of the two will do
-    if not tied and str(next(iter(config.get("architectures") or []), "")).endswith("ForCausalLM"):
+    if not tied and (architecture_of(config) or "").endswith("ForCausalLM"):
         wanted["lm_head.weight"] = (vocabulary, hidden)
     return wanted
 

@@ -63,7 +63,7 @@ def load(spec: ModelSpec, options: LoadOptions, report: Report) -> LoadedModel:
     module = loader(name)
     if reason := module.why_not(spec, options):
         raise UserError(reason, param="loader")
-    for sentence in ignored(options, name):
+    for sentence in (*spec.warnings, *ignored(options, name)):
         log.warning("%s", sentence)
         report(sentence)
     return module.load(spec, options, report)

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from modules.errors import Unavailable, UserError
+from modules.library.models import describe
 from modules.library.spec import ModelSpec
 from modules.library.weight_files import INDEXES, SINGLE
 from modules.library.weights import read_safetensors_header
@@ -125,10 +126,12 @@ def as_listed(spec: ModelSpec, config: Mapping[str, Any] | None = None, without:
     transformers looks for weights under a few names, and takes a stray file there for the model; it does not read JSON that begins
     with a byte order mark. config: what config.json says in place of the folder's own; without: files to leave out.
     """
+    if not spec.weights and (problem := (spec := describe(spec.path)).problem):
+        raise UserError(problem, param="model")
     files = {file.name: file for file in spec.path.iterdir() if file.is_file()}
     marked = {file.name for file in files.values() if file.suffix in (".json", ".jinja") and _begins_with_mark(file)}
     stray = any(name in files for name in _ADAPTER)
-    if not spec.weights or (config is None and not marked and not stray and _found_first(files) == spec.weights):
+    if config is None and not marked and not stray and _found_first(files) == spec.weights:
         yield spec.path
         return
     left_out = {*without, *_ADAPTER, *INDEXES.values(), *SINGLE.values(), *spec.weights}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -94,7 +94,15 @@ class LocalModel:
         self._context_length = limits.context_length or _context_of(model.config)
         self._prompter = Prompter(tokenizer, chat_template or chat_template_of(tokenizer), self._context_length, self._eyes)
         text_config = model.config.get_text_config(decoder=True)
-        self._vocabulary = Vocabulary(tokenizer, size=_width(model, text_config), eos=_eos(model))
+        width = _width(model, text_config)
+        eos, beyond = _eos(model, width)
+        if beyond:
+            sentence = (
+                f'generation_config.json or config.json of {name} has {beyond} as "eos_token_id", and no token has that number.'
+            )
+            log.warning("%s", sentence)
+            report(sentence)
+        self._vocabulary = Vocabulary(tokenizer, size=width, eos=eos)
         self._eos = frozenset(self._vocabulary.eos)
         self._naming = Naming(lru_cache(maxsize=65_536)(self._text_of))
         self._device = model.get_input_embeddings().weight.device
@@ -302,11 +310,13 @@ def _width(model: Any, config: Any) -> int:
     return getattr(head, "out_features", None) or (weight.shape[0] if weight is not None else config.vocab_size)
 
 
-def _eos(model: Any) -> Iterable[int]:
+def _eos(model: Any, width: int) -> tuple[list[int], list[int]]:
+    """The tokens that end a reply, and those that the files name although there are only `width`."""
     eos = model.generation_config.eos_token_id if model.generation_config is not None else None
     if eos is None:
         eos = getattr(model.config, "eos_token_id", None)
-    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    named = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    return [token for token in named if 0 <= token < width], [token for token in named if token >= width]
 
 
 def _free_memory(device: torch.device) -> int:

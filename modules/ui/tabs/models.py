@@ -155,7 +155,8 @@ def _estimate(app: App, spec: ModelSpec, options: LoadOptions, loader: LoaderNam
     if reason:
         return f'<p class="tl-verdict" data-verdict="wrong">{html.escape(reason)}</p>'
     plan = memory.plan(spec, wish_of(options), this_machine(), on_gpu=not options.cpu, freed=_freed(app))
-    return f'<p class="tl-verdict" data-verdict="{plan.verdict}">{html.escape(plan.sentence)}</p>'
+    odd = "".join(f'<p class="tl-verdict" data-verdict="tight">{html.escape(warning)}</p>' for warning in spec.warnings)
+    return f'{odd}<p class="tl-verdict" data-verdict="{plan.verdict}">{html.escape(plan.sentence)}</p>'
 
 
 def _freed(app: App) -> int:
