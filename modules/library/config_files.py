@@ -16,6 +16,7 @@ from modules.library.real_files import check_real, what_instead
 
 Json = Mapping[str, Any]
 
+GENERATION = "generation_config.json"
 _DTYPE = re.compile(r"^(torch\.)?(b?float\d*\w*|half|double|u?int\d+|bool|complex\d+)$")
 _ROPE_NUMBERS = (
     "factor", "rope_theta", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor",
@@ -27,7 +28,7 @@ _OLD_TOKENIZERS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
 
 
 def check_config(config: Json, files: Mapping[str, Path]) -> None:
-    """config.json and generation_config.json. Raises UserError that names file, key and value."""
+    """config.json. Raises UserError that names file, key and value."""
     place = f"config.json in {files['config.json'].parent.name}"
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for key in ("dtype", "torch_dtype"):
@@ -39,8 +40,6 @@ def check_config(config: Json, files: Mapping[str, Path]) -> None:
                 )
         for key, value in _positions(part):
             raise UserError(f'{place} has {value!r} as "{key}", where a number is expected. Write it without quotation marks.')
-    if "generation_config.json" in files:
-        _check_generation(files["generation_config.json"])
 
 
 def _positions(config: Json) -> Iterator[tuple[str, Any]]:
@@ -54,21 +53,25 @@ def _positions(config: Json) -> Iterator[tuple[str, Any]]:
                 yield from ((f"{name}.{key}", rope[key]) for key in _ROPE_NUMBERS if isinstance(rope.get(key), str))
 
 
-def _check_generation(path: Path) -> None:
+def generation_problem(files: Mapping[str, Path]) -> str | None:
+    """What is wrong with generation_config.json, by its key and value: no reply could be written with it, though a model trained."""
+    path = files.get(GENERATION)
+    if path is None:
+        return None
     try:
         config = read_json(path)
-    except UserError:
-        if path.read_bytes().strip()[:1] != b"[":
-            return  # transformers passes over what is no JSON at all, and takes config.json's values
-        raise
+    except UserError as error:
+        # transformers passes over what is no JSON at all, and takes config.json's values.
+        return error.message if path.read_bytes().removeprefix(b"\xef\xbb\xbf").strip()[:1] == b"[" else None
     for key in _TOKENS:
         value = config.get(key)
         numbers = value if isinstance(value, list) else [value]
         if value is not None and not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
-            raise UserError(
+            return (
                 f'{path.name} in {path.parent.name} has {value!r} as "{key}", where the number of a token or a list of them '
                 "is expected. Correct it, or delete the file."
             )
+    return None
 
 
 def check_tokenizer(files: Mapping[str, Path]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
-from modules.library.config_files import check_config, check_tokenizer
+from modules.library.config_files import check_config, check_tokenizer, generation_problem
 from modules.library.json_files import read_json
 from modules.library.real_files import check_real
 from modules.library.spec import ModelShape, ModelSpec, Quantization
@@ -71,6 +71,7 @@ def _described(path: Path, files: Mapping[str, Path]) -> ModelSpec:
         vision="vision_config" in config,
         weights=tuple(file.name for file in weights),
         warnings=warnings,
+        problem=generation_problem(files),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -87,21 +88,29 @@ def _peft_adapter(path: Path, size: int) -> LoraSpec:
         )
     config = read_json(path / "adapter_config.json")
     if (path / "adapter_model.safetensors").is_file():
-        read_safetensors_header(path / "adapter_model.safetensors")
+        _check_pairs(path.name, read_safetensors_header(path / "adapter_model.safetensors"))
     else:
         check_real(path / "adapter_model.bin")
-    modules = config.get("target_modules") or ()
+    modules, base, rank, alpha = (config.get(key) for key in ("target_modules", "base_model_name_or_path", "r", "lora_alpha"))
     return LoraSpec(
         name=path.name,
         path=path,
         format="peft",
         size_bytes=size,
-        base_model=config.get("base_model_name_or_path"),
-        rank=config.get("r"),
-        alpha=config.get("lora_alpha"),
-        target_modules=(modules,) if isinstance(modules, str) else tuple(sorted(map(str, modules))),
+        base_model=base if isinstance(base, str) else None,
+        rank=rank if isinstance(rank, int) else None,
+        alpha=alpha if isinstance(alpha, int | float) else None,
+        target_modules=tuple(sorted(map(str, modules))) if isinstance(modules, list) else (modules,) if modules else (),
         kind=str(config.get("peft_type") or "LORA"),
     )
+
+
+def _check_pairs(name: str, tensors: Collection[str]) -> None:
+    """Raises UserError where a LoRA has one of the two small matrices of a layer only."""
+    for key in sorted(tensors):
+        one, other = (".lora_A.", ".lora_B.") if ".lora_A." in key else (".lora_B.", ".lora_A.")
+        if key.replace(one, other) not in tensors:
+            raise UserError(f"{name} is not whole: {key} has no counterpart. Download it again, or train it anew.")
 
 
 def _gguf_adapter(path: Path, size: int) -> LoraSpec:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import re
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from modules.errors import Unavailable, UserError
+from modules.library.loras import describe_adapter
 from modules.library.models import describe
 from modules.library.spec import ModelSpec
 from modules.library.weight_files import INDEXES, SINGLE
@@ -59,6 +62,41 @@ def load_whole(
         log.warning("%s", sentence)
         report(sentence)
     return model
+
+
+def with_adapter(model: Any, path: Path, **arguments: Any) -> Any:
+    """PEFT's model with the adapter of a folder, all of it. Raises UserError that names the first weights that its files lack.
+
+    PEFT leaves those as they begin, and only warns.
+    """
+    from peft import PeftModel
+
+    if (problem := _adapter_problem(path)) is not None:
+        raise UserError(problem)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            adapted = PeftModel.from_pretrained(model, str(path), **arguments)
+        except RuntimeError as error:
+            raise UserError(f"The adapter {path.name} was made for another model: {_last_line(error)}") from error
+        except pickle.UnpicklingError as error:
+            raise UserError(unsafe_text(path.name)) from error
+    for warning in said:
+        text = str(warning.message)
+        if "missing adapter keys" in text:
+            keys = re.findall(r"'([^']+)'", text)
+            raise UserError(f"The adapter {path.name} is not whole: {missing_text(keys)} Download it again, or train it anew.")
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return adapted
+
+
+def _adapter_problem(path: Path) -> str | None:
+    adapter = describe_adapter(path)
+    return adapter.problem if adapter is not None else f"{path.name} is no adapter."
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 def unexpected_text(name: str, keys: Collection[str]) -> str:
@@ -130,11 +168,11 @@ def as_listed(spec: ModelSpec, config: Mapping[str, Any] | None = None, without:
         raise UserError(problem, param="model")
     files = {file.name: file for file in spec.path.iterdir() if file.is_file()}
     marked = {file.name for file in files.values() if file.suffix in (".json", ".jinja") and _begins_with_mark(file)}
-    stray = any(name in files for name in _ADAPTER)
-    if config is None and not marked and not stray and _found_first(files) == spec.weights:
+    left_out = {*without, *_ADAPTER}
+    if config is None and not marked | files.keys() & left_out and _found_first(files) == spec.weights:
         yield spec.path
         return
-    left_out = {*without, *_ADAPTER, *INDEXES.values(), *SINGLE.values(), *spec.weights}
+    left_out |= {*INDEXES.values(), *SINGLE.values(), *spec.weights}
     if config is not None:
         left_out.add("config.json")
     with TemporaryDirectory(prefix="textloom-") as name:

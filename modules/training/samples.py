@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
 from modules.library.folder import chat_template_in
+from modules.library.models import describe
+from modules.loaders import pretrained
 from modules.training.config import TrainingConfig
 from modules.training.render import Rendered, Span
 
@@ -45,18 +48,18 @@ class Marked:
 
 def load_tokenizer(path: str | Path) -> Any:
     """The tokenizer of a model folder. Raises UserError."""
-    from transformers import AutoTokenizer
-
     from modules.generation.local.prompt import chat_template_of
 
+    spec = describe(Path(path))
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(str(path))
+        with pretrained.as_listed(spec) if spec.weights else nullcontext(spec.path) as folder:
+            tokenizer = pretrained.load_tokenizer(spec.name, folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"The tokenizer of {Path(path).name} cannot be loaded: {error}", param="model") from None
+        raise UserError(f"The tokenizer of {spec.name} cannot be loaded: {error}", param="model") from None
     if not tokenizer.is_fast:
-        raise UserError(f"{Path(path).name} has no fast tokenizer, which training needs.", param="model")
+        raise UserError(f"{spec.name} has no fast tokenizer, which training needs.", param="model")
     if chat_template_of(tokenizer) is None:  # an empty chat_template.jinja hides what tokenizer_config.json has
-        tokenizer.chat_template = chat_template_in(Path(path))
+        tokenizer.chat_template = chat_template_in(spec.path)
     return tokenizer
 
 

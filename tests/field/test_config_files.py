@@ -41,8 +41,7 @@ def test_a_list_for_generation_is_told_in_the_list(folder):
         {"eos_token_id": [259, 99999]},
         {"eos_token_id": -1},
         {"do_sample": False, "temperature": 0.7, "top_p": 0.1},
-        {"do_sample": True, "temperature": 0},
-        {"max_length": 3, "max_new_tokens": 9, "unknown_key": [1]},
+        {"max_length": 3, "max_new_tokens": 9, "unknown_key": [1], "temperature": 0},
     ],
     ids=str,
 )

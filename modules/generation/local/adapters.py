@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,13 @@ class Adapters:
     def _changes(self, name: str, config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Change]:
         changes = {}
         for key in sorted(tensors):
+            one, other = (".lora_A.", ".lora_B.") if ".lora_A." in key else (".lora_B.", ".lora_A.")
+            if key.replace(one, other) not in tensors:
+                raise UserError(f"The adapter {name} is not whole: {key} has no counterpart. Download it again.")
             if not key.endswith(".lora_A.weight"):
                 continue
-            down, up = tensors[key], tensors.get(key.replace(".lora_A.", ".lora_B."))
+            down, up = tensors[key], tensors[key.replace(".lora_A.", ".lora_B.")]
             module_name = self._place(name, key.removesuffix(".lora_A.weight").removeprefix("base_model.model."))
-            if up is None:
-                raise UserError(f"The adapter {name} is not whole: {key} has no counterpart.")
             module = self._modules[module_name]
             wanted = (_size(module, "in_features", "nx"), _size(module, "out_features", "nf"))
             if (down.shape[1], up.shape[0]) != wanted:
@@ -101,7 +102,29 @@ class Adapters:
             changes[module_name] = Change(down.to(device, dtype), (up.float() * scale).to(device, dtype))
         if not changes:
             raise UserError(f"The adapter {name} has no LoRA weights in it.")
+        if missing := [module for module in self._targets(config, changes) if module not in changes]:
+            first = f"{missing[0]} and {len(missing) - 1} others" if len(missing) > 1 else missing[0]
+            raise UserError(
+                f"The adapter {name} is not whole: its files have nothing for {first}, which its adapter_config.json names. "
+                "Download it again."
+            )
         return changes
+
+    def _targets(self, config: dict[str, Any], changes: Collection[str]) -> list[str]:
+        """The modules that the adapter's settings mean, among those that lie where `changes` do; [] where they choose layers."""
+        targets = config.get("target_modules")
+        if not targets or targets == "all-linear" or config.get("layers_to_transform") is not None:
+            return []
+        excluded = config.get("exclude_modules") or ()
+        groups = {_group(module) for module in changes}
+        return [
+            name
+            for name, module in self._modules.items()
+            if _group(name) in groups
+            and isinstance(getattr(module, "weight", getattr(module, "qweight", None)), Tensor)
+            and _is_meant(name, targets)
+            and not _is_meant(name, excluded)
+        ]
 
     def _place(self, name: str, wanted: str) -> str:
         """The module of this model that `wanted` names; models that also see keep theirs one level deeper."""
@@ -147,9 +170,20 @@ def _joined(spans: list[tuple[int, int, dict[str, Change], float]]) -> list[tupl
     return joined
 
 
+def _group(module: str) -> str:
+    """Where a layer's number stands: models that also see have layers of the same names in their other parts."""
+    return re.split(r"\.\d+\.", module, maxsplit=1)[0]
+
+
+def _is_meant(module: str, names: str | Sequence[str]) -> bool:
+    if isinstance(names, str):
+        return re.fullmatch(names, module) is not None
+    return any(module == name or module.endswith(f".{name}") for name in names)
+
+
 def _read(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+        config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8-sig"))
     except (OSError, ValueError):
         raise UserError(f"{name} is not an adapter: it has no readable adapter_config.json.") from None
     if config.get("peft_type") != "LORA":

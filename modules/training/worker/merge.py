@@ -8,12 +8,15 @@ import shutil
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
 from modules.errors import UserError
+from modules.library.config_files import GENERATION
+from modules.library.models import describe as model_of
 from modules.loaders.noise import hush_imports, import_gptqmodel
+from modules.loaders.pretrained import as_listed, explained, load_whole, with_adapter
 from modules.training.samples import load_tokenizer
 from modules.training.worker.__main__ import describe
+from modules.training.worker.writing import merged, write_model
 
 
 def main(arguments: list[str]) -> int:
@@ -38,7 +41,6 @@ def merge(base: Path, adapter: Path, output: Path) -> None:
 
     Differences are computed in float32 and added in the base's format. Everything or nothing is written.
     """
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     if output.exists():
@@ -46,12 +48,14 @@ def merge(base: Path, adapter: Path, output: Path) -> None:
     hush_imports()
     if importlib.util.find_spec("gptqmodel"):
         import_gptqmodel()
-    model: Any = AutoModelForCausalLM.from_pretrained(str(base), dtype="auto")
-    merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True)
+    spec = model_of(base)
+    with explained(spec), as_listed(spec, without=(GENERATION,)) as folder:
+        model = load_whole(AutoModelForCausalLM, spec.name, folder, dtype="auto")
+    whole = merged(with_adapter(model, adapter))
     draft = output.with_name(f".{output.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        merged.save_pretrained(str(draft))
+        write_model(whole, draft, base)
         load_tokenizer(base).save_pretrained(str(draft))
         os.replace(draft, output)
     finally:

@@ -13,23 +13,31 @@ import torch
 from torch import nn
 
 from modules.errors import UserError
+from modules.library.config_files import GENERATION
+from modules.library.models import describe
 from modules.loaders.noise import hush_imports, import_gptqmodel, keep_peft_from_gptqmodel
+from modules.loaders.pretrained import as_listed, explained, load_whole, with_adapter
 from modules.training.config import CHANGE_THE_BASE, TrainingConfig
 from modules.training.layers import choose_targets
 from modules.training.samples import Sample, load_tokenizer
 from modules.training.worker.beginning import fill_new_adapter, look_at_the_data, peft_settings
+from modules.training.worker.writing import write_model
 
 _NEEDS = {"qlora": "bitsandbytes", "lora-8bit": "bitsandbytes", "gptq-lora": "gptqmodel"}
 
 
 @dataclass(frozen=True)
 class Trainee:
-    """model: what is trained (a PeftModel, except for full training); autocast: the format to compute in, None for the model's own."""
+    """model: what is trained (a PeftModel, except for full training); autocast: the format to compute in, None for the model's own.
+
+    base: the folder that it came from.
+    """
 
     model: Any
     tokenizer: Any
     device: torch.device
     autocast: torch.dtype | None
+    base: Path
 
     @property
     def trainable(self) -> list[nn.Parameter]:
@@ -71,7 +79,7 @@ def load_trainee(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     model.train()
-    return Trainee(model, tokenizer, device, autocast)
+    return Trainee(model, tokenizer, device, autocast, base)
 
 
 def _formats(config: TrainingConfig, device: torch.device) -> tuple[torch.dtype, torch.dtype | None]:
@@ -121,7 +129,9 @@ def _load_base(config: TrainingConfig, path: Path, device: torch.device, weights
         options["device_map"] = {"": str(device)}
     if config.method in ("qlora", "lora-8bit"):
         options["quantization_config"] = _bitsandbytes(config, weights)
-    model: Any = AutoModelForCausalLM.from_pretrained(str(path), **options)
+    spec = describe(path)
+    with explained(spec), as_listed(spec, without=(GENERATION,) if spec.problem else ()) as folder:
+        model = load_whole(AutoModelForCausalLM, spec.name, folder, **options)
     if config.method == "qlora":
         from modules.loaders.int4_layout import choose_layout
 
@@ -153,10 +163,10 @@ def _bitsandbytes(config: TrainingConfig, weights: torch.dtype) -> Any:
 def _with_adapter(
     model: Any, config: TrainingConfig, base: Path, adapter: Path | None, resume: Path | None, samples: Sequence[Sample]
 ) -> Any:
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
     if adapter and not resume:
-        return PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+        return with_adapter(model, adapter, is_trainable=True)
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.rank,
@@ -170,7 +180,7 @@ def _with_adapter(
     )
     look_at_the_data(model, lora, config, samples)
     if resume:
-        return PeftModel.from_pretrained(model, str(resume), is_trainable=True)
+        return with_adapter(model, resume, is_trainable=True)
     model = get_peft_model(model, lora)
     fill_new_adapter(model, config, base, samples)
     return model
@@ -190,8 +200,11 @@ def save_weights(trainee: Trainee, folder: Path, weights: dict[str, torch.Tensor
 
     weights: those of the whole model by name, where it is divided between processes.
     """
-    trainee.model.save_pretrained(str(folder), **({} if weights is None else {"state_dict": weights}))
-    if not trainee.has_adapter:
+    options = {} if weights is None else {"state_dict": weights}
+    if trainee.has_adapter:
+        trainee.model.save_pretrained(str(folder), **options)
+    else:
+        write_model(trainee.model, folder, trainee.base, **options)
         trainee.tokenizer.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)
 
