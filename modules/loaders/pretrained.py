@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from traceback import extract_tb
 from typing import Any
 
 from modules.errors import Unavailable, UserError
@@ -27,6 +27,7 @@ from modules.library.whole import missing_text
 log = logging.getLogger(__name__)
 
 _BOM = b"\xef\xbb\xbf"
+_PICKLED = (".bin", ".pt", ".pth")
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 """transformers takes a folder that has these for the adapter, and loads its base model from elsewhere."""
 
@@ -71,16 +72,17 @@ def with_adapter(model: Any, path: Path, **arguments: Any) -> Any:
     """
     from peft import PeftModel
 
+    from modules.generation.local.adapters import read_adapter_weights
+
     if (problem := _adapter_problem(path)) is not None:
         raise UserError(problem)
+    read_adapter_weights(path.name, path)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
             adapted = PeftModel.from_pretrained(model, str(path), **arguments)
         except RuntimeError as error:
             raise UserError(f"The adapter {path.name} was made for another model: {_last_line(error)}") from error
-        except pickle.UnpicklingError as error:
-            raise UserError(unsafe_text(path.name)) from error
     for warning in said:
         text = str(warning.message)
         if "missing adapter keys" in text:
@@ -260,14 +262,16 @@ def _sentence(spec: ModelSpec, error: Exception) -> UserError:
         return UserError(
             f"config.json in {spec.name} cannot be used: {reason}. Correct it, or download it again.", param="model"
         )
-    if "weights_only" in text or "Unsupported operand" in text or "UnpicklingError" in text:
-        return UserError(unsafe_text(spec.name), param="model")
+    if any(name.endswith(_PICKLED) for name in spec.weights) and _is_of_reading(error):
+        return UserError(
+            f"A file with weights of {spec.name} is damaged, or holds something else than weights (code in it is never run). "
+            "Download it again, as safetensors.",
+            param="model",
+        )
     first = text.splitlines()[0] if text else type(error).__name__
     return UserError(f"{spec.name} cannot be loaded: {first} ({type(error).__name__})", param="model")
 
 
-def unsafe_text(name: str) -> str:
-    return (
-        f"A file with weights of {name} is damaged, or holds Python code in place of weights, which is never run. "
-        "Take the model as safetensors."
-    )
+def _is_of_reading(error: Exception) -> bool:
+    """Whether a pickled file could not be read: its reader fails in any way, and torch's sentence advises to let it run code."""
+    return any(frame.name in ("load_state_dict", "_load_pretrained_model") for frame in extract_tb(error.__traceback__))

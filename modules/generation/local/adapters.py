@@ -121,7 +121,7 @@ class Adapters:
             name
             for name, module in self._modules.items()
             if _group(name) in groups
-            and isinstance(getattr(module, "weight", getattr(module, "qweight", None)), Tensor)
+            and _size(module, "in_features", "nx") > 0
             and _is_meant(name, targets)
             and not _is_meant(name, excluded)
         ]
@@ -195,24 +195,31 @@ def _read(name: str, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(
             f"{name} replaces whole layers ({kept}), so it cannot run beside others. Merge it into its base model first."
         )
-    tensors = _weights(name, path)
+    tensors = read_adapter_weights(name, path)
     odd = next((key for key in tensors if ".lora_A.weight" not in key and ".lora_B.weight" not in key), None)
     if odd is not None:
         raise UserError(f"{name} changes more than LoRA weights ({odd}). Merge it into its base model first.")
     return config, tensors
 
 
-def _weights(name: str, path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
+def read_adapter_weights(name: str, path: Path) -> dict[str, Tensor]:
+    """Name → tensor of a PEFT folder. Raises UserError; Python code in a pickled file is never run."""
     from safetensors.torch import load_file
 
     try:
         if (path / "adapter_model.safetensors").exists():
             return load_file(path / "adapter_model.safetensors")
         if (path / "adapter_model.bin").exists():
-            return torch.load(path / "adapter_model.bin", map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"The weights of the adapter {name} cannot be read: {error}") from None
+            found = torch.load(path / "adapter_model.bin", map_location="cpu", weights_only=True)
+            if isinstance(found, dict) and all(isinstance(tensor, Tensor) for tensor in found.values()):
+                return found
+            raise TypeError("no tensors by name")
+    except Exception as error:
+        # A damaged pickle makes its reader fail in any way, and torch's sentence advises to let it run code.
+        reason = "is damaged, or holds something else than weights (code in it is never run)"
+        raise UserError(
+            f"The file with the weights of the adapter {name} {reason}. Download it again, as safetensors."
+        ) from error
     raise UserError(f"The adapter {name} has no weights: adapter_model.safetensors is missing.")
 
 
