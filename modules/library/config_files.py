@@ -82,7 +82,17 @@ def check_tokenizer(files: Mapping[str, Path]) -> tuple[str, ...]:
     for name in ("tokenizer.json", *_TOKENIZER_SETTINGS, *(() if "tokenizer.json" in files else _OLD_TOKENIZERS)):
         if name in files:
             check_real(files[name])
+    if "tokenizer_config.json" in files:
+        read_json(files["tokenizer_config.json"])
     template = files.get("chat_template.jinja")
     if template is not None and template.stat().st_size:
         check_real(template)
+        _check_text(template)
     return tuple(filter(None, (what_instead(files[name]) for name in _OLD_TOKENIZERS if name in files)))
+
+
+def _check_text(path: Path) -> None:
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path.name} in {path.parent.name} is not text in UTF-8. Download it again.") from None

@@ -106,11 +106,15 @@ def _peft_adapter(path: Path, size: int) -> LoraSpec:
 
 
 def _check_pairs(name: str, tensors: Collection[str]) -> None:
-    """Raises UserError where a LoRA has one of the two small matrices of a layer only."""
-    for key in sorted(tensors):
-        one, other = (".lora_A.", ".lora_B.") if ".lora_A." in key else (".lora_B.", ".lora_A.")
-        if key.replace(one, other) not in tensors:
-            raise UserError(f"{name} is not whole: {key} has no counterpart. Download it again, or train it anew.")
+    """Raises UserError where one of the two small matrices of a layer is missing, in a file that has pairs of them."""
+    alone = [key for key in sorted(tensors) if _counterpart(key) not in tensors]
+    if alone and any(".lora_A." in key for key in tensors if key not in alone):
+        raise UserError(f"{name} is not whole: {alone[0]} has no counterpart. Download it again, or train it anew.")
+
+
+def _counterpart(key: str) -> str:
+    one, other = (".lora_A.", ".lora_B.") if ".lora_A." in key else (".lora_B.", ".lora_A.")
+    return key.replace(one, other)
 
 
 def _gguf_adapter(path: Path, size: int) -> LoraSpec:

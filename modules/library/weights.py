@@ -57,7 +57,20 @@ def read_safetensors_header(path: Path) -> dict[str, Tensor]:
     end = max((tensor.end for tensor in tensors.values()), default=0)
     if end > size:
         raise UserError(f"{path.name} is cut off: {size} of {end} bytes. Download it again.")
+    if not _fits(tensors.values(), 8 + length, size):
+        raise UserError(f"{path.name} is damaged: its header does not fit its content. Download it again.")
     return tensors
+
+
+def _fits(tensors: Iterable[Tensor], start: int, size: int) -> bool:
+    """Whether the tensors follow each other without a gap up to the end of the file, each as long as its shape says."""
+    at = start
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.end)):
+        bits = BITS.get(tensor.dtype)
+        if tensor.start != at or tensor.end < at or (bits and prod(tensor.shape) * bits != (tensor.end - tensor.start) * 8):
+            return False
+        at = tensor.end
+    return at == size
 
 
 def _tensor(entry: Mapping[str, Any], base: int) -> Tensor:
