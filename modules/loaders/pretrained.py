@@ -204,8 +204,9 @@ def _found_first(files: Mapping[str, Path]) -> tuple[str, ...]:
             return (SINGLE[suffix],)
         if INDEXES[suffix] in files:
             try:
-                named = json.loads(files[INDEXES[suffix]].read_text(encoding="utf-8"))["weight_map"].values()
-                return tuple(sorted(set(named)))
+                index = json.loads(files[INDEXES[suffix]].read_text(encoding="utf-8"))
+                # transformers insists on "metadata", of which it needs nothing.
+                return tuple(sorted(set(index["weight_map"].values()))) if "metadata" in index else ()
             except (ValueError, KeyError, TypeError, AttributeError):
                 return ()
     return ()

@@ -105,6 +105,9 @@ RIGHT: dict[str, Damage] = {
         lambda folder: edit(folder / INDEX, lambda index: index["weight_map"].update({NORM: "../elsewhere.safetensors"}))
     ),
     "an index of numbers": after_sharding(lambda folder: write_json(folder / INDEX, {"weight_map": {NORM: 1}})),
+    "an index without its unused part": after_sharding(
+        lambda folder: edit(folder / INDEX, lambda index: index.pop("metadata"))
+    ),
     "an index that is a list": after_sharding(lambda folder: write_json(folder / INDEX, [])),
     "shards under each other's names": after_sharding(
         lambda folder: (

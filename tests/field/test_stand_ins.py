@@ -94,24 +94,41 @@ def test_one_that_was_downloaded_names_the_repository(folder):
     assert "`python download-model.py org/name`" in str(describe(folder).problem)
 
 
-def test_check_names_them_and_what_is_missing(folder, capsys):
-    size = (INPUTS / "pointer.txt").stat().st_size
-    fake("pointer.txt", folder / SINGLE)
-    manifest = {"repository": "m", "branch": "main", "commit": "c", "files": [{"path": SINGLE, "size": size}]}
+def test_check_names_them_beside_their_size(folder, capsys):
+    manifest = {"repository": "m", "branch": "main", "commit": "c", "files": [{"path": SINGLE, "size": 4976698672}]}
     write_json(folder / ".download.json", manifest)
-    status = terminal.main(["m", "--check", "--model-dir", str(folder.parent)])
-    assert status == 1
-    assert "a git-lfs pointer" in capsys.readouterr().err
+    fake("pointer.txt", folder / SINGLE)
+    assert terminal.main(["m", "--check", "--model-dir", str(folder.parent)]) == 1
+    said = capsys.readouterr()
+    assert "instead of 4976698672" in said.out and f"{SINGLE} in m is a git-lfs pointer" in said.err
 
 
-def test_check_says_what_the_list_says_of_a_folder_whose_files_are_those_of_the_hub(folder, capsys):
+def test_check_tells_what_is_missing_from_files_that_are_those_of_the_hub(folder, capsys):
     tensors = tensors_of(folder)
     del tensors["lm_head.weight"]
     keep(folder, tensors)
     files = [{"path": SINGLE, "size": (folder / SINGLE).stat().st_size}]
     write_json(folder / ".download.json", {"repository": "m", "branch": "main", "commit": "c", "files": files})
+    terminal.main(["m", "--check", "--model-dir", str(folder.parent)])
+    assert "its files lack lm_head.weight" in capsys.readouterr().err
+
+
+def test_check_names_them_where_the_hub_cannot_be_asked(folder, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    fake("page.html", folder / "tokenizer.json")
     assert terminal.main(["m", "--check", "--model-dir", str(folder.parent)]) == 1
-    assert "lm_head.weight" in capsys.readouterr().err
+    assert "tokenizer.json in m is a web page" in capsys.readouterr().err
+
+
+def test_check_names_them_in_an_adapter(tmp_path, capsys):
+    folder = tmp_path / "loras" / "a"
+    folder.mkdir(parents=True)
+    write_json(folder / "adapter_config.json", {"peft_type": "LORA"})
+    fake("pointer.txt", folder / "adapter_model.safetensors")
+    files = [{"path": "adapter_model.safetensors", "size": 9}]
+    write_json(folder / ".download.json", {"repository": "a", "branch": "main", "commit": "c", "files": files})
+    assert terminal.main(["a", "--check", "--lora-dir", str(folder.parent), "--model-dir", str(tmp_path / "models")]) == 1
+    assert "a git-lfs pointer" in capsys.readouterr().err
 
 
 def test_a_mark_of_byte_order_is_passed_over(folder, tiny_llama_folder):
