@@ -17,7 +17,7 @@ from modules.library.real_files import check_real, what_instead
 Json = Mapping[str, Any]
 
 GENERATION = "generation_config.json"
-_DTYPE = re.compile(r"^(torch\.)?(b?float\d*\w*|half|double|u?int\d+|bool|complex\d+)$")
+_DTYPE = re.compile(r"^(b?float\d*\w*|half|double|u?int\d+|bool|complex\d+)$")
 _ROPE_NUMBERS = (
     "factor", "rope_theta", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor",
     "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "partial_rotary_factor",

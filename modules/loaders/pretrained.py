@@ -82,6 +82,8 @@ def with_adapter(model: Any, path: Path, **arguments: Any) -> Any:
         try:
             adapted = PeftModel.from_pretrained(model, str(path), **arguments)
         except RuntimeError as error:
+            if "size mismatch" not in str(error):
+                raise
             raise UserError(f"The adapter {path.name} was made for another model: {_last_line(error)}") from error
     for warning in said:
         text = str(warning.message)

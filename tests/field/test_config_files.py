@@ -65,7 +65,7 @@ def test_a_broken_file_for_generation_is_passed_over_as_transformers_does(folder
 
 
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
-@pytest.mark.parametrize("value", ["auto", "banana", 16])
+@pytest.mark.parametrize("value", ["auto", "torch.float16", 16])
 def test_a_number_format_that_is_none_is_told_in_the_list(folder, key, value):
     def change(config: dict[str, Any]) -> None:
         config.pop("dtype", None)
