@@ -85,7 +85,7 @@ def check_tokenizer(files: Mapping[str, Path]) -> tuple[str, ...]:
     if "tokenizer_config.json" in files:
         read_json(files["tokenizer_config.json"])
     template = files.get("chat_template.jinja")
-    if template is not None and template.stat().st_size:
+    if template is not None and template.read_bytes().removeprefix(b"\xef\xbb\xbf").strip():  # an empty one is none
         check_real(template)
         _check_text(template)
     return tuple(filter(None, (what_instead(files[name]) for name in _OLD_TOKENIZERS if name in files)))
