@@ -1,4 +1,4 @@
-"""Chat templates: Jinja from a model or a file, run in a sandbox, as transformers does it."""
+"""Chat templates: Jinja from a model, a file or a request, run in a bounded sandbox (generation/sandbox.py), as transformers reads it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from jinja2 import TemplateError, TemplateSyntaxError
-from jinja2.exceptions import SecurityError
+from jinja2 import Template, TemplateSyntaxError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import CallBlock, Node
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from modules.errors import UserError
+from modules.generation.sandbox import BoundedEnvironment, TooMuch
 from modules.generation.turns import fitted
 
 if TYPE_CHECKING:
@@ -48,28 +47,30 @@ class _GenerationBlock(Extension):
         return caller()
 
 
+_LONGEST_ERROR = 500
+
+
 def _refuse(message: str) -> None:
     raise _Refused(message)
 
 
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-
 @lru_cache(maxsize=1)
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+def _environment() -> BoundedEnvironment:
+    environment = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols])
+    environment.globals["raise_exception"] = lambda message: _refuse(environment.text(message))
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form[:200])
     return environment
 
 
 @lru_cache(maxsize=64)
-def _compiled(source: str) -> Any:
-    return _environment().from_string(source)
+def _compiled(source: str) -> Template:
+    return _environment().compile_bounded(source)
+
+
+def _told(error: Exception) -> str:
+    """What an error says, as far as a person reads."""
+    said = str(error) or type(error).__name__
+    return said if len(said) <= _LONGEST_ERROR else said[:_LONGEST_ERROR] + " …"
 
 
 class Arguments(dict[str, Any]):
@@ -125,6 +126,8 @@ def check_template(source: str) -> None:
         _compiled(source)
     except TemplateSyntaxError as error:
         raise UserError(f"The chat template has a mistake in line {error.lineno}: {error.message}", param="template") from None
+    except Exception as error:  # noqa: BLE001 — Python's own compiler has limits too
+        raise UserError(f"The chat template cannot be read: {_told(error)}", param="template") from None
 
 
 def render_chat(
@@ -174,20 +177,13 @@ def _as_they_are(
     values = {"tools": None, "documents": None, "bos_token": "", "eos_token": "", **(variables or {})}
     values["add_generation_prompt"] = add_generation_prompt and not continue_reply
     try:
-        text = _compiled(source).render(messages=turns, **values)
+        text = _environment().render(_compiled(source), {"messages": turns, **values})
     except _Refused as error:
-        raise UserError(f"The model's chat template refuses this conversation: {error}", param="messages") from None
-    except (
-        TemplateError,
-        SecurityError,
-        TypeError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
-        raise UserError(f"The chat template cannot render this conversation: {error}", param="template") from None
+        raise UserError(f"The model's chat template refuses this conversation: {_told(error)}", param="messages") from None
+    except TooMuch as error:
+        raise UserError(f"The chat template is not for this conversation: {error}.", param="template") from None
+    except Exception as error:  # noqa: BLE001 — whatever a stranger's template leads to is its own fault
+        raise UserError(f"The chat template cannot render this conversation: {_told(error)}", param="template") from None
     return _cut_after_last(text, messages[-1].content) if continue_reply and messages else text
 
 
