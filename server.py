@@ -139,6 +139,7 @@ def _serve(app: App, listener: socket.socket) -> Running:
     import uvicorn
 
     from modules import web
+    from modules.api.connections import TimedProtocol
 
     options = app.options
     config = uvicorn.Config(
@@ -149,6 +150,7 @@ def _serve(app: App, listener: socket.socket) -> Running:
         ssl_keyfile=options.ssl_keyfile or None,
         ssl_certfile=options.ssl_certfile or None,
         timeout_graceful_shutdown=2,
+        http=TimedProtocol,
         ws="none",
         proxy_headers=False,
     )

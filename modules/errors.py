@@ -7,6 +7,7 @@ UserError                400  the request or setting is wrong; the message says 
 ├── Forbidden            403  who asks is known, and may not do this
 ├── NotFound             404  no such model, chat, preset, …
 ├── Conflict             409  the thing is in use, or exists already
+├── TooLarge             413  more was sent than is taken at once
 └── Unavailable          503  right now this cannot be done: no model loaded, out of memory, queue full
     └── EngineGone       503  the engine behind the model has died
 """
@@ -68,6 +69,11 @@ class NotFound(UserError):
 class Conflict(UserError):
     status = 409
     code = "conflict"
+
+
+class TooLarge(UserError):
+    status = 413
+    code = "request_too_large"
 
 
 class Unavailable(UserError):

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from modules.api import errors, guard, metrics, openai, request_id
+from modules.api import errors, guard, limits, metrics, openai, request_id
 from modules.api.forwarded import Forwarded
 from modules.app import App
 
@@ -39,8 +39,11 @@ def build(app: App) -> FastAPI:
         return JSONResponse(body, status_code=503 if loading else 200)
 
     web.include_router(openai.router(app))
+    larger = None
     if not app.options.nowebui:
         _within_a_loop(lambda: _add_page(web, app))
+        from modules.ui.routes import LARGER_BODIES as larger
+    web.add_middleware(limits.BodyLimit, larger=larger)
     web.add_middleware(guard.SiteGuard)
     if guard.is_private(app.options):
         web.add_middleware(guard.HostGuard)

@@ -36,10 +36,16 @@ def serving(app: App, port: int = 0) -> Iterator[str]:
     import uvicorn
 
     from modules import web
+    from modules.api.connections import TimedProtocol
 
     with ports.listen("127.0.0.1", port, str) as listener:
         config = uvicorn.Config(
-            web.build(app), log_level="warning", ws="none", timeout_graceful_shutdown=1, proxy_headers=False
+            web.build(app),
+            http=TimedProtocol,
+            log_level="warning",
+            ws="none",
+            timeout_graceful_shutdown=1,
+            proxy_headers=False,
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

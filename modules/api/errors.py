@@ -12,18 +12,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from modules.api import request_id
 from modules.errors import NotAllowed, NotFound, TooManyTries, UserError
 from modules.settings.declare import hints_of
 
 log = logging.getLogger(__name__)
-
-MAX_BODY = 64 * 1024 * 1024
-"""Bytes of one request; pictures are in it."""
 
 
 class ErrorDetail(BaseModel):
@@ -67,8 +63,7 @@ def body_of_exception(error: BaseException) -> tuple[int, dict[str, Any]]:
 
 
 def install(web: FastAPI) -> None:
-    """Answer every error of `web`'s own routes in OpenAI's shape, and take no body that is too large."""
-    web.add_middleware(BodyLimit)
+    """Answer every error of `web`'s own routes in OpenAI's shape."""
 
     @web.exception_handler(UserError)
     async def refuse(request: Request, error: UserError) -> JSONResponse:
@@ -98,31 +93,7 @@ def is_of_api(scope: Scope) -> bool:
     return scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")).startswith(("/v1/", "/api/"))
 
 
-class BodyLimit:
-    """ASGI middleware that stops reading a body of the API at MAX_BODY, whatever its headers promise."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not is_of_api(scope):
-            await self._app(scope, receive, send)
-            return
-        promised = Headers(scope=scope).get("content-length", "")
-        read = int(promised) if promised.isdigit() else 0
-
-        async def limited() -> Message:
-            nonlocal read
-            message = {} if read > MAX_BODY else await receive()
-            read += len(message.get("body", b"")) if not promised else 0
-            if read > MAX_BODY:
-                raise HTTPException(413)
-            return message
-
-        await self._app(scope, limited, send)
-
-
-_ROUTE_CODES = {404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
+_ROUTE_CODES = {404: "unknown_url", 405: "method_not_allowed"}
 
 
 def _route_sentence(request: Request, error: HTTPException) -> str:
@@ -131,8 +102,6 @@ def _route_sentence(request: Request, error: HTTPException) -> str:
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         return f"{request.url.path} does not answer {request.method}. Use {allowed}."
-    if error.status_code == 413:
-        return f"The request is larger than {MAX_BODY // 1024**2} MiB. Send less at once."
     if error.status_code == 400:
         return "The body cannot be read as JSON. Send UTF-8 text that is valid JSON."
     return str(error.detail)

@@ -13,11 +13,16 @@ import yaml
 
 from modules.errors import UserError
 from modules.library.character import Character
+from modules.settings.yaml_text import parse_yaml
 
 SUFFIXES = (".yaml", ".yml", ".json", ".png")
 LARGEST_FILE = 20 * 1024 * 1024
+"""With a picture."""
+LARGEST_TEXT = 1024 * 1024
+"""Bytes of a file without one."""
 LONGEST_TEXT = 200_000
 PORTRAIT_POINTS = 512
+MOST_POINTS = 50_000_000
 _PNG = b"\x89PNG\r\n\x1a\n"
 _KINDS = ("PNG", "JPEG", "WEBP", "GIF")
 _TAVERN_LINE = "<START>"
@@ -26,12 +31,14 @@ _TAVERN_LINE = "<START>"
 def read_character(data: bytes, file: str) -> Character:
     """The character in a file of any of the known forms. Raises UserError with a sentence that names `file`."""
     if len(data) > LARGEST_FILE:
-        raise UserError(f"{file} is too large for a character: {LARGEST_FILE // 1024**2} MB at most.")
+        raise UserError(f"{file} is too large for a character: {LARGEST_FILE // 1024**2} MB with its picture at most.")
     if data.startswith(_PNG):
         values = _card(data)
         if values is None:
             raise UserError(f"{file} is a picture without a character in it: a TavernAI card has one in its `chara` text.")
         return _from_values(values, file)
+    if len(data) > LARGEST_TEXT:
+        raise UserError(f"{file} is too large for a character: {LARGEST_TEXT // 1024**2} MB at most.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -74,7 +81,7 @@ def portrait(data: bytes) -> bytes:
         raise UserError(f"The picture is too large: {LARGEST_FILE // 1024**2} MB at most.", param="picture")
     try:
         with Image.open(io.BytesIO(data), formats=_KINDS) as image:
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:  # type: ignore[operator]
+            if image.width * image.height > MOST_POINTS:
                 raise UserError("The picture has too many points.", param="picture")
             small = ImageOps.exif_transpose(image).convert("RGBA")
             small.thumbnail((PORTRAIT_POINTS, PORTRAIT_POINTS))
@@ -92,6 +99,8 @@ def _card(data: bytes) -> Any:
 
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if image.width * image.height > MOST_POINTS:
+                return None
             image.load()  # the text may stand after the picture
             source = image.info.get("chara") or image.info.get("ccv3")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
@@ -108,7 +117,7 @@ def _mapping(text: str, file: str) -> Any:
     try:
         if text.lstrip().startswith("{"):
             return json.loads(text)
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except (ValueError, yaml.YAMLError, RecursionError):
         kind = "JSON" if text.lstrip().startswith("{") else "YAML"
         raise UserError(f"{file} is not valid {kind}.") from None

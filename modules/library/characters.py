@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modules.errors import Conflict, Forbidden, NotFound, UserError
 from modules.library.character import Character
-from modules.library.character_files import SUFFIXES, has_card, portrait, read_character, written
+from modules.library.character_files import LARGEST_TEXT, SUFFIXES, has_card, portrait, read_character, written
 from modules.library.places import folder_of, path_inside, safe_name, write_text, written_whole
 
 _WHAT = "character's name"
@@ -68,7 +68,10 @@ class CharacterLibrary:
         kept = _picture_beside(before) if before else self.picture(owner, replaces) if replaces is not None else None
         image = portrait(picture) if picture is not None else kept.read_bytes() if kept else None
         target = path_inside(folder, id_, ".yaml", _WHAT)
-        write_text(target, written(character))
+        text = written(character)
+        if len(text.encode()) > LARGEST_TEXT:
+            raise UserError(f"The character is too long: {LARGEST_TEXT // 1024**2} MB at most. Shorten its texts.")
+        write_text(target, text)
         if image is not None:
             with written_whole(path_inside(folder, id_, ".png", _WHAT)) as draft:
                 draft.write_bytes(image)

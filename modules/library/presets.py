@@ -12,9 +12,26 @@ from modules.errors import Forbidden, NotFound, UserError
 from modules.generation.sampling import SamplingParams
 from modules.library.places import folder_of, path_inside, write_text
 from modules.settings.declare import hints_of
+from modules.settings.yaml_text import parse_yaml
 
 log = logging.getLogger(__name__)
 _WHAT = "preset's name"
+
+
+LARGEST_FILE = 64 * 1024
+
+
+def read_preset(data: bytes, file: str) -> dict[str, Any]:
+    """The values of a preset as they stand in `file`. Raises UserError."""
+    if len(data) > LARGEST_FILE:
+        raise UserError(f"{file} is too large for a preset: {LARGEST_FILE // 1024} kB at most.")
+    try:
+        values = parse_yaml(data.decode("utf-8-sig")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{file} is not valid YAML.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file} must hold lines of the form `temperature: 0.7`.")
+    return {str(key): value for key, value in values.items()}
 
 
 class PresetLibrary:
@@ -44,17 +61,17 @@ class PresetLibrary:
         if path is None:
             raise NotFound(f"There is no preset called {name}. There are: {', '.join(self.names())}.", param="preset")
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError:
-            raise UserError(f"{path.name} is not valid YAML.", param="preset") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{path.name} must hold lines of the form `temperature: 0.7`.", param="preset")
+            values = read_preset(path.read_bytes(), path.name)
+        except UserError as error:
+            raise UserError(error.message, param="preset") from None
         return SamplingParams.read(_known(values, path.name))
 
     def save(self, name: str, sampling: SamplingParams) -> None:
         """Keep what differs from the defaults. Raises UserError for a name that cannot be a file."""
         values = sampling.model_dump(mode="json", exclude_defaults=True)
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else ""
+        if len(text.encode()) > LARGEST_FILE:
+            raise UserError(f"The preset is too large: {LARGEST_FILE // 1024} kB at most. Shorten its longest text.")
         write_text(_file(self.folder, name), text)
 
     def delete(self, name: str) -> None:

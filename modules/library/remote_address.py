@@ -11,6 +11,7 @@ import yaml
 from modules.errors import Conflict, UserError
 from modules.library.places import path_inside, write_text
 from modules.library.spec import ModelSpec
+from modules.settings.yaml_text import parse_yaml
 
 SETTINGS_FILES = {"config.yaml", "config-user.yaml", "config.yml", "config-user.yml"}
 """Files of the models folder that are no engines: they keep how models are loaded."""
@@ -30,7 +31,7 @@ class RemoteAddress:
 def read_address(path: Path) -> RemoteAddress:
     """Raises UserError where the file does not name an engine, or has a key that means nothing here."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         raise UserError(f"{path.name} is not valid YAML.") from None
     address = values.get("base_url") if isinstance(values, dict) else None

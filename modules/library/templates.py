@@ -13,6 +13,7 @@ import yaml
 from modules.errors import NotFound, UserError
 from modules.generation.template import check_template
 from modules.library.places import path_inside, write_text
+from modules.settings.yaml_text import parse_yaml
 
 BY_NAME = "by-name.yaml"
 _STOP = re.compile(r"\{#-?\s*stop:\s*(\[.*?\])\s*-?#\}", re.DOTALL)
@@ -64,7 +65,7 @@ class TemplateLibrary:
             return ChatTemplate(own, "model")
         plain = re.sub(r"[_ ]", "-", model_name)
         path = self.folder / BY_NAME
-        rules = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else []
+        rules = parse_yaml(path.read_text(encoding="utf-8")) if path.is_file() else []
         for rule in rules or []:
             if re.search(rule["name"], plain, re.IGNORECASE):
                 return ChatTemplate(self.read(rule["template"]), rule["template"])
@@ -86,7 +87,7 @@ def stop_texts(source: str) -> tuple[str, ...]:
 
 def _mapping(text: str, name: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(text)
+        values = parse_yaml(text)
     except yaml.YAMLError:
         raise UserError(f"{name} is not valid YAML.") from None
     if not isinstance(values, dict) or "turn_template" not in values:

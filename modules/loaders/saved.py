@@ -14,6 +14,7 @@ import yaml
 from modules.errors import UserError
 from modules.loaders.options import LoadOptions
 from modules.settings.declare import hints_of
+from modules.settings.yaml_text import parse_yaml
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class SavedOptions:
         if not self._path.is_file():
             return {}
         try:
-            entries = yaml.safe_load(self._path.read_text(encoding="utf-8")) or {}
+            entries = parse_yaml(self._path.read_text(encoding="utf-8")) or {}
         except yaml.YAMLError as error:
             raise UserError(f"{self._path.name} is not valid YAML: {error}") from None
         return entries if isinstance(entries, dict) else {}

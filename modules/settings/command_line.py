@@ -88,12 +88,14 @@ def read_settings_file(path: Path, *, required: bool) -> dict[str, Any]:
     """Defaults by field name from a YAML file. Raises UserError where it is not a mapping, or required and missing."""
     import yaml
 
+    from modules.settings.yaml_text import parse_yaml
+
     if not path.exists():
         if required:
             raise UserError(f"--settings: there is no file {path}.")
         return {}
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = parse_yaml(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):

@@ -12,6 +12,7 @@ from pydantic import field_validator
 from modules.errors import UserError
 from modules.library.places import write_text
 from modules.settings.declare import Settings, setting
+from modules.settings.yaml_text import parse_yaml
 
 Method = Literal["lora", "qlora", "lora-8bit", "gptq-lora", "full"]
 Optimizer = Literal["adamw", "adamw-8bit", "paged-adamw-8bit", "paged-adamw", "adafactor", "sgd", "rmsprop", "adagrad"]
@@ -195,7 +196,7 @@ class TrainingConfig(Settings):
 def read_config(path: Path) -> TrainingConfig:
     """The config in a YAML file. Raises UserError."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     if not isinstance(values, Mapping):

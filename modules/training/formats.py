@@ -16,6 +16,7 @@ from modules.errors import NotFound, UserError
 from modules.generation.types import Message, Messages
 from modules.library.places import safe_name
 from modules.settings.declare import Settings, user_error
+from modules.settings.yaml_text import parse_yaml
 from modules.training.rows import Row
 
 
@@ -295,7 +296,7 @@ def _fits(form: MessageFormat, row: Row) -> bool:
 
 def _read_yaml(path: Path) -> Format:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
         return _ADAPTER.validate_python(values)
     except yaml.YAMLError as error:
         raise UserError(f"The format {path.name} is not valid YAML: {error}", param="format") from None

@@ -10,6 +10,7 @@ import yaml
 
 from modules.errors import NotFound, UserError
 from modules.library.places import path_inside
+from modules.settings.yaml_text import parse_yaml
 from modules.training.config import TrainingConfig
 
 
@@ -33,7 +34,7 @@ def read_recipe(folder: Path, name: str) -> Recipe:
     if not path.is_file():
         raise NotFound(f"There is no recipe called {name}. There are: {', '.join(list_recipes(folder))}.", param="recipe")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path.name} is not valid YAML: {error}") from None
     if not isinstance(values, dict):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+import tempfile
+from typing import Annotated, BinaryIO
 from urllib.parse import quote
 
 from fastapi import Depends, Header, Query, Request
 from fastapi.responses import Response
 
-from modules.errors import UserError
+from modules.errors import TooLarge
+
+IN_MEMORY = 16 * 1024**2
 
 
 def _owner(request: Request) -> str:
@@ -28,13 +32,27 @@ Start = Annotated[int, Depends(_start)]
 
 
 async def body_of(request: Request, limit: int) -> bytes:
-    """A file that was sent as it is. Raises UserError once it is larger than `limit` bytes."""
+    """A file that was sent as it is. Raises TooLarge once it is larger than `limit` bytes."""
     data = bytearray()
     async for piece in request.stream():
         data += piece
         if len(data) > limit:
-            raise UserError(f"The file is too large: {limit // 1024**2} MB at most.")
+            raise TooLarge(f"The file is too large: {limit // 1024**2} MB at most.")
     return bytes(data)
+
+
+async def file_of(request: Request, limit: int) -> BinaryIO:
+    """Like `body_of`, for what may be too large for memory: a file that vanishes when it is closed."""
+    file: BinaryIO = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # type: ignore[assignment]  # noqa: SIM115
+    try:
+        async for piece in request.stream():
+            await asyncio.to_thread(file.write, piece)
+            if file.tell() > limit:
+                raise TooLarge(f"The file is too large: {limit // 1024**2} MB at most.")
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def download(data: bytes | str, name: str, kind: str) -> Response:

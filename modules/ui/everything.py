@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import Any, get_args
+from typing import Any, BinaryIO, get_args
 
 import yaml
 
@@ -17,8 +17,10 @@ from modules.chats import transfer
 from modules.chats.sheets import SheetName
 from modules.errors import NotFound, UserError
 from modules.generation.sampling import SamplingParams
+from modules.library import character_files, presets
 from modules.library.character_files import read_character, written
 from modules.ui import preferences
+from modules.ui.archive import Archive
 
 LARGEST = 500 * 1024**2
 """Bytes, packed and unpacked."""
@@ -74,43 +76,31 @@ def _settings(app: App, owner: str) -> dict[str, Any]:
     }
 
 
-def read(app: App, owner: str, data: bytes) -> dict[str, Any]:
+def read(app: App, owner: str, file: BinaryIO) -> dict[str, Any]:
     """Take in what `export` made, beside what is there: nothing is replaced but the settings. Raises UserError."""
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
-    except zipfile.BadZipFile:
-        raise UserError("This is no zip file. Choose one that was exported on the Session tab.") from None
-    entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-    if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > LARGEST:
-        raise UserError(f"The file holds too much: {MOST_FILES} files and {LARGEST // 1024**2} MB are the most.")
-    contents = {entry.filename: entry for entry in entries}
+    archive = Archive(file, most_files=MOST_FILES, largest=LARGEST)
     done = Imported()
-    readers: dict[str, Callable[[str, bytes], int]] = {
-        "presets": lambda name, text: _preset(app, owner, name, text),
-        "prompts": lambda name, text: _prompt(app, owner, name, text.decode("utf-8-sig")),
-        "characters": lambda name, text: _character(app, owner, name, text, archive, contents),
-        "chats": lambda name, text: len(transfer.import_chats(app.store, app.pictures, owner, transfer.read_file(text))),
-    }
-    suffixes = {"presets": ".yaml", "prompts": ".txt", "characters": ".yaml", "chats": ".json"}
-    for filename, entry in contents.items():
+    for filename in archive:
         path = PurePosixPath(filename)
-        kind = path.parent.name
-        if suffixes.get(kind) != path.suffix:
+        kind = _KINDS.get(path.parent.name)
+        if kind is None or kind.suffix != path.suffix:
             continue
         try:
-            setattr(done, kind, getattr(done, kind) + readers[kind](path.stem, archive.read(entry)))
+            data = archive.read(filename, kind.largest)
+            made = kind.take(app, owner, path.stem, data, archive)
+            setattr(done, path.parent.name, getattr(done, path.parent.name) + made)
         except UserError as error:
             done.problems.append(f"{filename}: {error.message}")
-        except (zipfile.BadZipFile, UnicodeDecodeError, yaml.YAMLError, RuntimeError, NotImplementedError):
+        except UnicodeDecodeError:
             done.problems.append(f"{filename}: this file is damaged.")
-    if _SETTINGS in contents:
+    if _SETTINGS in archive:
         try:
-            _restore_settings(app, owner, json.loads(archive.read(contents[_SETTINGS])))
+            _restore_settings(app, owner, json.loads(archive.read(_SETTINGS, _LARGEST_SETTINGS)))
         except UserError as error:
             done.problems.append(f"{_SETTINGS}: {error.message}")
-        except (ValueError, TypeError, AttributeError, zipfile.BadZipFile, RuntimeError):
+        except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
             done.problems.append(f"{_SETTINGS}: this file is damaged.")
-    if not any((done.chats, done.characters, done.presets, done.prompts)) and _SETTINGS not in contents:
+    if not any((done.chats, done.characters, done.presets, done.prompts)) and _SETTINGS not in archive:
         raise UserError("There is nothing of Textloom in this file. Choose one that was exported on the Session tab.")
     return asdict(done)
 
@@ -140,36 +130,56 @@ def _compare(read: Callable[[str], Any], value: Any) -> Callable[[str], bool | N
     return same
 
 
-def _preset(app: App, owner: str, name: str, text: bytes) -> int:
-    values = yaml.safe_load(text.decode("utf-8-sig")) or {}
-    if not isinstance(values, dict):
-        raise UserError("A preset holds lines of the form `temperature: 0.7`.")
-    sampling = SamplingParams.read(values)
+def _preset(app: App, owner: str, name: str, data: bytes, archive: Archive) -> int:
+    sampling = SamplingParams.read(presets.read_preset(data, f"{name}.yaml"))
     free = _free(name, _compare(lambda kept: app.presets.of(owner).read(kept), sampling))
     if free:
         app.presets.of(owner).save(free, sampling)
     return int(free is not None)
 
 
-def _prompt(app: App, owner: str, name: str, text: str) -> int:
+def _prompt(app: App, owner: str, name: str, data: bytes, archive: Archive) -> int:
+    text = data.decode("utf-8-sig")
     free = _free(name, _compare(lambda kept: app.prompts.of(owner).read(kept), text))
     if free:
         app.prompts.of(owner).save(free, text)
     return int(free is not None)
 
 
-def _character(
-    app: App, owner: str, name: str, text: bytes, archive: zipfile.ZipFile, contents: dict[str, zipfile.ZipInfo]
-) -> int:
-    character = read_character(text, f"{name}.yaml")
+def _character(app: App, owner: str, name: str, data: bytes, archive: Archive) -> int:
+    character = read_character(data, f"{name}.yaml")
     free = _free(
         character.name, _compare(lambda kept: replace(app.characters.read(owner, kept), name=character.name), character)
     )
     if not free:
         return 0
-    picture = next((entry for path, entry in contents.items() if path.endswith(f"characters/{name}.png")), None)
-    app.characters.save(owner, replace(character, name=free), archive.read(picture) if picture else None)
+    picture = next((path for path in archive if path.endswith(f"characters/{name}.png")), None)
+    image = archive.read(picture, character_files.LARGEST_FILE) if picture else None
+    app.characters.save(owner, replace(character, name=free), image)
     return 1
+
+
+def _chats(app: App, owner: str, name: str, data: bytes, archive: Archive) -> int:
+    return len(transfer.import_chats(app.store, app.pictures, owner, transfer.read_file(data)))
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A folder of the zip file: which files in it are read, how large one may be, and what takes it in."""
+
+    suffix: str
+    largest: int
+    take: Callable[[App, str, str, bytes, Archive], int]
+
+
+_KINDS = {
+    "presets": _Kind(".yaml", presets.LARGEST_FILE, _preset),
+    "prompts": _Kind(".txt", 8 * 1024**2, _prompt),
+    "characters": _Kind(".yaml", character_files.LARGEST_TEXT, _character),
+    "chats": _Kind(".json", transfer.LARGEST_FILE, _chats),
+}
+_LARGEST_SETTINGS = 64 * 1024**2
+"""Bytes; the texts of the pages are in it."""
 
 
 def _restore_settings(app: App, owner: str, kept: dict[str, Any]) -> None:

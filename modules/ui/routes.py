@@ -12,8 +12,10 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
 from modules.app import App
+from modules.chats import pictures, transfer
 from modules.chats.records import PathMessage
 from modules.errors import NotFound
+from modules.library import character_files
 from modules.ui import (
     actions,
     character_routes,
@@ -26,10 +28,18 @@ from modules.ui import (
     views,
     writing_routes,
 )
-from modules.ui.bodies import Owner, Start, body_of, download
+from modules.ui.bodies import Owner, Start, download, file_of
 from modules.ui.live import Renderings, event_response, follow, over
 
 STATIC = Path(__file__).parent / "static"
+LARGER_BODIES = {
+    "/chats/everything": everything.LARGEST,
+    "/chats/import": transfer.LARGEST_FILE,
+    "/chats/pictures": pictures.LARGEST_FILE,
+    "/chats/characters/import|/chats/characters/[^/]+/picture": character_files.LARGEST_FILE,
+    "/gradio_api/upload": 2 * 1024**3,
+}
+"""Patterns of paths that take files, with the largest body of each; Gradio's is for training data."""
 
 
 class View(BaseModel):
@@ -115,7 +125,8 @@ def router(app: App) -> APIRouter:
 
     @routes.post("/everything")
     async def import_everything(owner: Owner, request: Request) -> dict[str, Any]:
-        return await asyncio.to_thread(everything.read, app, owner, await body_of(request, everything.LARGEST))
+        with await file_of(request, everything.LARGEST) as file:
+            return await asyncio.to_thread(everything.read, app, owner, file)
 
     @routes.get("/static/{name:path}")
     def static(name: str) -> FileResponse:

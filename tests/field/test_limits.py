@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import socket
+import struct
 import subprocess
 import sys
+import tracemalloc
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
+import yaml
 
+from modules.api import connections
 from modules.errors import UserError
+from modules.generation.sampling import SamplingParams
 from modules.generation.template import check_template, render_chat
 from modules.generation.types import Message
-from tests.fakes import CHATML
+from modules.library.character import Character
+from modules.library.character_files import read_character
+from modules.library.characters import CharacterLibrary
+from modules.library.presets import PresetLibrary, read_preset
+from modules.settings.yaml_text import parse_yaml
+from modules.ui import everything
+from tests.fakes import CHATML, EchoModel
+from tests.in_process import make_app, serving
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 INPUTS = Path(__file__).parent / "inputs"
@@ -96,3 +115,209 @@ def test_what_jinja_can_do_it_still_can():
 def test_a_template_that_python_cannot_compile_is_told():
     with pytest.raises(UserError, match=r"^The chat template cannot be read: "):
         check_template(written_out("DEEPFOR"))
+
+
+# --- YAML and zip files
+
+
+MERGES = "a0: &a0 {k: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 5000,
+        "a: [" + "1," * 100_000 + "1]",
+        MERGES,
+        "created: 2023-99-99",
+        f"seed: {'9' * 5000}",
+        "name: &a [*a, *b]",
+        "? [1]\n: 2",
+        "!!python/object/apply:os.system ['true']",
+        "a: \x00",
+    ],
+    ids=["deep", "many parts", "merges", "a bad date", "a long number", "no anchor", "a list as key", "a Python object", "NUL"],
+)
+def test_yaml_that_is_none_is_told_as_such(text):
+    with pytest.raises(yaml.YAMLError):
+        parse_yaml(text)
+    with pytest.raises(UserError, match=r"too large for a character|not valid YAML"):
+        read_character(text.encode(), "x.yaml")
+    with pytest.raises(UserError, match=r"too large for a preset|not valid YAML"):
+        read_preset(text.encode(), "x.yaml")
+
+
+def test_yaml_is_read_by_the_c_parser():
+    from modules.settings import yaml_text
+
+    assert issubclass(yaml_text._Loader, yaml.CSafeLoader)
+    assert parse_yaml("a: &x {k: 1}\nb: {<<: *x, l: [1, 2.5, true, null, 2023-01-02]}")["b"]["k"] == 1
+
+
+def test_a_character_may_have_a_megabyte_and_a_preset_64_kilobytes():
+    assert read_character(("name: A\ncontext: " + "x" * 150_000).encode(), "a.yaml").name == "A"
+    with pytest.raises(UserError, match="1 MB at most"):
+        read_character(b"name: A\ncontext: " + b"x" * 1024**2, "a.yaml")
+    with pytest.raises(UserError, match="64 kB at most"):
+        read_preset(b"temperature: 0.5 # " + b"x" * 65536, "a.yaml")
+
+
+def test_what_could_not_be_read_again_is_not_saved(tmp_path):
+    with pytest.raises(UserError, match="64 kB"):
+        PresetLibrary(tmp_path).save("long", SamplingParams(grammar="x" * 65_536))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match="1 MB"):
+        CharacterLibrary(tmp_path).save("", Character("A", more_greetings=tuple(["x" * 200_000] * 6)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def zipped(members: dict[str, bytes]) -> bytearray:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return bytearray(packed.getvalue())
+
+
+@pytest.fixture
+def taken(tmp_path: Path) -> Iterator[Any]:
+    app = make_app(tmp_path)
+    yield lambda data: everything.read(app, "local", io.BytesIO(bytes(data)))
+    app.close()
+
+
+def test_the_members_of_a_zip_are_counted_before_their_list_is_read(taken, monkeypatch):
+    many = zipped({f"prompts/{number}.txt": b"" for number in range(20_001)})
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(UserError, match="20000 files"):
+        taken(many)
+    more_than_16_bits = bytearray(many)
+    more_than_16_bits[-22:-22] = b"PK\6\7" + bytes(16)
+    with pytest.raises(UserError, match="20000 files"):
+        taken(more_than_16_bits)
+
+
+def test_a_member_that_says_less_than_it_holds_is_not_unpacked(taken):
+    """Two megabytes that unpack to two gigabytes, and say that they are ten bytes."""
+    packed = zipped({"prompts/bomb.txt": b"x" * 60_000_000, "prompts/good.txt": b"hello"})
+    at = packed.index(b"PK\1\2")
+    packed[at + 24 : at + 28] = struct.pack("<L", 10)
+    tracemalloc.start()
+    try:
+        done = taken(packed)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert done["prompts"] == 1
+    assert len(done["problems"]) == 1
+    assert most < 30_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("presets/a.yaml", b"seed: 2023-99-99"),
+        ("presets/a.yaml", b"x" * 70_000),
+        ("presets/a\x01.yaml", b"temperature: 0.5"),
+        ("presets/" + "n" * 300 + ".yaml", b"temperature: 0.5"),
+        ("characters/a.yaml", b"name: A\ncontext: " + b"x" * 1024**2),
+        ("prompts/a.txt", b"\xff\xfe"),
+        ("chats/a.json", b'{"messages": [{"role": "user", "content": "a", "created": "2023-99-99"}], "created": {}}'),
+        ("chats/a.json", b"[" * 100_000),
+        ("settings.json", b'{"pages": {"nowhere": {}}}'),
+        ("settings.json", b'{"sampling": [1], "page": 3, "name": {"a": 1}, "pages": []}'),
+    ],
+)
+def test_a_member_that_cannot_be_read_is_named_and_the_others_come_in(taken, name, data):
+    done = taken(zipped({name: data, "prompts/good.txt": b"hello"}))
+    assert done["prompts"] == 1
+    if not name.startswith("chats/a.json") or data.startswith(b"["):
+        assert [problem.split(":")[0] for problem in done["problems"]] == [name]
+
+
+def test_a_damaged_deflate_is_named(taken):
+    packed = zipped({"prompts/bad.txt": bytes(range(256)) * 100, "prompts/good.txt": b"hello"})
+    packed[60:80] = b"\xff" * 20
+    assert taken(packed)["problems"] == ["prompts/bad.txt: this file is damaged."]
+    for at in range(0, len(packed), 7):
+        spoilt = bytearray(packed)
+        spoilt[at] ^= 0xFF
+        with contextlib.suppress(UserError):
+            taken(spoilt)
+
+
+# --- bodies and connections
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    app = make_app(tmp_path_factory.mktemp("site"), EchoModel())
+    with serving(app) as url:
+        yield url
+    app.close()
+
+
+OF_ROUTES = {
+    "/v1/chat/completions": 64,
+    "/chats/send": 8,
+    "/chats/1/view": 8,
+    "/chats/pictures": 20,
+    "/chats/characters/import": 20,
+    "/gradio_api/queue/join": 8,
+}
+"""MiB of a body."""
+READ_NOTHING = {"/v1/nowhere": 64, "/login": 8, "/": 8}
+
+
+@pytest.mark.parametrize("path", [*OF_ROUTES, *READ_NOTHING])
+def test_every_route_has_a_limit(site, path):
+    content = b" " * ((OF_ROUTES | READ_NOTHING)[path] * 1024**2 + 1)
+    reply = httpx.post(site + path, content=content, headers={"Content-Type": "application/json"}, timeout=60)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("path", OF_ROUTES)
+def test_a_body_that_does_not_say_its_length_is_measured(site, path):
+    content = iter([b" " * 1024**2] * OF_ROUTES[path] + [b" "])
+    reply = httpx.post(site + path, content=content, headers={"Content-Type": "application/json"}, timeout=60)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (413, "request_too_large")
+
+
+def talk(url: str, *pieces: bytes) -> bytes:
+    """What a server says to pieces of a request that never ends, until it hangs up."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as line:
+        for piece in pieces:
+            line.sendall(piece)
+        heard = b""
+        while data := line.recv(65536):
+            heard += data
+        return heard
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (),
+        (b"POST /v1/chat/completions HTT",),
+        (b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n", b"X-Slow: "),
+        (
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{",
+        ),
+        (b"POST /chats/send HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{",),
+        (b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\n",),
+    ],
+    ids=["nothing", "half a line", "half a head", "half a body", "half a chunk", "an answer before the body"],
+)
+def test_a_request_that_is_never_finished_is_hung_up_on(site, monkeypatch, pieces):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
+    assert b"HTTP/1.1 408" in talk(site, *pieces) or b"/health" in b"".join(pieces)
+
+
+def test_a_slow_reply_is_not_hung_up_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    app = make_app(tmp_path, EchoModel(lambda request: "a long reply", pace=0.1))
+    with serving(app) as url:
+        reply = httpx.post(url + "/v1/completions", json={"prompt": "x", "max_tokens": 50}, timeout=30)
+        assert reply.json()["choices"][0]["text"] == "a long reply"
+    app.close()

@@ -59,7 +59,7 @@ def having(app: App, owner: str) -> object:
 def test_what_is_exported_comes_back_on_another_server(apps):
     here, there = apps("here"), apps("there", gradio_auth="ann:a,bob:b")
     fill(here, "local")
-    done = everything.read(there, "bob", everything.export(here, "local"))
+    done = everything.read(there, "bob", io.BytesIO(everything.export(here, "local")))
     assert having(there, "bob") == having(here, "local")
     assert done["problems"] == [] and (done["chats"], done["characters"]) == (1, 1)
     assert "Mine" not in there.presets.names() and there.presets.of("ann").names() == there.presets.names()
@@ -71,7 +71,7 @@ def test_importing_again_replaces_nothing_and_doubles_no_preset(apps):
     fill(app, "local")
     packed = everything.export(app, "local")
     app.presets.of("local").save("Mine", SamplingParams(top_p=0.9))
-    done = everything.read(app, "local", packed)
+    done = everything.read(app, "local", io.BytesIO(packed))
     assert (done["presets"], done["prompts"], done["characters"]) == (1, 0, 0)
     assert app.presets.read("Mine").top_p == 0.9 and app.presets.read("Mine (2)").top_p == 0.3
 
@@ -79,7 +79,7 @@ def test_importing_again_replaces_nothing_and_doubles_no_preset(apps):
 def test_files_that_are_not_ours_are_refused_or_named(apps):
     app = apps("here")
     with pytest.raises(UserError, match="no zip"):
-        everything.read(app, "local", b"nonsense")
+        everything.read(app, "local", io.BytesIO(b"nonsense"))
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("../presets/evil.yaml", "temperature: 99")
@@ -87,9 +87,9 @@ def test_files_that_are_not_ours_are_refused_or_named(apps):
         archive.writestr("chats/broken.json", "{")
         archive.writestr("settings.json", "[]")
         archive.writestr("/etc/passwd", "x")
-    done = everything.read(app, "local", packed.getvalue())
+    done = everything.read(app, "local", packed)
     assert len(done["problems"]) >= 3 and done["chats"] == 0
     empty = io.BytesIO()
     zipfile.ZipFile(empty, "w").close()
     with pytest.raises(UserError, match="nothing of Textloom"):
-        everything.read(app, "local", empty.getvalue())
+        everything.read(app, "local", empty)

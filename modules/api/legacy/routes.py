@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocketDisconnect
 
-from modules.api import errors, guard
+from modules.api import errors, guard, limits
 from modules.api.auth import key_of_api
 from modules.api.forwarded import Forwarded
 from modules.api.legacy.request import chat_request, text_request
@@ -30,6 +30,7 @@ def build(app: App) -> FastAPI:
     """The web application for both ports of 2023: they differ in number alone."""
     web = FastAPI(title="Textloom, API of July 2023", docs_url=None, redoc_url=None, openapi_url=None)
     errors.install(web)
+    web.add_middleware(limits.BodyLimit)
     web.add_middleware(guard.SiteGuard)
     if guard.is_private(app.options):
         web.add_middleware(guard.HostGuard)

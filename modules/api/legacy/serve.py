@@ -25,6 +25,8 @@ class LegacyServer:
         """Raises UserError where a port is taken."""
         import uvicorn
 
+        from modules.api.connections import TimedProtocol
+
         options = app.options
         self._listeners: list[socket.socket] = []
         for flag in ("api_blocking_port", "api_streaming_port"):
@@ -39,6 +41,7 @@ class LegacyServer:
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=2,
+            http=TimedProtocol,
             ws="websockets-sansio",
             proxy_headers=False,
             ssl_keyfile=options.ssl_keyfile or None,

@@ -1,0 +1,74 @@
+"""No request is larger than its address allows: it is refused with 413, by what it promises or by what comes."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from modules.api.errors import body_of, is_of_api
+from modules.errors import TooLarge
+
+MIB = 1024 * 1024
+OF_THE_API = 64 * MIB
+"""Bytes of one request; pictures are in it."""
+OF_THE_PAGE = 8 * MIB
+"""What people type, and all else that has no limit of its own."""
+
+
+class BodyLimit:
+    """ASGI middleware. larger: for a pattern of whole paths, the bytes that they take: files, for the most part."""
+
+    def __init__(self, app: ASGIApp, larger: Mapping[str, int] | None = None) -> None:
+        self._app = app
+        self._larger = [(re.compile(pattern), limit) for pattern, limit in (larger or {}).items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._limit(scope)
+        promised = Headers(scope=scope).get("content-length", "")
+        if promised.isdigit() and int(promised) > limit:
+            await _refuse(limit, scope, receive, send)
+            return
+        read, begun = 0, False
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > limit:
+                raise _Beyond
+            return message
+
+        async def told(message: Message) -> None:
+            nonlocal begun
+            if read > limit and not begun:
+                return  # whatever the route makes of half a body, the answer is that it was too large
+            begun = True
+            await send(message)
+
+        with contextlib.suppress(_Beyond):
+            await self._app(scope, counted, told)
+        if read > limit and not begun:
+            await _refuse(limit, scope, receive, send)
+
+    def _limit(self, scope: Scope) -> int:
+        if is_of_api(scope):
+            return OF_THE_API
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        return next((limit for pattern, limit in self._larger if pattern.fullmatch(path)), OF_THE_PAGE)
+
+
+class _Beyond(Exception):
+    """More has come than is allowed."""
+
+
+async def _refuse(limit: int, scope: Scope, receive: Receive, send: Send) -> None:
+    error = TooLarge(f"The request is larger than {limit // MIB} MiB. Send less at once.")
+    await JSONResponse(body_of(error.message, error.status, code=error.code), error.status)(scope, receive, send)
