@@ -16,6 +16,7 @@ from modules.api.chat_request import ChatCompletionRequest, JsonFormat, SchemaFo
 from modules.api.common import chosen_adapter, effective_sampling, replies_of, shown_name, whole_context
 from modules.api.conversation import read_messages, tools_for_template
 from modules.api.errors import REFUSALS
+from modules.api.large_bodies import LargeBodyRoute
 from modules.api.progress import Head, Progress
 from modules.api.replies import (
     ChatChoice,
@@ -62,7 +63,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 
 def router(app: App) -> APIRouter:
     """The route of chat."""
-    routes = APIRouter(tags=["chat"], responses=REFUSALS)
+    routes = APIRouter(tags=["chat"], responses=REFUSALS, route_class=LargeBodyRoute)
 
     @routes.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
     async def create_chat_completion(body: ChatCompletionRequest, request: Request) -> Response:

@@ -13,6 +13,7 @@ from modules.api.chat import STREAMED
 from modules.api.common import chosen_adapter, effective_sampling, replies_of, shown_name
 from modules.api.completion_request import CompletionRequest
 from modules.api.errors import REFUSALS
+from modules.api.large_bodies import LargeBodyRoute
 from modules.api.progress import Head, Progress
 from modules.api.replies import (
     Completion,
@@ -36,7 +37,7 @@ MAX_REPLIES = 2048
 
 def router(app: App) -> APIRouter:
     """The route of completions."""
-    routes = APIRouter(tags=["completions"], responses=REFUSALS)
+    routes = APIRouter(tags=["completions"], responses=REFUSALS, route_class=LargeBodyRoute)
 
     @routes.post("/v1/completions", response_model=Completion, responses=STREAMED)
     async def create_completion(body: CompletionRequest, request: Request) -> Response:

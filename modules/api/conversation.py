@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
+
+from starlette.concurrency import run_in_threadpool
 
 from modules.api import remote_pictures
 from modules.api.chat_request import ChatMessage, ImagePart, TextPart, Tool
@@ -23,9 +24,25 @@ _ROLES: dict[str, Role] = {"developer": "system", "system": "system", "user": "u
 
 async def read_messages(messages: Sequence[ChatMessage], *, images: bool, remote_images: bool) -> tuple[Message, ...]:
     """The conversation. images: whether the model sees any; remote_images: whether http addresses may be fetched. Raises UserError."""
-    if sum(url.startswith("http") for message in messages for url in _pictures(message)) > MAX_REMOTE_IMAGES:
+    named = await run_in_threadpool(_named_pictures, messages)
+    if sum(url.startswith("http") for urls in named.values() for url in urls) > MAX_REMOTE_IMAGES:
         raise UserError(f"A request may name {MAX_REMOTE_IMAGES} pictures by an http address at most.", param="messages")
-    return tuple([await _read(message, place, images, remote_images) for place, message in enumerate(messages)])
+    shown: dict[int, tuple[Image, ...]] = {}
+    for place, urls in named.items():
+        where = f"messages.{place}.content"
+        if not images:
+            raise UserError("The loaded model cannot see pictures. Send text alone, or load a model for vision.", param=where)
+        shown[place] = tuple([await _picture(url, where, remote_images) for url in urls])
+    return await run_in_threadpool(_conversation, messages, shown)
+
+
+def _named_pictures(messages: Sequence[ChatMessage]) -> dict[int, list[str]]:
+    """Where pictures are, by the place of their message."""
+    return {place: urls for place, message in enumerate(messages) if (urls := _pictures(message))}
+
+
+def _conversation(messages: Sequence[ChatMessage], shown: Mapping[int, tuple[Image, ...]]) -> tuple[Message, ...]:
+    return tuple(_message(message, place, shown.get(place, ())) for place, message in enumerate(messages))
 
 
 def _pictures(message: ChatMessage) -> list[str]:
@@ -33,15 +50,10 @@ def _pictures(message: ChatMessage) -> list[str]:
     return [part.image_url.url for part in parts if isinstance(part, ImagePart)]
 
 
-async def _read(message: ChatMessage, place: int, images: bool, remote: bool) -> Message:
+def _message(message: ChatMessage, place: int, shown: tuple[Image, ...]) -> Message:
     parts = message.content if isinstance(message.content, tuple) else ()
     text = message.content if isinstance(message.content, str) else "\n".join(p.text for p in parts if isinstance(p, TextPart))
-    pictures = _pictures(message)
-    where = f"messages.{place}.content"
-    if pictures and not images:
-        raise UserError("The loaded model cannot see pictures. Send text alone, or load a model for vision.", param=where)
-    fetched = [await _picture(url, where, remote) for url in pictures]
-    return Message(_ROLES[message.role], text, tuple(fetched), _extra(message, place))
+    return Message(_ROLES[message.role], text, shown, _extra(message, place))
 
 
 def _extra(message: ChatMessage, place: int) -> dict[str, Any]:
@@ -87,7 +99,7 @@ def tools_for_template(tools: Sequence[Tool]) -> list[dict[str, Any]]:
 
 async def _picture(url: str, where: str, remote: bool) -> Image:
     if url.startswith("data:"):
-        data = _from_data_url(url, where)
+        data = await run_in_threadpool(_from_data_url, url, where)
     elif url.startswith(("http://", "https://")):
         if not remote:
             raise UserError(
@@ -97,7 +109,7 @@ async def _picture(url: str, where: str, remote: bool) -> Image:
         data = await remote_pictures.fetch(url, where)
     else:
         raise UserError("A picture must be a data: URL (data:image/png;base64,…) or an http address.", param=where)
-    await asyncio.to_thread(_check_picture, data, where)
+    await run_in_threadpool(_check_picture, data, where)
     return Image(data)
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from modules.api.common import Body
 from modules.api.completion_request import Tokens
 from modules.api.errors import REFUSALS, ModelNotFound
+from modules.api.large_bodies import LargeBodyRoute
 from modules.errors import ContextTooLong, UserError
 from modules.library.models import same_name
 
@@ -69,7 +70,7 @@ class EmbeddingList(BaseModel):
 
 def router(app: App) -> APIRouter:
     """The route of embeddings."""
-    routes = APIRouter(tags=["embeddings"], responses=REFUSALS)
+    routes = APIRouter(tags=["embeddings"], responses=REFUSALS, route_class=LargeBodyRoute)
 
     @routes.post("/v1/embeddings")
     def create_embeddings(body: EmbeddingRequest) -> EmbeddingList:

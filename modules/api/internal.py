@@ -13,6 +13,7 @@ from modules.api.chat import generation_request
 from modules.api.chat_request import ChatCompletionRequest
 from modules.api.common import Body
 from modules.api.errors import REFUSALS
+from modules.api.large_bodies import LargeBodyRoute
 from modules.api.streaming import awake
 from modules.errors import UserError
 from modules.generation.engine import State
@@ -152,7 +153,7 @@ class Health(BaseModel):
 
 def router(app: App) -> APIRouter:
     """The routes for everyone with a key."""
-    routes = APIRouter(prefix="/v1/internal", tags=["internal"], responses=REFUSALS)
+    routes = APIRouter(prefix="/v1/internal", tags=["internal"], responses=REFUSALS, route_class=LargeBodyRoute)
     _add_text(routes, app)
     _add_knowledge(routes, app)
     return routes

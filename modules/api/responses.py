@@ -17,6 +17,7 @@ from modules.api.chat import generation_request
 from modules.api.chat_request import ChatCompletionRequest
 from modules.api.common import shown_name
 from modules.api.errors import REFUSALS, describe
+from modules.api.large_bodies import LargeBodyRoute
 from modules.api.progress import Progress
 from modules.api.response_request import ResponseRequest
 from modules.api.streaming import (
@@ -109,7 +110,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 
 def router(app: App) -> APIRouter:
     """The route of responses."""
-    routes = APIRouter(tags=["responses"], responses=REFUSALS)
+    routes = APIRouter(tags=["responses"], responses=REFUSALS, route_class=LargeBodyRoute)
 
     @routes.post("/v1/responses", response_model=ResponseReply, responses=STREAMED)
     async def create_response(body: ResponseRequest, request: Request) -> Response:

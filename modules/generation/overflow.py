@@ -34,19 +34,23 @@ def fit_messages(
     count: the tokens of a conversation as the model will see it. Whole turns go, the oldest first: a user's message with
     all that answers it. System messages at the beginning and the last turn stay.
     """
-    length = count(messages)
     if overflow == "refuse":
-        _refuse_unless_it_fits(length, context_length)
+        _refuse_unless_it_fits(len(messages), context_length, "messages")
+        _refuse_unless_it_fits(count(messages), context_length)
         return messages, 0
     room = room_for_prompt(context_length, max_tokens)
-    if length <= room:
+    if len(messages) <= room and count(messages) <= room:
         return messages, 0
     head, starts = _turns(messages)
-    cuts = [messages[:head] + messages[start:] for start in starts]
-    kept = bisect_left(cuts, True, key=lambda cut: count(cut) <= room)
-    if kept < len(cuts):
-        return cuts[kept], len(messages) - len(cuts[kept])
-    least = cuts[-1] if cuts else messages
+    first = bisect_left(starts, len(messages) - room)  # each message takes a token at least
+
+    def cut(at: int) -> Messages:
+        return messages[:head] + messages[starts[at] :]
+
+    kept = bisect_left(range(len(starts)), True, lo=min(first, len(starts)), key=lambda at: count(cut(at)) <= room)
+    if kept < len(starts):
+        return cut(kept), len(messages) - len(cut(kept))
+    least = cut(-1) if starts else messages
     _refuse_unless_it_fits(count(least), context_length)
     return least, len(messages) - len(least)
 
@@ -64,10 +68,10 @@ def fit_tokens(
     return tokens[:keep_first] + tokens[len(tokens) - room + keep_first :]
 
 
-def _refuse_unless_it_fits(length: int, context_length: int) -> None:
+def _refuse_unless_it_fits(length: int, context_length: int, of: str = "tokens") -> None:
     if length >= context_length:
         raise ContextTooLong(
-            f"The prompt has {length} tokens, and the model's context holds {context_length} with the reply. "
+            f"The prompt has {length} {of}, and the model's context holds {context_length} with the reply. "
             "Shorten it, or load the model with a larger context.",
             param="messages",
             tokens=length,

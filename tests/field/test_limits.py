@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
@@ -20,11 +21,12 @@ import httpx
 import pytest
 import yaml
 
-from modules.api import connections
-from modules.errors import UserError
+from modules.api import connections, conversation, large_bodies
+from modules.errors import ContextTooLong, UserError
+from modules.generation.overflow import fit_messages
 from modules.generation.sampling import SamplingParams
 from modules.generation.template import check_template, render_chat
-from modules.generation.types import Message
+from modules.generation.types import Message, Messages
 from modules.library.character import Character
 from modules.library.character_files import read_character
 from modules.library.characters import CharacterLibrary
@@ -321,3 +323,68 @@ def test_a_slow_reply_is_not_hung_up_on(tmp_path, monkeypatch):
         reply = httpx.post(url + "/v1/completions", json={"prompt": "x", "max_tokens": 50}, timeout=30)
         assert reply.json()["choices"][0]["text"] == "a long reply"
     app.close()
+
+
+# --- long conversations
+
+
+class Counted:
+    """The tokens of a conversation, one for each letter and one for each message; and how many messages were looked at."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __call__(self, messages: Messages) -> int:
+        self.read += len(messages)
+        return sum(len(message.content) + 1 for message in messages)
+
+
+def test_a_conversation_that_cannot_fit_is_refused_before_it_is_rendered():
+    count = Counted()
+    turns = (Message("user", "a"),) * 100_000
+    with pytest.raises(ContextTooLong, match="100000 messages"):
+        fit_messages(turns, count, 4096, 100, "refuse")
+    assert count.read == 0
+
+
+def test_what_cannot_fit_is_dropped_before_it_is_rendered():
+    count = Counted()
+    turns = (Message("system", "s"), *(Message("user" if n % 2 else "assistant", "ab") for n in range(100_000)))
+    kept, dropped = fit_messages(turns, count, 4096, 100, "drop_oldest")
+    assert (len(kept) + dropped, kept[0].role, kept[1].role) == (100_001, "system", "user")
+    assert 3 * len(kept) <= 3996 < 3 * (len(kept) + 2)
+    assert count.read < 60_000
+
+
+def test_long_conversations_are_read_beside_the_event_loop(tmp_path, monkeypatch):
+    where: dict[str, set[str]] = {}
+
+    def watched(module: Any, name: str) -> None:
+        does = getattr(module, name)
+
+        def told(*given: Any) -> Any:
+            where.setdefault(name, set()).add(threading.current_thread().name.split("_")[0])
+            return does(*given)
+
+        monkeypatch.setattr(module, name, told)
+
+    watched(large_bodies, "_read")
+    watched(conversation, "_named_pictures")
+    watched(conversation, "_conversation")
+    turns = [{"role": "user" if n % 2 == 0 else "assistant", "content": "hello"} for n in range(20_001)]
+    app = make_app(tmp_path, EchoModel(context_length=10**7), nowebui=True)
+    with serving(app) as url:
+
+        def post(content: bytes) -> httpx.Response:
+            sent = {"Content-Type": "application/json"}
+            return httpx.post(url + "/v1/chat/completions", content=content, headers=sent, timeout=120)
+
+        good = post(json.dumps({"messages": turns, "max_tokens": 3}).encode())
+        bad = post(json.dumps({"messages": [*turns, {"role": "nobody"}]}).encode())
+        broken, deep = post(b'{"messages": ' + b" " * 100_000), post(b"[" * 200_000)
+    app.close()
+    assert good.json()["choices"][0]["message"]["content"] == "hel"
+    assert (bad.status_code, bad.json()["error"]["param"]) == (400, "messages.20001.role")
+    assert (broken.status_code, broken.json()["error"]["code"]) == (400, "invalid_json")
+    assert deep.status_code == 400
+    assert where == {"_read": {"asyncio"}, "_named_pictures": {"AnyIO worker thread"}, "_conversation": {"AnyIO worker thread"}}
