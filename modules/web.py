@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from modules.api import errors, guard, limits, metrics, openai, request_id
+from modules.api import errors, gradio_bodies, guard, limits, metrics, openai, request_id
 from modules.api.forwarded import Forwarded
 from modules.app import App
 
@@ -43,6 +43,7 @@ def build(app: App) -> FastAPI:
     if not app.options.nowebui:
         _within_a_loop(lambda: _add_page(web, app))
         from modules.ui.routes import LARGER_BODIES as larger
+    web.add_middleware(limits.PathLimit)
     web.add_middleware(limits.BodyLimit, larger=larger)
     web.add_middleware(guard.SiteGuard)
     if guard.is_private(app.options):
@@ -109,6 +110,7 @@ def _add_page(web: FastAPI, app: App) -> None:
     web.include_router(login.router(app.access))
     web.include_router(routes.router(app))
     web.add_middleware(assets.KeptAssets)
+    web.add_middleware(gradio_bodies.ReadableJson)
     web.add_middleware(
         early.EarlyHead,
         page_of=lambda connection: preferences.page_of(app, app.access.user_of(connection) or ANYONE),

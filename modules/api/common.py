@@ -14,6 +14,7 @@ from modules.generation.sampling import MAX_TOKENS, SamplingParams
 from modules.generation.types import GenerationRequest, LoadedModel
 from modules.library.models import same_name
 from modules.settings.declare import Settings, hints_of, setting
+from modules.settings.texts import check_text
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -24,26 +25,6 @@ MAX_STOPS = 64
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
-
-
-def check_text(value: Any) -> None:
-    """JSON can spell half a surrogate pair, which is no character: no tokenizer and no answer could hold it. Raises UserError."""
-    match value:
-        case str():
-            if not value.isascii():
-                try:
-                    value.encode()
-                except UnicodeEncodeError:
-                    raise UserError(
-                        "A text has half of a surrogate pair (\\ud800 to \\udfff); write whole characters."
-                    ) from None
-        case dict():
-            for key, item in value.items():
-                check_text(key)
-                check_text(item)
-        case list():
-            for item in value:
-                check_text(item)
 
 
 Stops = Annotated[

@@ -1,4 +1,4 @@
-"""No request is larger than its address allows: it is refused with 413, by what it promises or by what comes."""
+"""No request is larger than its address allows: it is refused with 413, by what it promises or by what comes. Nor are its names."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from modules.errors import TooLarge
 MIB = 1024 * 1024
 OF_THE_API = 64 * MIB
 """Bytes of one request; pictures are in it."""
-OF_THE_PAGE = 8 * MIB
-"""What people type, and all else that has no limit of its own."""
+OF_THE_REST = 8 * MIB
+"""What people type on the page, what administers, and all else that has no limit of its own."""
+_ADMINISTERS = re.compile(r"/v1/(models|internal/(stop|model|adapters|downloads?|training))\b.*|/api/v1/(model|stop-stream)")
+LONGEST_NAME = 255
+"""Bytes of one part of a path."""
 
 
 class BodyLimit:
@@ -59,10 +62,28 @@ class BodyLimit:
             await _refuse(limit, scope, receive, send)
 
     def _limit(self, scope: Scope) -> int:
-        if is_of_api(scope):
-            return OF_THE_API
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        return next((limit for pattern, limit in self._larger if pattern.fullmatch(path)), OF_THE_PAGE)
+        if is_of_api(scope) and not _ADMINISTERS.fullmatch(path):
+            return OF_THE_API
+        return next((limit for pattern, limit in self._larger if pattern.fullmatch(path)), OF_THE_REST)
+
+
+class PathLimit:
+    """ASGI middleware: what no file system can hold names nothing here, whatever a route would make of it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not _can_be(scope["path"]):
+            body = body_of("There is nothing of this name here.", 404, code="unknown_url")
+            await JSONResponse(body, 404)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _can_be(path: str) -> bool:
+    return "\0" not in path and all(len(name.encode(errors="replace")) <= LONGEST_NAME for name in path.split("/"))
 
 
 class _Beyond(Exception):

@@ -14,7 +14,7 @@ def matches_of(search: str) -> str:
     >>> matches_of('say "yes"')
     '"say ""yes\"""'
     """
-    return '"' + search.replace('"', '""') + '"'
+    return '"' + search.replace('"', '""').replace("\0", "") + '"'  # a query ends at NUL, even within quotes
 
 
 def like_pattern(search: str) -> str:

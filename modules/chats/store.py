@@ -22,6 +22,7 @@ KEEP_DELETED_SECONDS = 30 * 24 * 3600
 TITLE_LENGTH = 200
 TITLE_FROM = 12
 """How many of the first messages a title may come from."""
+_TOO_LARGE = NotFound("There is nothing of this number: it is larger than any.")
 _BRANCH = """
     WITH RECURSIVE branch (id) AS (
         SELECT ? UNION ALL SELECT messages.id FROM messages JOIN branch ON messages.parent_id = branch.id
@@ -69,6 +70,9 @@ class ChatStore:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
+            except OverflowError:
+                self._db.execute("ROLLBACK")
+                raise _TOO_LARGE from None
             except BaseException:
                 self._db.execute("ROLLBACK")
                 raise
@@ -77,7 +81,10 @@ class ChatStore:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            yield self._db
+            try:
+                yield self._db
+            except OverflowError:
+                raise _TOO_LARGE from None
 
     def _recover(self) -> None:
         with self._transaction() as db:

@@ -16,6 +16,7 @@ from modules.chats import pictures, transfer
 from modules.chats.records import PathMessage
 from modules.errors import NotFound
 from modules.library import character_files
+from modules.settings.texts import check_text
 from modules.ui import (
     actions,
     character_routes,
@@ -80,7 +81,11 @@ def router(app: App) -> APIRouter:
     def let_in(request: Request) -> None:
         request.state.owner = app.access.require_user(request)
 
-    routes = APIRouter(prefix="/chats", include_in_schema=False, dependencies=[Depends(let_in)])
+    async def of_whole_characters(request: Request) -> None:
+        check_text(getattr(request, "_json", None))  # what FastAPI has read; a route that takes a file reads it itself
+
+    checks = [Depends(let_in), Depends(of_whole_characters)]
+    routes = APIRouter(prefix="/chats", include_in_schema=False, dependencies=checks)
     routes.include_router(model_routes.router(app))
     routes.include_router(training_routes.router(app))
     routes.include_router(message_routes.router(app))

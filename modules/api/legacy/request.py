@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from modules.api.chat import template_for
-from modules.api.common import check_text
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, Message
 from modules.library.character import Character
 from modules.library.modes import NOBODY, Mode, staged
 from modules.settings.declare import hints_of
+from modules.settings.texts import check_text
 
 if TYPE_CHECKING:
     from modules.app import App

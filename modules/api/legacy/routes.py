@@ -30,6 +30,7 @@ def build(app: App) -> FastAPI:
     """The web application for both ports of 2023: they differ in number alone."""
     web = FastAPI(title="Textloom, API of July 2023", docs_url=None, redoc_url=None, openapi_url=None)
     errors.install(web)
+    web.add_middleware(limits.PathLimit)
     web.add_middleware(limits.BodyLimit)
     web.add_middleware(guard.SiteGuard)
     if guard.is_private(app.options):
