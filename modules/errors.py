@@ -8,8 +8,9 @@ UserError                400  the request or setting is wrong; the message says 
 ├── NotFound             404  no such model, chat, preset, …
 ├── Conflict             409  the thing is in use, or exists already
 ├── TooLarge             413  more was sent than is taken at once
-└── Unavailable          503  right now this cannot be done: no model loaded, out of memory, queue full
-    └── EngineGone       503  the engine behind the model has died
+├── Unavailable          503  right now this cannot be done: no model loaded, out of memory, queue full
+│   └── EngineGone       503  the engine behind the model has died
+└── DiskFull             507  there is no room to keep it
 """
 
 from __future__ import annotations
@@ -83,3 +84,13 @@ class Unavailable(UserError):
 
 class EngineGone(Unavailable):
     """Whoever holds the model lets go of it: it answers nothing any more."""
+
+
+class DiskFull(UserError):
+    """where: a file or folder on that disk."""
+
+    status = 507
+    code = "disk_full"
+
+    def __init__(self, where: object) -> None:
+        super().__init__(f"The disk of {where} is full, and nothing can be saved on it. Make room there, then try again.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import logging
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from modules.api import request_id
-from modules.errors import NotAllowed, NotFound, TooManyTries, UserError
+from modules.errors import DiskFull, NotAllowed, NotFound, TooManyTries, UserError
 from modules.settings.declare import hints_of
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,13 @@ def install(web: FastAPI) -> None:
         status, body = body_of_exception(error)
         headers = {"Retry-After": str(error.seconds)} if isinstance(error, TooManyTries) else {"WWW-Authenticate": "Bearer"}
         return JSONResponse(body, status, headers=headers if isinstance(error, NotAllowed) else None)
+
+    @web.exception_handler(OSError)
+    async def refuse_write(request: Request, error: OSError) -> JSONResponse:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise error
+        status, body = body_of_exception(DiskFull(error.filename or "this server"))
+        return JSONResponse(body, status)
 
     @web.exception_handler(RequestValidationError)
     async def refuse_fields(request: Request, error: RequestValidationError) -> JSONResponse:

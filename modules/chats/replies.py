@@ -30,6 +30,8 @@ from modules.generation.types import (
 
 log = logging.getLogger(__name__)
 
+RETRY_SECONDS = 2.0
+"""Between two attempts to keep a reply that is over, where the disk does not take it."""
 SAVE_SECONDS = 0.5
 """Between two writes of a reply: what is on its way when the server dies comes on top, and a second is what may be lost."""
 Phase = Literal["waiting", "reading", "writing", "over"]
@@ -38,7 +40,10 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a reply is. place: in the queue; read of prompt: tokens of the prompt that are done; version: grows with each change."""
+    """How far a reply is. place: in the queue; read of prompt: tokens of the prompt that are done; version: grows with each change.
+
+    unsaved: why what there is could not be kept yet.
+    """
 
     version: int
     phase: Phase
@@ -48,6 +53,7 @@ class Progress:
     place: int = 0
     read: int = 0
     prompt: int = 0
+    unsaved: str = ""
 
 
 class Reply:
@@ -80,6 +86,7 @@ class Reply:
         self._first: float | None = None
         self._saved_version = 0
         self._save_due = self._begun + SAVE_SECONDS
+        self._given_up = threading.Event()
 
     @property
     def progress(self) -> Progress:
@@ -95,6 +102,10 @@ class Reply:
     def stop(self) -> None:
         """End the reply; what is there stays."""
         self._events.close()
+
+    def give_up(self) -> None:
+        """Wait no longer for a disk that takes the reply."""
+        self._given_up.set()
 
     def run(self) -> None:
         """Follow the events to their end and keep what they bring. For the reply's own thread."""
@@ -118,7 +129,10 @@ class Reply:
             log.exception("the prompt of a reply could not be told")
         state: State = "whole" if over.ending in ("stop", "length") else "cut"
         self._change(state=state, figures=over)
-        self._save()
+        while not self._save():  # what people have seen is not let go of
+            if self._given_up.wait(RETRY_SECONDS):
+                self._save()
+                break
         self._change(phase="over")  # whoever reads the stored message now finds all of it
 
     def _next(self) -> GenerationEvent | None:
@@ -174,19 +188,25 @@ class Reply:
         with self._lock:
             self._progress = replace(self._progress, version=self._progress.version + 1, **values)  # type: ignore[arg-type]
 
-    def _save(self) -> None:
+    def _save(self) -> bool:
+        """Whether all there is, is kept."""
         progress = self.progress
         self._save_due = time.monotonic() + SAVE_SECONDS
         if progress.version == self._saved_version:
-            return
+            return True
         fresh = tuple(self.tokens[self._kept_tokens :])
         try:
             self._keep(progress, fresh)
             self._saved_version = progress.version
             self._kept_tokens += len(fresh)
-        except sqlite3.Error as error:
-            log.error("the reply could not be saved: %s", error)
-            self._change(figures=replace(progress.figures, error=f"This reply could not be saved: {error}."))
+        except (sqlite3.Error, UserError) as error:
+            if progress.unsaved != str(error):
+                log.error("a reply could not be saved: %s", error)
+                self._change(unsaved=str(error))
+            return False
+        if progress.unsaved:
+            self._change(unsaved="")
+        return True
 
 
 @dataclass(frozen=True)
@@ -250,6 +270,7 @@ class RunningReplies(Generic[Key]):
         with self._lock:
             running = list(self._running.values())
         for reply, _ in running:
+            reply.give_up()
             reply.stop()
         for _, thread in running:
             thread.join(timeout=5)
@@ -278,12 +299,13 @@ class Replies(RunningReplies[int]):
         try:
             for ask in asked:
                 streams.append(self._engine.stream(ask.request))
-            messages = list(make())
-            model = self._engine.loaded
-            begun = [
-                self._prepare(ask, message, events, model)
-                for ask, message, events in zip(asked, messages, streams, strict=True)
-            ]
+            with self._store.transaction():
+                messages = list(make())
+                model = self._engine.loaded
+                begun = [
+                    self._prepare(ask, message, events, model)
+                    for ask, message, events in zip(asked, messages, streams, strict=True)
+                ]
         except BaseException:
             for events in streams:
                 events.close()

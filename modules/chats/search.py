@@ -8,6 +8,10 @@ from collections.abc import Iterable
 from modules.generation.reasoning import without_reasoning
 
 
+LONGEST_PATTERN = 1000
+"""Letters; SQLite refuses patterns that are much longer, and the beginning of one finds what the whole would."""
+
+
 def matches_of(search: str) -> str:
     """`search` as one literal phrase of an FTS5 query.
 
@@ -19,7 +23,7 @@ def matches_of(search: str) -> str:
 
 def like_pattern(search: str) -> str:
     r"""`search` anywhere in a text, for LIKE … ESCAPE '\'."""
-    return "%" + re.sub(r"([\\%_])", r"\\\1", search) + "%"
+    return "%" + re.sub(r"([\\%_])", r"\\\1", search[:LONGEST_PATTERN]) + "%"
 
 
 def excerpt(content: str, search: str, around: int = 40) -> str:

@@ -105,11 +105,12 @@ class Sheets(RunningReplies[tuple[str, SheetName]]):
                     seed=sampling.seed,
                     context_length=model.context_length if model else None,
                 )
-                self._store.set_preference(owner, _steps_of(key[1]), steps)
                 begun = replace(
                     sheet, text=before, state="streaming", revision=sheet.revision + 1, figures=figures, steps=len(steps)
                 )
-                self._keep(key, begun)
+                with self._store.transaction():
+                    self._store.set_preference(owner, _steps_of(key[1]), steps)
+                    self._keep(key, begun)
             except BaseException:
                 events.close()
                 raise
@@ -125,9 +126,10 @@ class Sheets(RunningReplies[tuple[str, SheetName]]):
             if not steps:
                 raise UserError("There is no reply to take back.")
             text = steps.pop()
-            self._store.set_preference(owner, _steps_of(key[1]), steps)
             undone = replace(sheet, text=text, state="whole", revision=sheet.revision + 1, figures=Figures(), steps=len(steps))
-            return self._keep(key, undone)
+            with self._store.transaction():
+                self._store.set_preference(owner, _steps_of(key[1]), steps)
+                return self._keep(key, undone)
 
     # --- below: how it is kept
 

@@ -15,14 +15,15 @@ from modules.chats.records import Chat, Figures, ListedChat, PathMessage, State,
 from modules.chats.schema import migrate
 from modules.chats.search import excerpt, like_pattern, matches_of, title_of
 from modules.chats.token_data import pack, unpack
-from modules.errors import NotFound, Unavailable, UserError
+from modules.errors import DiskFull, NotFound, Unavailable, UserError
 from modules.generation.types import Role, Token
 
 KEEP_DELETED_SECONDS = 30 * 24 * 3600
 TITLE_LENGTH = 200
 TITLE_FROM = 12
 """How many of the first messages a title may come from."""
-_TOO_LARGE = NotFound("There is nothing of this number: it is larger than any.")
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+"""What SQLite says of a disk that is full, or does not take what is written."""
 _BRANCH = """
     WITH RECURSIVE branch (id) AS (
         SELECT ? UNION ALL SELECT messages.id FROM messages JOIN branch ON messages.parent_id = branch.id
@@ -40,11 +41,12 @@ class ChatStore:
 
     def __init__(self, path: Path | str) -> None:
         self._lock = threading.RLock()
+        self._path = path
         try:
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=10)
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._db.execute("PRAGMA synchronous = FULL")  # what was said to be kept is kept when the power is cut
             self._db.execute("PRAGMA foreign_keys = ON")
             migrate(self._db)
         except sqlite3.DatabaseError as error:
@@ -58,7 +60,7 @@ class ChatStore:
             self._db.close()
 
     def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
-        """One transaction, for what has a file of its own: pictures, and import."""
+        """One transaction: for what has a file of its own, and for several steps that are kept together or not at all."""
         return self._transaction()
 
     def reading(self) -> AbstractContextManager[sqlite3.Connection]:
@@ -66,25 +68,36 @@ class ChatStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Raises DiskFull, and NotFound for numbers that no row can have; nothing has changed then. One in another is part of it."""
         with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+            if self._db.in_transaction:
                 yield self._db
-            except OverflowError:
-                self._db.execute("ROLLBACK")
-                raise _TOO_LARGE from None
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+                return
+            with self._told():
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    if self._db.in_transaction:  # SQLite ends it by itself where the disk is full
+                        self._db.execute("ROLLBACK")
+                    raise
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                yield self._db
-            except OverflowError:
-                raise _TOO_LARGE from None
+        with self._lock, self._told():
+            yield self._db
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OverflowError:
+            raise NotFound("There is nothing of this number: it is larger than any.") from None
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NO_ROOM:
+                raise DiskFull(self._path) from error
+            raise
 
     def _recover(self) -> None:
         with self._transaction() as db:
@@ -361,7 +374,10 @@ class ChatStore:
                 self._keep_tokens(db, message_id, tokens)
             if state != "streaming":
                 chat_id = db.execute("SELECT chat_id FROM messages WHERE id = ?", (message_id,)).fetchone()["chat_id"]
-                db.execute("UPDATE chats SET revision = revision + 1, updated = ? WHERE id = ?", (time.time(), chat_id))
+                owner = db.execute("SELECT owner FROM chats WHERE id = ?", (chat_id,)).fetchone()["owner"]
+                db.execute(
+                    "UPDATE chats SET revision = revision + 1, updated = ? WHERE id = ?", (self._latest(db, owner), chat_id)
+                )
                 self._name(db, chat_id)
 
     # --- tokens with their probabilities
@@ -439,9 +455,14 @@ class ChatStore:
         now = time.time()
         cursor = db.execute(
             "INSERT INTO chats (owner, title, titled, created, updated, settings) VALUES (?, ?, ?, ?, ?, ?)",
-            (owner, title, given, now, now, json.dumps(dict(settings))),
+            (owner, title, given, now, self._latest(db, owner), json.dumps(dict(settings))),
         )
         return self._chat(db, owner, cursor.lastrowid or 0)
+
+    def _latest(self, db: sqlite3.Connection, owner: str) -> float:
+        """Now, and after all that `owner` has: chats stay in their order though the clock was set back."""
+        last = db.execute("SELECT max(updated) FROM chats WHERE owner = ?", (owner,)).fetchone()[0]
+        return max(time.time(), (last or 0.0) + 0.001)
 
     def _chat(self, db: sqlite3.Connection, owner: str, chat_id: int) -> Chat:
         row = db.execute("SELECT * FROM chats WHERE id = ? AND owner = ? AND deleted IS NULL", (chat_id, owner)).fetchone()
@@ -518,7 +539,7 @@ class ChatStore:
     def _touched(self, db: sqlite3.Connection, chat: Chat, *, updated: bool = True) -> Chat:
         db.execute(
             "UPDATE chats SET revision = revision + 1, updated = ? WHERE id = ?",
-            (time.time() if updated else chat.updated, chat.id),
+            (self._latest(db, chat.owner) if updated else chat.updated, chat.id),
         )
         return self._chat(db, chat.owner, chat.id)
 
@@ -533,8 +554,9 @@ class ChatStore:
 
     def _automatic_title(self, db: sqlite3.Connection, chat_id: int) -> str:
         rows = db.execute(
-            "SELECT role, content FROM messages WHERE chat_id = ? AND deleted IS NULL AND state != 'streaming'"
-            " ORDER BY id LIMIT ?",
+            "SELECT role, content FROM messages WHERE id IN"
+            " (SELECT id FROM messages WHERE chat_id = ? AND deleted IS NULL AND state != 'streaming' ORDER BY id LIMIT ?)"
+            " ORDER BY id",
             (chat_id, TITLE_FROM),
         )
         return title_of((row["role"], row["content"]) for row in rows)

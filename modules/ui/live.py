@@ -247,4 +247,5 @@ def _status(progress: Progress) -> dict[str, Any]:
         "n": progress.figures.tokens,
         "s": round(progress.figures.tokens_per_second or 0, 1),
         "p": progress.figures.prompt_tokens,
+        **({"unsaved": progress.unsaved} if progress.unsaved else {}),
     }

@@ -246,7 +246,8 @@ export class MessageView {
     this.beat = writing && !this.beat;
     const dot = h("span", {class: writing ? `tl-beat${this.beat ? " tl-on" : ""}` : "tl-pulse", "aria-hidden": "true"});
     let words = "";
-    if (status.phase === "waiting") words = status.place ? t("status.place", {n: status.place}) : t("status.waiting");
+    if (status.unsaved) words = t("status.unsaved", {reason: status.unsaved});
+    else if (status.phase === "waiting") words = status.place ? t("status.place", {n: status.place}) : t("status.waiting");
     else if (status.phase === "reading") {
       words = status.prompt ? t("status.reading.part", {done: count(status.read), all: count(status.prompt)}) : t("status.reading");
     } else words = status.s ? t("status.writing", {n: count(status.n), speed: status.s.toFixed(1)}) : "";

@@ -328,7 +328,8 @@ class Writing {
   drawStatus(live = null) {
     const {state, figures = {}} = this.sheet;
     let words = "";
-    if (live?.phase === "waiting") words = live.place ? t("status.place", {n: live.place}) : t("status.waiting");
+    if (live?.unsaved) words = t("status.unsaved", {reason: live.unsaved});
+    else if (live?.phase === "waiting") words = live.place ? t("status.place", {n: live.place}) : t("status.waiting");
     else if (live?.phase === "reading") words = t("status.reading.part", {done: count(live.read), all: count(live.prompt)});
     else if (live) words = t("status.writing", {n: count(live.n), speed: live.s});
     else if (state === "streaming") words = t("status.waiting");

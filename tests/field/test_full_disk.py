@@ -1,0 +1,179 @@
+"""A disk that is full, or loses its power, takes nothing away that was shown as kept; and says so by its name."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from modules.app import App
+from modules.chats import replies
+from modules.chats.store import ChatStore
+from modules.errors import DiskFull, NotFound
+from modules.generation.sampling import SamplingParams
+from modules.library import places
+from modules.ui import preferences
+from tests.fakes import EchoModel
+from tests.in_process import make_app, serving
+
+
+def fill(store: ChatStore) -> None:
+    """As a full disk does: SQLite gets no further page."""
+    with store.reading() as db:
+        db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0]}")
+        free = db.execute("PRAGMA freelist_count").fetchone()[0]
+    assert free == 0
+
+
+def empty(store: ChatStore) -> None:
+    with store.reading() as db:
+        db.execute("PRAGMA max_page_count = 4294967294")
+
+
+LONG = "a long text " * 2000
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[App]:
+    app = make_app(tmp_path, EchoModel(lambda request: LONG, context_length=10**6))
+    yield app
+    empty(app.store)
+    app.replies.close()
+    app.close()
+
+
+def until(condition: Any) -> None:
+    waiting = threading.Event()
+    for _ in range(3000):
+        if condition():
+            return
+        waiting.wait(0.01)
+    raise AssertionError("it did not come to that")
+
+
+def test_messages_are_on_the_disk_when_they_were_taken(tmp_path):
+    """SQLite's FULL, in which a commit returns when the disk has it."""
+    store = ChatStore(tmp_path / "chats.sqlite3")
+    with store.reading() as db:
+        assert db.execute("PRAGMA synchronous").fetchone()[0] == 2
+    store.close()
+
+
+def test_a_full_disk_is_named_and_nothing_is_half_kept(app):
+    with serving(app) as url:
+        chat = httpx.post(url + "/chats/send", json={"content": "before"}).json()["chat"]
+        until(lambda: not app.replies._running)
+        before = app.store.tree("local", chat)
+        fill(app.store)
+        refused = httpx.post(url + "/chats/send", json={"chat": chat, "after": before[-1].id, "content": LONG * 5})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (507, "disk_full")
+        assert str(app.data) in refused.json()["error"]["message"]
+        begun = httpx.post(url + "/chats/send", json={"content": LONG * 5})
+        assert begun.status_code == 507
+        page = httpx.patch(url + "/chats/writing/notebook", json={"revision": 0, "text": LONG * 5})
+        assert page.status_code == 507
+        assert app.store.tree("local", chat) == before
+        assert len(app.store.chats("local")) == 1
+        empty(app.store)
+        sent = httpx.post(url + "/chats/send", json={"chat": chat, "after": before[-1].id, "content": LONG * 5})
+        assert sent.status_code == 200
+
+
+def test_a_question_without_room_for_its_reply_is_not_kept(app, monkeypatch):
+    """The steps of one message are one transaction."""
+    add = app.store.add
+
+    def full_for_replies(owner: str, chat_id: int, parent: int | None, role: Any, *given: Any, **more: Any) -> Any:
+        if role == "assistant":
+            raise DiskFull("here")
+        return add(owner, chat_id, parent, role, *given, **more)
+
+    monkeypatch.setattr(app.store, "add", full_for_replies)
+    with serving(app) as url:
+        assert httpx.post(url + "/chats/send", json={"content": "hello"}).status_code == 507
+    assert app.store.chats("local") == []
+
+
+def test_a_reply_that_does_not_fit_is_held_until_there_is_room(app, monkeypatch):
+    monkeypatch.setattr(replies, "RETRY_SECONDS", 0.05)
+    full = threading.Event()
+    app.engine.model.reply = lambda request: LONG if full.wait(60) else ""
+    preferences.set_sampling(app, "local", SamplingParams(max_tokens=100_000), None)
+    with serving(app) as url:
+        sent = httpx.post(url + "/chats/send", json={"content": "hello"}).json()
+        fill(app.store)
+        full.set()
+        reply = app.replies.get(sent["reply"])
+        until(lambda: reply.progress.unsaved and reply.progress.state == "whole")
+        assert str(app.data) in reply.progress.unsaved
+        assert reply.progress.phase != "over"
+        with httpx.stream("GET", f"{url}/chats/replies/{sent['reply']}/events", timeout=30) as events:
+            told = ""
+            for line in events.iter_lines():
+                told += line
+                if "unsaved" in line:
+                    empty(app.store)
+        assert "over" in told
+        assert app.store.message("local", sent["reply"]).content == LONG
+        assert app.store.message("local", sent["reply"]).state == "whole"
+        assert app.store.message("local", sent["reply"]).figures.error is None
+
+
+def test_a_server_that_ends_does_not_wait_for_room(app):
+    full = threading.Event()
+    app.engine.model.reply = lambda request: LONG if full.wait(60) else ""
+    preferences.set_sampling(app, "local", SamplingParams(max_tokens=100_000), None)
+    with serving(app) as url:
+        sent = httpx.post(url + "/chats/send", json={"content": "hello"}).json()
+        fill(app.store)
+        full.set()
+        reply = app.replies.get(sent["reply"])
+        until(lambda: reply.progress.unsaved and reply.progress.state == "whole")
+        app.replies.close()
+        until(lambda: not app.replies._running)
+
+
+def test_a_transaction_that_cannot_be_kept_is_over(tmp_path):
+    """A commit that fails leaves nothing open, in which all that follows would be lost."""
+    store = ChatStore(tmp_path / "chats.sqlite3")
+    chat = store.create_chat("ann")
+    fill(store)
+    with pytest.raises(DiskFull):
+        store.add("ann", chat.id, None, "user", LONG * 10)
+    with store.reading() as db:
+        assert not db.in_transaction
+    empty(store)
+    store.add("ann", chat.id, None, "user", "small")
+    store.close()
+    again = ChatStore(tmp_path / "chats.sqlite3")
+    assert [message.content for message in again.tree("ann", chat.id)] == ["small"]
+    again.close()
+
+
+def test_one_transaction_within_another_is_part_of_it(tmp_path):
+    store = ChatStore(tmp_path / "chats.sqlite3")
+    with pytest.raises(NotFound), store.transaction():
+        store.create_chat("ann")
+        store.chat("ann", 10**30)
+    assert store.chats("ann") == []
+    with pytest.raises(sqlite3.OperationalError), store.transaction() as db:
+        db.execute("no SQL")
+    store.close()
+
+
+def test_files_that_do_not_fit_are_told_too(app, monkeypatch):
+    def full(path: Path, text: str, mode: int = 0) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("modules.library.prompts.write_text", full)
+    assert places.write_text is not full
+    with serving(app) as url:
+        reply = httpx.post(url + "/chats/writing/prompts", json={"name": "a", "text": "x"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (507, "disk_full")
+    assert "a.txt" in reply.json()["error"]["message"]
