@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from modules.generation.reasoning import without_reasoning
 
-
 LONGEST_PATTERN = 1000
 """Letters; SQLite refuses patterns that are much longer, and the beginning of one finds what the whole would."""
 
