@@ -1,5 +1,7 @@
-"""Jinja for templates from strangers: what one may do is bounded in steps, letters and processor time, and nothing is folded
-when it is compiled. Loops, calls, filters and operators are counted, and what they would make is measured before it is made.
+"""Jinja for templates from strangers: what one may take is bounded in steps, letters and processor time.
+
+Loops, calls, filters and operators are counted, what they would make is measured before it is made, and nothing is folded
+when a template is compiled.
 """
 
 from __future__ import annotations
