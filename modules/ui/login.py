@@ -75,6 +75,8 @@ def router(access: Access) -> APIRouter:
 
     @routes.post("/login")
     def log_in(request: Request, user: str = Form(""), password: str = Form("")) -> Response:
+        if not access.logins:
+            return RedirectResponse("./", status_code=303)
         user, browser = user.strip(), request.cookies.get(BROWSER, "")
         address = request.client.host if request.client else ""
         try:
