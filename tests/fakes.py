@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from modules.errors import ContextTooLong, NotFound, UserError
+from modules.generation.reasoning import opened_by
 from modules.generation.sampling import SamplingParams
 from modules.generation.stream import EventStream
 from modules.generation.template import render_chat
@@ -143,7 +144,7 @@ class EchoModel:
         reason, text = "stop", self.reply(request)
         events.put(Prefill(len(prompt.tokens), len(prompt.tokens)))
         echoed = tuple(self._token(request, letter, at > 0) for at, letter in enumerate(prompt.text)) if request.echo else ()
-        events.put(Started(len(prompt.tokens), 1, prompt.dropped_messages, echoed))
+        events.put(Started(len(prompt.tokens), 1, prompt.dropped_messages, echoed, opened_by(prompt.text)))
         for letter in text:
             if self.pace:
                 time.sleep(self.pace)

@@ -87,7 +87,7 @@ def chat_of(turns: Iterable[PortableMessage], title: str = "") -> PortableChat:
         raise UserError("There is no message in this file.")
     title = clean_title(title)
     messages = tuple(replace(turn, parent=at - 1 if at else None) for at, turn in enumerate(kept))
-    automatic = title_of((turn.role, turn.content) for turn in messages[:12])
+    automatic = title_of((turn.role, turn.content, turn.figures.opened) for turn in messages[:12])
     return PortableChat(messages, len(messages) - 1 if messages else None, title or automatic, bool(title), settings=settings)
 
 

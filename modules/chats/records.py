@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from modules.generation.types import Role, Token
 
@@ -16,7 +16,10 @@ Ending = Literal["stop", "length", "stopped", "failed", "killed"]
 
 @dataclass(frozen=True)
 class Figures:
-    """What a reply took and what made it. Seconds; error is the sentence why it failed; edited: people changed the text."""
+    """What a reply took and what made it. Seconds; error is the sentence why it failed; edited: people changed the text.
+
+    opened: the mark of thinking that its prompt ended with, "" for none; None where that is not known (reasoning.segments).
+    """
 
     tokens: int = 0
     tokens_per_second: float | None = None
@@ -33,6 +36,7 @@ class Figures:
     seed: int | None = None
     prompt_hash: str | None = None
     edited: bool = False
+    opened: str | None = None
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
@@ -119,6 +123,14 @@ class PathMessage:
     versions: tuple[int, ...]
 
 
+class Place(NamedTuple):
+    """Where a chat stands in the list: pinned ones first, then the latest."""
+
+    pinned: bool
+    updated: float
+    id: int
+
+
 @dataclass(frozen=True)
 class ListedChat:
     """A row of the conversation list; found is the text around what was searched for, message_id where it stands."""
@@ -130,6 +142,10 @@ class ListedChat:
     running: bool = False
     found: str = ""
     message_id: int | None = None
+
+    @property
+    def place(self) -> Place:
+        return Place(self.pinned, self.updated, self.id)
 
 
 def pictures_of(extra: Mapping[str, Any]) -> tuple[int, ...]:

@@ -152,6 +152,8 @@ class Reply:
                 self._change(phase="reading", read=done, prompt=total)
             case Started(prompt_tokens, cached_tokens, dropped):
                 figures = replace(figures, prompt_tokens=prompt_tokens, cached_tokens=cached_tokens, dropped_messages=dropped)
+                if self.at == 0:  # else the prompt ended with the beginning of the reply
+                    figures = replace(figures, opened=event.opened)
                 self._change(phase="writing", figures=figures)
             case TextDelta(text, tokens, details):
                 self.tokens.extend(details)

@@ -85,6 +85,56 @@ MIGRATIONS = (
     );
     CREATE UNIQUE INDEX pictures_of_owner ON pictures (owner, sha256);
     """,
+    # 4: what the list of chats is read from, however many there are: its order, what tells that it has changed, and an index of
+    # titles beside that of messages. Two line ends behind each text make its last letters the beginning of a trigram too: then
+    # a word of one or two letters, as most Chinese ones are, begins terms of the index (message_terms, title_terms). What a
+    # change takes out of the index comes before what it puts in: two triggers were run the other way round.
+    """
+    DROP INDEX chats_of_owner;
+    CREATE INDEX chats_in_order ON chats (owner, pinned, updated, id) WHERE deleted IS NULL;
+    CREATE TABLE chat_lists (owner TEXT NOT NULL PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TRIGGER list_grown AFTER INSERT ON chats BEGIN
+        INSERT INTO chat_lists VALUES (new.owner, 1) ON CONFLICT (owner) DO UPDATE SET revision = revision + 1;
+    END;
+    CREATE TRIGGER list_changed AFTER UPDATE ON chats BEGIN
+        INSERT INTO chat_lists VALUES (new.owner, 1) ON CONFLICT (owner) DO UPDATE SET revision = revision + 1;
+    END;
+    DROP TRIGGER index_new;
+    DROP TRIGGER index_gone;
+    DROP TRIGGER index_before;
+    DROP TRIGGER index_after;
+    DROP TABLE message_index;
+    CREATE VIEW searched AS SELECT id, content || char(10, 10) AS content FROM messages WHERE state <> 'streaming';
+    CREATE VIRTUAL TABLE message_index USING fts5(content, content='searched', content_rowid='id', tokenize='trigram');
+    CREATE VIRTUAL TABLE message_terms USING fts5vocab('message_index', 'instance');
+    INSERT INTO message_index (message_index) VALUES ('rebuild');
+    CREATE VIEW searched_titles AS SELECT id, title || char(10, 10) AS title FROM chats;
+    CREATE VIRTUAL TABLE title_index USING fts5(title, content='searched_titles', content_rowid='id', tokenize='trigram');
+    CREATE VIRTUAL TABLE title_terms USING fts5vocab('title_index', 'instance');
+    INSERT INTO title_index (title_index) VALUES ('rebuild');
+    CREATE TRIGGER title_new AFTER INSERT ON chats BEGIN
+        INSERT INTO title_index (rowid, title) VALUES (new.id, new.title || char(10, 10));
+    END;
+    CREATE TRIGGER title_gone AFTER DELETE ON chats BEGIN
+        INSERT INTO title_index (title_index, rowid, title) VALUES ('delete', old.id, old.title || char(10, 10));
+    END;
+    CREATE TRIGGER title_changed AFTER UPDATE OF title ON chats WHEN old.title <> new.title BEGIN
+        INSERT INTO title_index (title_index, rowid, title) VALUES ('delete', old.id, old.title || char(10, 10));
+        INSERT INTO title_index (rowid, title) VALUES (new.id, new.title || char(10, 10));
+    END;
+    CREATE TRIGGER index_new AFTER INSERT ON messages WHEN new.state <> 'streaming' BEGIN
+        INSERT INTO message_index (rowid, content) VALUES (new.id, new.content || char(10, 10));
+    END;
+    CREATE TRIGGER index_gone AFTER DELETE ON messages WHEN old.state <> 'streaming' BEGIN
+        INSERT INTO message_index (message_index, rowid, content) VALUES ('delete', old.id, old.content || char(10, 10));
+    END;
+    CREATE TRIGGER index_changed AFTER UPDATE OF content, state ON messages BEGIN
+        INSERT INTO message_index (message_index, rowid, content)
+            SELECT 'delete', old.id, old.content || char(10, 10) WHERE old.state <> 'streaming';
+        INSERT INTO message_index (rowid, content)
+            SELECT new.id, new.content || char(10, 10) WHERE new.state <> 'streaming';
+    END;
+    """,
 )
 
 

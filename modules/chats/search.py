@@ -7,9 +7,6 @@ from collections.abc import Iterable
 
 from modules.generation.reasoning import without_reasoning
 
-LONGEST_PATTERN = 1000
-"""Letters; SQLite refuses patterns that are much longer, and the beginning of one finds what the whole would."""
-
 
 def matches_of(search: str) -> str:
     """`search` as one literal phrase of an FTS5 query.
@@ -20,9 +17,9 @@ def matches_of(search: str) -> str:
     return '"' + search.replace('"', '""').replace("\0", "") + '"'  # a query ends at NUL, even within quotes
 
 
-def like_pattern(search: str) -> str:
-    r"""`search` anywhere in a text, for LIKE … ESCAPE '\'."""
-    return "%" + re.sub(r"([\\%_])", r"\\\1", search[:LONGEST_PATTERN]) + "%"
+def holds(content: str, search: str) -> bool:
+    """Whether `search`, in small letters, stands in a text, whatever the case."""
+    return search in content.lower()
 
 
 def excerpt(content: str, search: str, around: int = 40) -> str:
@@ -54,20 +51,22 @@ def titled(content: str, length: int = 60) -> str:
     return (cut[: cut.rfind(" ")] if cut.rfind(" ") > length // 2 else cut) + "…"
 
 
-def title_of(messages: Iterable[tuple[str, str]]) -> str:
-    """The title of a chat that has none of its own, from its first messages as (role, content), oldest first.
+def title_of(messages: Iterable[tuple[str, str, str | None]]) -> str:
+    """The title of a chat that has none of its own, from its first messages, oldest first.
+
+    Each as (role, content, the mark of thinking that its prompt ended with).
 
     It is what the user asks first; a mere greeting only where nothing else was said; and where the user said nothing
     in words (a picture, a character that speaks first), what was said to them, without the reasoning before it.
 
-    >>> title_of([("user", "Hello!"), ("assistant", "Hi. What can I do?"), ("user", "Explain tides.")])
+    >>> title_of([("user", "Hello!", None), ("assistant", "Hi. What can I do?", ""), ("user", "Explain tides.", None)])
     'Explain tides.'
     """
     said, told = [], []
-    for role, content in messages:
+    for role, content, opened in messages:
         if role == "user":
             said.append(titled(content))
         elif role == "assistant":
-            told.append(titled(without_reasoning(content)))
+            told.append(titled(without_reasoning(content, opened)))
     asked = [title for title in said if title and not _GREETING.fullmatch(" ".join(re.findall(r"\w+", title.lower())))]
     return next((title for title in (*asked, *said, *told) if title), "")

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from modules.chats.records import Chat, Figures, ListedChat, PathMessage, State, StoredMessage, TokenStretch
+from modules.chats.records import Chat, Figures, ListedChat, PathMessage, Place, State, StoredMessage, TokenStretch
 from modules.chats.schema import migrate
-from modules.chats.search import excerpt, like_pattern, matches_of, title_of
+from modules.chats.search import excerpt, holds, matches_of, title_of
 from modules.chats.token_data import pack, unpack
 from modules.errors import DiskFull, NotFound, Unavailable, UserError
 from modules.generation.types import Role, Token
@@ -24,6 +24,9 @@ TITLE_FROM = 12
 """How many of the first messages a title may come from."""
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 """What SQLite says of a disk that is full, or does not take what is written."""
+PAGE_OF_CHATS = 100
+MOST_HITS = 3000
+"""What is found in more messages than this stands in so many chats that they are looked through from the latest on."""
 _BRANCH = """
     WITH RECURSIVE branch (id) AS (
         SELECT ? UNION ALL SELECT messages.id FROM messages JOIN branch ON messages.parent_id = branch.id
@@ -48,6 +51,7 @@ class ChatStore:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # what was said to be kept is kept when the power is cut
             self._db.execute("PRAGMA foreign_keys = ON")
+            self._db.create_function("holds", 2, holds, deterministic=True)
             migrate(self._db)
         except sqlite3.DatabaseError as error:
             raise Unavailable(
@@ -120,24 +124,51 @@ class ChatStore:
         with self._reading() as db:
             return self._chat(db, owner, chat_id)
 
-    def chats(self, owner: str, search: str = "", limit: int = 300) -> list[ListedChat]:
-        """Pinned ones first, then the latest. With `search`: those whose title or any message holds it, whatever the case."""
+    def chats(self, owner: str, search: str = "", limit: int = PAGE_OF_CHATS, after: Place | None = None) -> list[ListedChat]:
+        """Pinned ones first, then the latest: the first `limit`, or those that come after a place.
+
+        With `search`: of those whose title or any message holds it, whatever the case.
+        """
+        search = search.replace("\0", "").strip()
+        conditions: list[str] = ["owner = ?", "deleted IS NULL"]
+        values: list[Any] = [owner]
+        if after is not None:
+            conditions.append("(pinned, updated, id) < (?, ?, ?)")
+            values += after
+        source, messages = "chats", None
         with self._reading() as db:
-            found = self._search(db, owner, search.strip()) if search.strip() else None
+            if search:
+                messages, chats = (self._indexed(db, kind, search) for kind in ("message", "title"))
+                if max(len(messages), len(chats)) < MOST_HITS:
+                    source = "chats NOT INDEXED"  # they are few: taken one by one and sorted, not met on a walk through all
+                    within = "SELECT chat_id FROM messages WHERE deleted IS NULL AND id IN (SELECT value FROM json_each(?))"
+                    conditions.append(f"id IN (SELECT value FROM json_each(?) UNION {within})")
+                    values += json.dumps(chats), json.dumps(messages)
+                else:  # what stands in many is soon met: one chat is looked at after the other until the page is full
+                    messages = None
+                    within = (
+                        "SELECT 1 FROM messages WHERE chat_id = chats.id AND messages.deleted IS NULL AND holds(content, ?)"
+                    )
+                    conditions.append(f"(holds(title, ?) OR EXISTS ({within}))")
+                    values += search.lower(), search.lower()
             rows = db.execute(
-                "SELECT *, EXISTS (SELECT 1 FROM messages WHERE chat_id = chats.id AND state = 'streaming') AS running"
-                " FROM chats WHERE owner = ? AND deleted IS NULL ORDER BY pinned DESC, updated DESC, id DESC",
-                (owner,),
+                "SELECT id, title, pinned, updated,"
+                " EXISTS (SELECT 1 FROM messages WHERE chat_id = chats.id AND state = 'streaming') AS running"
+                f" FROM {source} WHERE {' AND '.join(conditions)} ORDER BY pinned DESC, updated DESC, id DESC LIMIT ?",
+                (*values, limit),
             ).fetchall()
-        entries = []
-        for row in rows:
-            if found is not None and row["id"] not in found:
-                continue
-            text, message_id = (found or {}).get(row["id"], ("", None))
-            entries.append(
-                ListedChat(row["id"], row["title"], bool(row["pinned"]), row["updated"], bool(row["running"]), text, message_id)
+            found = self._places(db, [row["id"] for row in rows], search, messages) if search else {}
+        return [
+            ListedChat(
+                row["id"],
+                row["title"],
+                bool(row["pinned"]),
+                row["updated"],
+                bool(row["running"]),
+                *found.get(row["id"], ("", None)),
             )
-        return entries[:limit]
+            for row in rows
+        ]
 
     def rename(self, owner: str, chat_id: int, title: str) -> Chat:
         """An empty title brings the automatic one back."""
@@ -435,12 +466,8 @@ class ChatStore:
     def list_revision(self, owner: str) -> str:
         """Changes whenever the conversation list of `owner` does."""
         with self._reading() as db:
-            row = db.execute(
-                "SELECT count(*), coalesce(sum(revision), 0), coalesce(max(id), 0) FROM chats"
-                " WHERE owner = ? AND deleted IS NULL",
-                (owner,),
-            ).fetchone()
-        return "-".join(map(str, row))
+            row = db.execute("SELECT revision FROM chat_lists WHERE owner = ?", (owner,)).fetchone()
+        return str(row["revision"] if row else 0)
 
     # --- inside a transaction
 
@@ -554,41 +581,40 @@ class ChatStore:
 
     def _automatic_title(self, db: sqlite3.Connection, chat_id: int) -> str:
         rows = db.execute(
-            "SELECT role, content FROM messages WHERE id IN"
+            "SELECT role, content, json_extract(figures, '$.opened') AS opened FROM messages WHERE id IN"
             " (SELECT id FROM messages WHERE chat_id = ? AND deleted IS NULL AND state != 'streaming' ORDER BY id LIMIT ?)"
             " ORDER BY id",
             (chat_id, TITLE_FROM),
         )
-        return title_of((row["role"], row["content"]) for row in rows)
+        return title_of((row["role"], row["content"], row["opened"]) for row in rows)
 
     def _name(self, db: sqlite3.Connection, chat_id: int) -> None:
         """Bring the title of a chat that the user has not named up to date."""
         db.execute("UPDATE chats SET title = ? WHERE id = ? AND titled = 0", (self._automatic_title(db, chat_id), chat_id))
 
-    def _search(self, db: sqlite3.Connection, owner: str, search: str) -> dict[int, tuple[str, int | None]]:
-        """Chat id → the text around the first place, and the message it stands in (none where it is the title)."""
-        found: dict[int, tuple[str, int | None]] = {}
-        belongs = "JOIN chats ON chats.id = chat_id WHERE owner = ? AND chats.deleted IS NULL AND messages.deleted IS NULL"
-        if len(search) >= 3:  # trigrams know nothing shorter
-            source, pattern = "message_index JOIN messages ON messages.id = message_index.rowid", matches_of(search)
-            condition = "message_index MATCH ?"
-        else:
-            source, pattern = "messages", like_pattern(search)
-            condition = "messages.content LIKE ? ESCAPE '\\'"
+    def _indexed(self, db: sqlite3.Connection, kind: Literal["message", "title"], search: str) -> list[int]:
+        """The first MOST_HITS messages, or chats by their title, that hold `search`; those of all owners."""
+        if len(search) >= 3:
+            sql, values = f"SELECT rowid AS id FROM {kind}_index WHERE {kind}_index MATCH ?", [matches_of(search)]
+        else:  # it begins some of the trigrams
+            small = search.lower()
+            sql, values = f"SELECT doc AS id FROM {kind}_terms WHERE term >= ? AND term < ?", [small, small + "\U0010ffff"]
+        return [row["id"] for row in db.execute(f"{sql} LIMIT ?", (*values, MOST_HITS))]
+
+    def _places(
+        self, db: sqlite3.Connection, chats: Sequence[int], search: str, messages: Sequence[int] | None
+    ) -> dict[int, tuple[str, int]]:
+        """Chat id → the text around `search` in the last of its messages that holds it, and that message.
+
+        messages: all that hold it, where they are known.
+        """
+        known = "" if messages is None else "AND id IN (SELECT value FROM json_each(?))"
         rows = db.execute(
-            f"SELECT messages.id AS id, chat_id, messages.content AS content FROM {source} {belongs} AND {condition}"
-            " ORDER BY messages.id DESC LIMIT 2000",
-            (owner, pattern),
+            "SELECT max(id) AS id, chat_id, content FROM messages"  # content is that of the row with the greatest id
+            f" WHERE chat_id IN (SELECT value FROM json_each(?)) AND deleted IS NULL {known} AND holds(content, ?) GROUP BY chat_id",
+            (json.dumps(list(chats)), *([] if messages is None else [json.dumps(list(messages))]), search.lower()),
         )
-        for row in rows:
-            found.setdefault(row["chat_id"], (excerpt(row["content"], search), row["id"]))
-        titles = db.execute(
-            "SELECT id FROM chats WHERE owner = ? AND deleted IS NULL AND title LIKE ? ESCAPE '\\'",
-            (owner, like_pattern(search)),
-        )
-        for row in titles:
-            found.setdefault(row["id"], ("", None))
-        return found
+        return {row["chat_id"]: (excerpt(row["content"], search), row["id"]) for row in rows}
 
 
 def _message(row: sqlite3.Row) -> StoredMessage:

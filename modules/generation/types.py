@@ -131,13 +131,15 @@ class Prefill:
 class Started:
     """The prompt is read: comes once, before the first text.
 
-    dropped_messages: how many of the oldest turns did not fit. prompt: its tokens, where echo was asked for.
+    dropped_messages: how many of the oldest turns did not fit. prompt: its tokens, where echo was asked for. opened: the mark
+    of thinking that it ended with (reasoning.opened_by); None where nobody here sees how it ended.
     """
 
     prompt_tokens: int
     cached_tokens: int
     dropped_messages: int = 0
     prompt: tuple[Token, ...] = ()
+    opened: str | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from modules.app import App
 from modules.chats.conversation import ChatSettings, request_for
 from modules.chats.records import Chat, Figures, Run, StoredMessage, pictures_of
 from modules.errors import UserError
+from modules.generation.reasoning import without_reasoning
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, Image
 from modules.ui.preferences import sampling_of, token_view, user_name
@@ -126,7 +127,8 @@ def add_reply(app: App, chat: Chat, parent: int, way: Way, request: GenerationRe
     """The message that a reply will be written into. more: what its `extra` holds besides how it was made."""
     extra = {**with_runs(run_of(app, way, request)), **more}
     start = way.settings.reply_start
-    return app.store.add(chat.owner, chat.id, parent, "assistant", start, state="streaming", extra=extra)
+    figures = Figures(opened="") if start else None  # the prompt ends with it
+    return app.store.add(chat.owner, chat.id, parent, "assistant", start, state="streaming", figures=figures, extra=extra)
 
 
 def draft_of(chat: Chat, parent: int | None, content: str, pictures: Sequence[int] = ()) -> StoredMessage:
@@ -228,6 +230,9 @@ def edit(app: App, owner: str, message_id: int, content: str, *, answer: bool = 
         return _say_and_answer(app, chat, branch_of(app, owner, chat.id, message.parent_id), content, pictures)
     if not content.strip():
         raise UserError("The message is empty. Delete it instead.")
+    opened = message.figures.opened
+    if opened and not without_reasoning(content, opened):
+        opened = ""  # people took the end of the thinking away: what is left is said
     return app.store.add(
         owner,
         chat.id,
@@ -236,7 +241,7 @@ def edit(app: App, owner: str, message_id: int, content: str, *, answer: bool = 
         content,
         model=message.model,
         sampling=message.sampling,
-        figures=Figures(edited=True),
+        figures=Figures(edited=True, opened=opened),
         extra={"pictures": list(pictures)} if pictures else None,
     )
 

@@ -73,7 +73,7 @@ class Rendering:
                 return
             progress = self.reply.progress
             if progress.text != self.progress.text or not self.blocks:
-                self.blocks = self._markdown.update(progress.text) if progress.text else []
+                self.blocks = self._markdown.update(progress.text, progress.figures.opened) if progress.text else []
             self.progress, self._version = progress, progress.version
 
 

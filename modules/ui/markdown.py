@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import nh3
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
-from markdown_it.rules_block import StateBlock
+from markdown_it.rules_block import StateBlock, fence
+from markdown_it.rules_core import StateCore
 from markdown_it.rules_inline.state_inline import Delimiter, StateInline
 from markdown_it.token import Token
-from mdit_py_plugins.amsmath import amsmath_plugin
+from mdit_py_plugins.amsmath import amsmath_block, amsmath_plugin
 from mdit_py_plugins.dollarmath import dollarmath_plugin
+from mdit_py_plugins.dollarmath.index import math_block_dollar
 from mdit_py_plugins.footnote import footnote_plugin
-from mdit_py_plugins.tasklists import tasklists_plugin
 
 from modules.generation.reasoning import Kind, segments
 
@@ -64,16 +66,20 @@ _CLASSES = {
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of a message that stands for itself. start: where its source begins, in characters of the message."""
+    """A piece of a message that stands for itself. start: where its source begins, in characters of the message.
+
+    settled: what follows it in the message cannot change where it ends.
+    """
 
     start: int
     kind: Kind
     html: str
+    settled: bool = field(default=True, compare=False)
 
 
-def render(text: str) -> list[Block]:
-    """All blocks of a finished message."""
-    return [block for segment in segments(text) for block in _blocks(text, segment.kind, segment.start, segment.end)]
+def render(text: str, opened: str | None = None) -> list[Block]:
+    """All blocks of a finished message. opened: see reasoning.segments."""
+    return [block for segment in segments(text, opened) for block in _blocks(text, segment.kind, segment.start, segment.end)]
 
 
 def as_html(text: str) -> str:
@@ -89,9 +95,12 @@ class LiveMarkdown:
         self._begins = 0
         self.blocks: list[Block] = []
 
-    def update(self, text: str) -> list[Block]:
-        """All blocks of `text`, which continues what was given before. The last ones may still change."""
-        parts = segments(text)
+    def update(self, text: str, opened: str | None = None) -> list[Block]:
+        """All blocks of `text`, which continues what was given before. The last ones may still change.
+
+        opened: see reasoning.segments.
+        """
+        parts = segments(text, opened)
         last = parts[-1]
         if self._begins and not any(part.kind == self._kind and part.start <= self._begins <= part.end for part in parts):
             self._frozen, self._begins = [], 0  # what looked like text turned out to be thinking
@@ -114,8 +123,12 @@ class LiveMarkdown:
 
 
 def _open_blocks(blocks: Sequence[Block], end: int) -> int:
-    """How many of the last blocks may still change: the last, and the one before while the last has only just begun."""
-    return 2 if len(blocks) > 1 and end - blocks[-1].start < 8 else 1
+    """How many of the last blocks may still change: the last, and the one before while the last has only just begun.
+
+    From a block on that is not settled, all may.
+    """
+    unsettled = next((len(blocks) - at for at, block in enumerate(blocks) if not block.settled), 0)
+    return max(unsettled, 2 if len(blocks) > 1 and end - blocks[-1].start < 8 else 1)
 
 
 def _blocks(text: str, kind: Kind, start: int, end: int, *, ended: bool = True) -> list[Block]:
@@ -142,7 +155,8 @@ def _blocks(text: str, kind: Kind, start: int, end: int, *, ended: bool = True) 
         finished = ended or index < len(groups) - 1
         raw = _parser().renderer.render(group, _parser().options, {"finished": finished})
         if clean := _cleaned(raw).strip():
-            blocks.append(Block(start + lines[min(first_line, len(lines) - 1)], kind, clean))
+            settled = all(token.meta.get("settled", True) for token in group)
+            blocks.append(Block(start + lines[min(first_line, len(lines) - 1)], kind, clean, settled))
     return blocks
 
 
@@ -168,13 +182,16 @@ def _cleaner() -> nh3.Cleaner:
 @lru_cache(maxsize=1)
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
-    tasklists_plugin(parser)
+    parser.core.ruler.after("inline", "task_list", _task_list)
     footnote_plugin(parser)
-    dollarmath_plugin(
-        parser, allow_labels=False, allow_space=False, allow_digits=False, double_inline=True, renderer=_dollar_math
-    )
+    dollarmath_plugin(parser, renderer=_dollar_math)
+    parser.inline.ruler.at("math_inline", _dollar_inline)
+    parser.block.ruler.at("math_block", _within_bounds(math_block_dollar(allow_labels=False, allow_blank_lines=True)))
     amsmath_plugin(parser, renderer=lambda content: formula(content, display=True))
-    parser.block.ruler.before("fence", "bracket_math", _bracket_block, {"alt": ["paragraph"]})
+    interrupts = ["paragraph", "reference", "blockquote", "list", "footnote_def"]
+    parser.block.ruler.at("amsmath", _within_bounds(amsmath_block), {"alt": interrupts})
+    parser.block.ruler.before("fence", "bracket_math", _within_bounds(_bracket_block), {"alt": ["paragraph"]})
+    parser.block.ruler.at("fence", _fence, {"alt": ["paragraph", "reference", "blockquote", "list"]})
     parser.inline.ruler.before("escape", "bracket_math", _bracket_inline)
     parser.inline.ruler.at("emphasis", _emphasis)
     parser.inline.ruler.before("escape", "line_break_tag", _line_break_tag)
@@ -190,19 +207,46 @@ def _parser() -> MarkdownIt:
     return parser
 
 
+_TASK = re.compile(r"\[([ xX])\]\s")
+
+
+def _task_list(state: StateCore) -> None:
+    """[ ] and [x] at the beginning of list items as boxes."""
+    lists: list[Token] = []
+    for before, opened, token in zip(state.tokens, state.tokens[1:], state.tokens[2:], strict=False):
+        if before.type in ("bullet_list_open", "ordered_list_open"):
+            lists.append(before)
+        elif before.type in ("bullet_list_close", "ordered_list_close"):
+            lists.pop()
+        if (before.type, opened.type, token.type) != ("list_item_open", "paragraph_open", "inline") or not token.children:
+            continue
+        if task := _TASK.match(token.children[0].content):
+            token.children[0].content = token.children[0].content[3:]
+            checked = "" if task[1] == " " else ' checked="checked"'
+            box = Token("html_inline", "", 0, content=f'<input type="checkbox" disabled="disabled"{checked}>')
+            token.children.insert(0, box)
+            before.attrSet("class", "task-list-item")
+            lists[-1].attrSet("class", "contains-task-list")
+
+
 def _dollar_math(content: str, options: dict[str, Any]) -> str:
     return formula(content, display=options["display_mode"])
 
 
+LONGEST_FORMULA = 5_000
+"""In characters. What is longer, or never closed, is no formula but a model that repeats itself, and shown as it was written."""
+MOST_FORMULA_LINES = 200
+
+
 @lru_cache(maxsize=2048)
 def formula(source: str, *, display: bool) -> str:
-    """LaTeX as MathML; what cannot be converted is shown as it was written."""
+    """LaTeX as MathML; what is too long or cannot be converted is shown as it was written."""
     from latex2mathml.converter import convert
 
-    try:
-        return _FUNCTION.sub(_spaced, convert(source, display="block" if display else "inline"))
-    except Exception:  # noqa: BLE001  # the converter has no exception of its own: half a formula raises anything
-        return f"<code>{html.escape(source)}</code>"
+    if len(source) <= LONGEST_FORMULA:
+        with contextlib.suppress(Exception):  # the converter has none of its own: half a formula raises anything
+            return _FUNCTION.sub(_spaced, convert(source, display="block" if display else "inline"))
+    return f"<code>{html.escape(source)}</code>"
 
 
 _FUNCTION = re.compile(r"(</mi>|</mn>)?<mi>([a-z]{2,})</mi>(<mo stretchy)?")
@@ -215,10 +259,71 @@ def _spaced(function: re.Match[str]) -> str:
     return f'{before}<mo lspace="{left}" rspace="{right}">{name}</mo>{opened}'
 
 
+_OPENS_FORMULA = re.compile(r"\$\$(?!\$)|\\\[|\\begin\{(\w+\*?)\}")
+BlockRule = Callable[[StateBlock, int, int, bool], bool]
+
+
+def _within_bounds(rule: BlockRule) -> BlockRule:
+    """The same rule for formulas, looking for their end no further than a formula can be long, and only where there is one.
+
+    Else each of many lines that open one has all lines after it read in vain.
+    """
+
+    def bounded(state: StateBlock, first: int, last: int, silent: bool) -> bool:
+        opened = _OPENS_FORMULA.match(state.src, state.bMarks[first] + state.tShift[first])
+        if opened is None or (opened[0] == "$$" and _line(state, first).rstrip().endswith("$$$")):
+            return False  # the second is how dear a restaurant is
+        last = min(last, first + MOST_FORMULA_LINES)
+        closing = {"$$": "$$", r"\[": r"\]"}.get(opened[0]) or rf"\end{{{opened[1]}}}"
+        if state.src.find(closing, opened.end(), state.eMarks[last - 1]) < 0:
+            return False
+        return rule(state, first, last, silent)
+
+    return bounded
+
+
+_UPTO = f"{{1,{LONGEST_FORMULA}}}"
+_ONE_DOLLAR = re.compile(rf"\$(?![\s$])((?:\\.|[^\\$]){_UPTO})\$(?![\d$])", re.DOTALL)
+_TWO_DOLLARS = re.compile(rf"\$\$(?!\$)((?:\\.|[^\\$]|\$(?!\$)){_UPTO})\$\$(?![\d$])", re.DOTALL)
+_AMOUNT = re.compile(r"[-+~≈]?\.?\d[\d,.]*")
+_PROSE = re.compile(rf"[^\W\d_]{{2,}}\S*\s|{_CJK.pattern}|[,;:]$")
+
+
+def _dollar_inline(state: StateInline, silent: bool) -> bool:
+    """$ … $ and $$ … $$ inside a paragraph, unless they are money."""
+    src, at = state.src, state.pos
+    if src[at] != "$":
+        return False
+    two, before = src.startswith("$$", at), src[at - 1 : at] if at else ""
+    if before == "$" or before.isdigit() or (not two and before.isalpha() and not _CJK.match(before)):
+        return False  # 5$, US$, and the rest of a row of them
+    found = (_TWO_DOLLARS if two else _ONE_DOLLAR).match(src, at)
+    if found is None or not found[1].strip() or (not two and _is_money(found[1], src[found.end() : found.end() + 1])):
+        return False
+    if not silent:
+        token = state.push("math_inline_double" if two else "math_inline", "math", 0)
+        token.content, token.markup = found[1], "$$" if two else "$"
+    state.pos = found.end()
+    return True
+
+
+def _is_money(content: str, after: str) -> bool:
+    """Whether what stands between two dollar signs is no formula: it ends with a space, goes on from one name of several
+    ($A/$B), or is an amount with words after it, none of them LaTeX.
+
+    >>> [_is_money(text, "") for text in ("3 and 5", "3到5", "2x + 3", r"3 \\text{ and } 5")]
+    [True, True, False, False]
+    """
+    if content[-1].isspace() or (content[-1] in "/:,;|&(-–" and (after.isalnum() or after in "{")):
+        return True
+    amount = _AMOUNT.match(content)
+    return amount is not None and not re.search(r"[\\^_{]", content) and bool(_PROSE.search(content, 1))
+
+
 def _bracket_inline(state: StateInline, silent: bool) -> bool:
     r"""\( … \) and \[ … \] inside a paragraph."""
     closing = {r"\(": r"\)", r"\[": r"\]"}.get(state.src[state.pos : state.pos + 2])
-    end = state.src.find(closing, state.pos + 2) if closing else -1
+    end = state.src.find(closing, state.pos + 2, state.pos + LONGEST_FORMULA) if closing else -1
     if closing is None or end < 0 or not state.src[state.pos + 2 : end].strip():
         return False
     if not silent:
@@ -235,16 +340,86 @@ def _bracket_block(state: StateBlock, first: int, last: int, silent: bool) -> bo
     if not state.src.startswith(r"\[", begin):
         return False
     for line in range(first, last):
-        content = state.src[begin + 2 : state.eMarks[line]].rstrip()
-        if content.endswith(r"\]"):
+        start = begin + 2 if line == first else state.bMarks[line]
+        end = start + len(state.src[start : state.eMarks[line]].rstrip())
+        if state.src.endswith(r"\]", start, end):
             if not silent:
                 token = state.push("bracket_block", "math", 0)
                 token.block = True
-                token.content = content[:-2]
+                token.content = state.src[begin + 2 : end - 2]
                 token.map = [first, line + 1]
             state.line = line + 1
             return True
     return False
+
+
+# --- code that holds code
+
+_MARKDOWN = {"markdown", "md", "mdx"}
+_FENCE = re.compile(r"(`{3,}(?=[^`]*$)|~{3,})[ \t]*(.*?)[ \t]*$")
+FURTHEST_FENCE = 200
+"""In lines: no further on do fences tell whether one before them opens a block or ends it."""
+
+
+def _fence(state: StateBlock, first: int, last: int, silent: bool) -> bool:
+    """Fenced code as CommonMark has it, except that a fence of Markdown may hold others, as models write it."""
+    opening = _FENCE.match(_line(state, first))
+    if silent or opening is None or state.is_code_block(first) or (opening[2].split() or [""])[0].lower() not in _MARKDOWN:
+        return fence(state, first, last, silent)
+    end = first + 1
+    fences: list[tuple[int, bool]] = []  # line, whether nothing stands behind the signs
+    while end < last and (state.isEmpty(end) or state.sCount[end] >= state.blkIndent):
+        found = _FENCE.match(_line(state, end))
+        if found and found[1][0] == opening[1][0] and len(found[1]) >= len(opening[1]):
+            fences.append((end, not found[2]))
+        end += 1
+    closing, settled = _closing_fence(state, fences, end)
+    until = end if closing is None else closing
+    state.line = end if closing is None else closing + 1
+    token = state.push("fence", "code", 0)
+    token.info, token.markup = opening[2], opening[1]
+    token.content = state.getLines(first + 1, until, state.sCount[first], True)
+    token.map = [first, state.line]
+    token.meta = {"settled": settled}
+    return True
+
+
+def _line(state: StateBlock, line: int) -> str:
+    return state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]]
+
+
+def _closing_fence(state: StateBlock, fences: Sequence[tuple[int, bool]], end: int) -> tuple[int | None, bool]:
+    """(the line of the fence that ends the block of Markdown around `fences`, whether more text cannot change that).
+
+    One with a language opens a block inside, and the next without ends that. Outside of those, one without a language ends
+    the whole, unless it opens a block too: then code follows at once, and the next fence ends it, before an empty line or a
+    fence with a language.
+    """
+
+    def free_after(line: int) -> bool | None:
+        """Whether the next line is empty; None where there is none yet."""
+        return None if line + 1 >= end else state.isEmpty(line + 1)
+
+    at, inside = 0, False
+    while at < len(fences):
+        line, bare = fences[at]
+        following = [one for one in fences[at + 1 : at + 3] if one[0] - line <= FURTHEST_FENCE]
+        at += 1
+        if inside or not bare:
+            inside = not bare or (inside and not bare)
+            continue
+        free = free_after(line)
+        if free is not False:
+            return line, free is True
+        if not following:
+            return line, end - line > FURTHEST_FENCE
+        if not following[0][1]:
+            return line, True
+        free = free_after(following[0][0])
+        if free is False and (len(following) < 2 or following[1][1]):
+            return line, len(following) == 2 or end - line > FURTHEST_FENCE
+        inside = True  # it opens a block
+    return None, True
 
 
 def _render_bracket_inline(_self: Any, tokens: Sequence[Token], at: int, *_: Any) -> str:
@@ -335,6 +510,8 @@ _COLOURS = {
     "Generic.Heading": "f",
 }
 LONGEST_COLOURED = 100_000
+LONGEST_COLOURED_MARKDOWN = 20_000
+"""Its lexer reads to the end of the text for each fence that is left open."""
 
 
 @lru_cache(maxsize=512)
@@ -343,7 +520,7 @@ def coloured(code: str, language: str) -> str:
     from pygments.lexers import get_lexer_by_name
     from pygments.util import ClassNotFound
 
-    if not language or len(code) > LONGEST_COLOURED:
+    if not language or len(code) > (LONGEST_COLOURED_MARKDOWN if language in _MARKDOWN else LONGEST_COLOURED):
         return html.escape(code)
     try:
         lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)

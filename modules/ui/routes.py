@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
 from modules.app import App
 from modules.chats import pictures, transfer
-from modules.chats.records import PathMessage
-from modules.errors import NotFound
+from modules.chats.records import PathMessage, Place
+from modules.chats.store import PAGE_OF_CHATS
+from modules.errors import NotFound, UserError
 from modules.library import character_files
 from modules.settings.texts import check_text
 from modules.ui import (
@@ -41,6 +43,8 @@ LARGER_BODIES = {
     "/gradio_api/upload": 2 * 1024**3,
 }
 """Patterns of paths that take files, with the largest body of each; Gradio's is for training data."""
+MOST_CHATS = 1000
+"""How many chats one answer lists at most."""
 
 
 class View(BaseModel):
@@ -75,6 +79,17 @@ class Name(BaseModel):
     name: str
 
 
+def place_of(text: str) -> Place:
+    """A place in the list from "pinned,updated,id". Raises UserError."""
+    match = re.fullmatch(r"([01]),(\d{1,12}(?:\.\d{1,20})?),(\d{1,18})", text)
+    if match is None:
+        raise UserError(
+            'The place in the list is told as "pinned,updated,id", as the last chat before it has them.', param="after"
+        )
+    pinned, updated, id_ = match.groups()
+    return Place(pinned == "1", float(updated), int(id_))
+
+
 def router(app: App) -> APIRouter:
     """All addresses under chats/. Each asks who is there, and shows only what is theirs."""
 
@@ -97,8 +112,11 @@ def router(app: App) -> APIRouter:
     # --- the list and the chats
 
     @routes.get("")
-    def list_chats(owner: Owner, search: str = "") -> list[dict[str, Any]]:
-        return views.list_view(app.store.chats(owner, search))
+    def list_chats(
+        owner: Owner, search: str = "", limit: Annotated[int, Query(ge=1, le=MOST_CHATS)] = PAGE_OF_CHATS, after: str = ""
+    ) -> list[dict[str, Any]]:
+        """A page of the list. after: the place of the last chat of the page before, as "pinned,updated,id"."""
+        return views.list_view(app.store.chats(owner, search, limit, place_of(after) if after else None))
 
     @routes.get("/pulse")
     def pulse(owner: Owner, chat: int | None = None) -> dict[str, Any]:

@@ -190,7 +190,12 @@ def _ended_there(app: App, owner: str, message: StoredMessage, content: str, tok
         content,
         model=message.model,
         sampling=message.sampling,
-        figures=Figures(tokens=sum(len(one.tokens) for one in tokens), ending="stop", seed=message.figures.seed),
+        figures=Figures(
+            tokens=sum(len(one.tokens) for one in tokens),
+            ending="stop",
+            seed=message.figures.seed,
+            opened=message.figures.opened,
+        ),
         extra=dict(message.extra),
     )
     app.store.set_tokens(owner, version.id, tokens)
@@ -216,7 +221,7 @@ def _go_on(app: App, owner: str, message: StoredMessage, content: str, tokens: S
             "assistant",
             content,
             state="streaming",
-            figures=Figures(tokens=made),
+            figures=Figures(tokens=made, opened=message.figures.opened),
             extra=with_runs(*runs_of(message), run),
         )
         app.store.set_tokens(owner, version.id, tokens)

@@ -34,8 +34,8 @@ LIBRARIES = ("torch", "transformers", "bitsandbytes", "gptqmodel", "peft", "xlla
 
 
 @lru_cache(maxsize=4096)
-def _rendered(message_id: int, changed: float, content: str) -> tuple[Block, ...]:
-    return tuple(render(content))
+def _rendered(message_id: int, changed: float, content: str, opened: str | None) -> tuple[Block, ...]:
+    return tuple(render(content, opened))
 
 
 def block_view(block: Block) -> list[Any]:
@@ -68,7 +68,8 @@ def text_view(message: StoredMessage) -> dict[str, Any]:
         return {"text": message.content}
     if message.state == "streaming":
         return {"blocks": []}
-    return {"blocks": [block_view(block) for block in _rendered(message.id, message.changed, message.content)]}
+    blocks = _rendered(message.id, message.changed, message.content, message.figures.opened)
+    return {"blocks": [block_view(block) for block in blocks]}
 
 
 def reply_view(app: App, owner: str, node: PathMessage, known: Mapping[int, float]) -> dict[str, Any]:

@@ -149,10 +149,11 @@ def _add_pages(routes: APIRouter, app: App) -> None:
 
     @routes.get("/{name}/rendered")
     def rendered(owner: Owner, name: str, how: Annotated[Literal["markdown", "html"], Query(alias="as")]) -> dict[str, Any]:
-        text = app.sheets.read(owner, name).text
+        sheet = app.sheets.read(owner, name)
         if how == "html":
-            return {"html": as_html(text)}
-        return {"blocks": [[block.start, block.kind, block.html] for block in render(text)] if text else []}
+            return {"html": as_html(sheet.text)}
+        blocks = render(sheet.text, sheet.figures.opened) if sheet.text else []
+        return {"blocks": [[block.start, block.kind, block.html] for block in blocks]}
 
     @routes.get("/{name}/events")
     async def events(

@@ -297,6 +297,12 @@ def test_the_models_own_template_renders_the_prompt(model: LlamacppModel) -> Non
     assert model.render(reply_so_far).text.endswith("assistant\nGood mor")
 
 
+def test_what_thinking_the_template_opens_is_told_at_the_start(model: LlamacppModel) -> None:
+    for ending, opened in (("<think>\n", "<think>"), ("<think>\n\n</think>\n\n", "")):
+        request = ask((HELLO,), template="{{ messages[0].content }}" + ending)
+        assert next(event.opened for event in model.stream(request) if isinstance(event, Started)) == opened
+
+
 def test_what_cannot_be_rendered_is_refused(model: LlamacppModel, tiny_gguf: Path) -> None:
     with pytest.raises(UserError, match="message"):
         model.stream(ask(()))

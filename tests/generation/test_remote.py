@@ -110,6 +110,8 @@ def test_greedy_text_is_that_of_the_same_model_here(far: RemoteModel, here: Llam
 def test_a_template_of_ours_is_rendered_here(far: RemoteModel, here: LlamacppModel) -> None:
     request = ask(template="{{ messages[0].content }}!")
     assert text_of(far.stream(request))[:4] == text_of(here.stream(ask("Hello there!")))[:4]
+    thinking = ask(template="{{ messages[0].content }}<think>\n", sampling={"max_tokens": 1})
+    assert next(event.opened for event in far.stream(thinking) if isinstance(event, Started)) == "<think>"
 
 
 def test_a_seed_repeats_a_drawn_reply(far: RemoteModel) -> None:

@@ -126,7 +126,7 @@ def test_nothing_is_fetched_from_elsewhere():
     [
         ("<think>\nhm\n</think>\n\nYes.", ["thinking", "text"]),
         ("<think>still", ["thinking"]),
-        ("without a start</think>Yes.", ["thinking", "text"]),
+        ("without a start\n</think>\n\nYes.", ["thinking", "text"]),
         ("[THINK]a[/THINK]b", ["thinking", "text"]),
         ("<think>\n\n</think>\n\nYes.", ["text"]),
         ("The tag <think> is a word here.", ["text"]),

@@ -19,6 +19,7 @@ from modules.generation.llamacpp.parameters import SUPPORTED, as_fields
 from modules.generation.llamacpp.process import Process
 from modules.generation.llamacpp.reading import ReplyReader, likeliest
 from modules.generation.overflow import fit_messages, fit_tokens, window
+from modules.generation.reasoning import opened_by
 from modules.generation.samplers.lark import as_lark
 from modules.generation.stream import EventStream
 from modules.generation.template import render_chat
@@ -337,7 +338,7 @@ class LlamacppModel:
     def _started(self, plan: _Plan, cached: int) -> Started:
         tokens = plan.prompt.tokens
         shown = tuple(Token(token, self.detokenize([token])) for token in tokens) if plan.request.echo else ()
-        return Started(len(tokens), cached, plan.prompt.dropped_messages, shown)
+        return Started(len(tokens), cached, plan.prompt.dropped_messages, shown, opened_by(plan.prompt.text))
 
     # --- vectors
 

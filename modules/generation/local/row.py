@@ -13,6 +13,7 @@ from torch import Tensor
 from modules.generation.local.prompt import Prompt
 from modules.generation.local.reply_text import ReplyText
 from modules.generation.local.slots import Key, Slot
+from modules.generation.reasoning import opened_by
 from modules.generation.samplers.contrastive import Contrast
 from modules.generation.samplers.rows import Detail, RowSampler
 from modules.generation.stream import EventStream
@@ -210,7 +211,7 @@ class Row:
         echoed: tuple[Token, ...] = ()
         if self.request.echo:
             echoed = tuple(self.prompt_details) or tuple(self._naming.token(token, None) for token in self.prompt.tokens)
-        self.events.put(Started(len(self.prompt.tokens), self.reused, self.prompt.dropped, echoed))
+        self.events.put(Started(len(self.prompt.tokens), self.reused, self.prompt.dropped, echoed, opened_by(self.prompt.text)))
 
     def _send(self, text: str, last: bool = False) -> None:
         if text or (last and self._details):

@@ -7,7 +7,7 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import hypot
 from typing import Any, Self
@@ -15,6 +15,7 @@ from typing import Any, Self
 from modules.errors import EngineGone, NotFound, Unavailable, UserError
 from modules.generation.llamacpp.gate import Gate
 from modules.generation.overflow import fit_messages, fit_tokens, window
+from modules.generation.reasoning import opened_by
 from modules.generation.remote.client import Client, Line
 from modules.generation.remote.dialects import Dialect, extra_fields, samplers_of, standard_fields
 from modules.generation.remote.reading import ChunkReader
@@ -289,6 +290,18 @@ class RemoteModel:
             tokens = fit_tokens(counted, limit, request.sampling.max_tokens, "drop_oldest")
         return {"prompt": tokens} | ({} if request.logprobs is None else {"logprobs": max(request.logprobs, 1)})
 
+    def _opened(self, request: GenerationRequest, fields: Mapping[str, Any]) -> str | None:
+        """The mark of thinking that the prompt ends with, as far as it is seen here."""
+        if isinstance(fields.get("prompt"), str):
+            return opened_by(fields["prompt"])
+        template = self._facts.chat_template
+        if "messages" not in fields or template is None:
+            return None
+        try:
+            return opened_by(self._rendered(template, request.prompt, request))  # type: ignore[arg-type]
+        except UserError:
+            return None
+
     def _run(self, request: GenerationRequest, fields: dict[str, Any], dropped: int, events: EventStream, asked: float) -> None:
         sampling = request.sampling
         pause = 1 / sampling.max_tokens_per_second if sampling.max_tokens_per_second else 0.0
@@ -296,7 +309,14 @@ class RemoteModel:
         events.on_close(left.set)
         line = Line()
         events.on_close(line.cut)
-        reader = ChunkReader(sampling, prompt_tokens=0, dropped=dropped, alternatives=request.logprobs, asked=asked)
+        reader = ChunkReader(
+            sampling,
+            prompt_tokens=0,
+            dropped=dropped,
+            alternatives=request.logprobs,
+            asked=asked,
+            opened=self._opened(request, fields),
+        )
         try:
             with self._client.errors(self._facts.model):
                 for event in self._events(fields, reader, line):

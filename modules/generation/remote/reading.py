@@ -29,9 +29,22 @@ UNKNOWN = -1
 
 
 class ChunkReader:
-    """Reads one reply of either endpoint. `prompt_tokens` is what was counted before, 0 where nobody could."""
+    """Reads one reply of either endpoint. `prompt_tokens` is what was counted before, 0 where nobody could.
 
-    def __init__(self, sampling: SamplingParams, *, prompt_tokens: int, dropped: int, alternatives: int | None, asked: float):
+    opened: what `Started` says of the prompt's end.
+    """
+
+    def __init__(
+        self,
+        sampling: SamplingParams,
+        *,
+        prompt_tokens: int,
+        dropped: int,
+        alternatives: int | None,
+        asked: float,
+        opened: str | None = None,
+    ):
+        self._opened = opened
         self._stops = StopTexts(sampling.stop)
         self._alternatives = alternatives
         self._prompt_tokens = prompt_tokens
@@ -92,7 +105,7 @@ class ChunkReader:
     def _start(self) -> Iterator[GenerationEvent]:
         if not self._started:
             self._started = True
-            yield Started(self._prompt_tokens, self._cached, self._dropped)
+            yield Started(self._prompt_tokens, self._cached, self._dropped, opened=self._opened)
 
     def _choice(self, choice: Any) -> Iterator[GenerationEvent]:
         text = self._text(choice).replace(REPLACEMENT, "")

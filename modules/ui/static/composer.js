@@ -33,7 +33,6 @@ export class Composer {
   }
 
   pressed(event) {
-    if (event.isComposing) return; // Enter ends a Chinese word, not the message
     if (event.key === "Enter" && !event.shiftKey && !event.ctrlKey && !event.altKey) {
       event.preventDefault();
       if (!this.writing) this.send();

@@ -17,6 +17,14 @@
     }
   }
 
+  // A key that writes a Chinese, Japanese or Korean word is the input method's, here as in Gradio's boxes: the Enter that ends the
+  // word sends nothing. Safari tells of it only once the word has ended, and by its number.
+  document.addEventListener("keydown", (event) => {
+    if (!event.isComposing && event.keyCode !== 229) return;
+    event.stopPropagation();
+    if (["Enter", "Escape"].includes(event.key)) event.preventDefault();
+  }, true);
+
   // Gradio reads both once, while its script starts.
   if (page.language !== "auto") {
     const name = page.language === "zh" ? "zh-CN" : page.language;

@@ -277,7 +277,7 @@ export class MessageView {
     area.addEventListener("input", grow);
     area.addEventListener("keydown", (event) => {
       if (event.key === "Escape") { event.stopPropagation(); close(); }
-      if (event.key === "Enter" && !event.shiftKey && mine && !event.isComposing) { event.preventDefault(); save(true); }
+      if (event.key === "Enter" && !event.shiftKey && mine) { event.preventDefault(); save(true); }
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); save(mine); }
     });
     this.editor = h("div", {class: "tl-editor"}, area,

@@ -6,13 +6,22 @@ import {exportItem, importButton, importFiles, isChatFile, takeDrops} from "./tr
 import {t} from "./words.js";
 
 const DAY = 86400;
+const PAGE = 100; // chats asked for at a time, and
+const MOST = 1000; // as many as the server tells at once
 
 export class Sidebar {
   // controller: {open(id), fresh(), current, host}
   constructor(controller) {
     this.controller = controller;
     this.search = h("input", {type: "search", placeholder: t("search"), "aria-label": t("search.long"), autocomplete: "off"});
+    this.rows = [];
+    this.found = ""; // what was searched for, to find them
     this.list = h("nav", {class: "tl-list", "aria-label": t("chats")});
+    this.older = h("button", {type: "button", class: "tl-quiet tl-older", onclick: () => this.more()}, t("chats.more"));
+    this.list.addEventListener("scroll", () => {
+      const {scrollHeight, scrollTop, clientHeight} = this.list;
+      if (this.older.isConnected && scrollHeight - scrollTop - clientHeight < 600) this.more();
+    }, {passive: true});
     this.element = h("aside", {class: "tl-side", "aria-label": t("chats")},
       h("div", {class: "tl-side-head"},
         h("button", {type: "button", class: "tl-new", onclick: () => controller.fresh()}, icon("plus"), h("span", {}, t("chat.new"))),
@@ -33,6 +42,7 @@ export class Sidebar {
         this.refresh();
       }
     });
+    this.whole = true;
     const wide = matchMedia("(min-width: 900px)").matches;
     this.visible = wide && localStorage.getItem("textloom-sidebar") !== "closed";
   }
@@ -53,26 +63,69 @@ export class Sidebar {
     this.controller.sidebarChanged?.(open);
   }
 
+  // The list as it is now, as far down as it is shown.
   async refresh() {
     const wanted = this.search.value.trim();
-    const rows = await attempt(() => get(`?search=${encodeURIComponent(wanted)}`));
-    if (!rows || wanted !== this.search.value.trim()) return;
-    this.rows = rows;
+    const shown = wanted === this.found ? this.rows.length : 0;
+    const turn = this.turn = {};
+    const rows = [];
+    let whole = false;
+    do {
+      const page = await attempt(() => this.page(wanted, Math.min(MOST, Math.max(PAGE, shown - rows.length)), rows.at(-1)));
+      if (!page || turn !== this.turn) return;
+      rows.push(...page.rows);
+      whole = page.whole;
+    } while (!whole && rows.length < shown);
+    Object.assign(this, {rows, whole, found: wanted});
     this.draw();
+  }
+
+  // What follows the rows that are shown.
+  async more() {
+    if (this.loading) return;
+    const turn = this.turn;
+    this.loading = true;
+    const page = await attempt(() => this.page(this.found, PAGE, this.rows.at(-1)));
+    this.loading = false;
+    if (!page || turn !== this.turn) return;
+    const focused = document.activeElement === this.older;
+    const known = new Set(this.rows.map((row) => row.id));
+    const rows = page.rows.filter((row) => !known.has(row.id));
+    this.rows.push(...rows);
+    this.whole = page.whole;
+    const first = this.append(rows);
+    if (focused) first?.querySelector("a").focus();
+  }
+
+  async page(search, limit, last) {
+    const after = last ? `&after=${Number(last.pinned)},${last.updated},${last.id}` : "";
+    const rows = await get(`?search=${encodeURIComponent(search)}&limit=${limit}${after}`);
+    return {rows, whole: rows.length < limit};
   }
 
   draw() {
     const focused = document.activeElement?.closest?.(".tl-row")?.dataset.id;
-    const groups = new Map();
-    for (const row of this.rows ?? []) {
-      const name = row.pinned ? t("group.pinned") : age(row.updated);
-      if (!groups.has(name)) groups.set(name, []);
-      groups.get(name).push(this.row(row));
-    }
-    const parts = [...groups].map(([name, rows]) => h("section", {}, h("h2", {}, name), h("ul", {}, rows)));
-    if (!parts.length) parts.push(h("p", {class: "tl-nothing"}, this.search.value ? t("search.nothing") : t("chats.none")));
-    this.list.replaceChildren(...parts);
+    this.list.replaceChildren();
+    this.append(this.rows);
+    if (!this.rows.length) this.list.append(h("p", {class: "tl-nothing"}, this.found ? t("search.nothing") : t("chats.none")));
     if (focused) this.list.querySelector(`.tl-row[data-id="${focused}"] a`)?.focus();
+  }
+
+  // Draw rows behind those that are there; returns the first of them.
+  append(rows) {
+    const elements = rows.map((row) => this.row(row));
+    this.older.remove();
+    for (const [at, row] of rows.entries()) {
+      const name = row.pinned ? t("group.pinned") : age(row.updated);
+      let group = this.list.lastElementChild;
+      if (group?.dataset.group !== name) {
+        group = h("section", {"data-group": name}, h("h2", {}, name), h("ul"));
+        this.list.append(group);
+      }
+      group.lastElementChild.append(elements[at]);
+    }
+    if (!this.whole) this.list.append(this.older);
+    return elements[0];
   }
 
   row(row) {

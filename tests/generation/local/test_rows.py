@@ -215,6 +215,13 @@ def test_old_turns_are_dropped_where_that_is_wanted(make_local) -> None:
     assert "turn 8" in model.render(request).text and "turn 0" not in model.render(request).text
 
 
+@pytest.mark.parametrize(("ending", "opened"), [("<think>\n", "<think>"), ("<think>\n\n</think>\n\n", ""), ("", "")])
+def test_what_thinking_the_template_opens_is_told_at_the_start(make_local, ending: str, opened: str) -> None:
+    template = "{{ messages[0]['content'] }} A:" + ending
+    request = GenerationRequest((Message("user", "hi"),), SamplingParams(max_tokens=1), template=template)
+    assert next(event.opened for event in make_local().stream(request) if isinstance(event, Started)) == opened
+
+
 def test_a_conversation_needs_a_template(tiny_model, tiny_tokenizer) -> None:
     import copy
 
