@@ -19,8 +19,7 @@ from modules.chats.store import ChatStore
 BAR = 50
 WORDS = (
     "the of and to in is that it for as with on are this be by from or an not can which at have you will one has but your when"
-    " light water system time people model function value number return string example because between through different"
-).split()
+)
 CHINESE = "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方后多定行学法所民得经"
 RARE = "axolotl"
 RARE_CHINESE = "貔貅"
@@ -29,7 +28,7 @@ RARE_CHINESE = "貔貅"
 def vocabulary(chance: random.Random) -> tuple[list[str], list[float]]:
     """Words with how often each is used: the frequent ones, and 5,000 of syllables, by Zipf's law."""
     syllables = [a + b for a in "bcdfghklmnprstvw" for b in ("a", "e", "i", "o", "u", "an", "er", "in", "on", "al")]
-    words = [*WORDS, *("".join(chance.choices(syllables, k=chance.randint(2, 4))) for _ in range(5000))]
+    words = [*WORDS.split(), *("".join(chance.choices(syllables, k=chance.randint(2, 4))) for _ in range(5000))]
     return words, [1 / (rank + 3) for rank in range(len(words))]
 
 

@@ -17,12 +17,14 @@ def fill(site: Site, chats: int) -> None:
     with site.app.store.transaction() as db:
         for number in range(chats):
             cursor = db.execute(
-                "INSERT INTO chats (owner, title, created, updated) VALUES ('local', ?, 0, ?)", (f"chat {number}", number)
+                "INSERT INTO chats (owner, title, titled, created, updated) VALUES ('local', ?, 1, 0, ?)",
+                (f"chat {number}", number),
             )
-            db.execute(
+            said = db.execute(
                 "INSERT INTO messages (chat_id, role, content, state, created, changed) VALUES (?, 'user', ?, 'whole', 0, 0)",
                 (cursor.lastrowid, f"question {number}" + (" 图书" if number % 2 else "")),
             )
+            db.execute("UPDATE chats SET leaf = ? WHERE id = ?", (said.lastrowid, cursor.lastrowid))
 
 
 def test_older_chats_come_while_the_list_is_scrolled(site: Site):
