@@ -103,6 +103,7 @@ class Sheets(RunningReplies[tuple[str, SheetName]]):
                     adapter=adapter,
                     preset=preset,
                     seed=sampling.seed,
+                    opened=sheet.figures.opened or "",
                     context_length=model.context_length if model else None,
                 )
                 begun = replace(

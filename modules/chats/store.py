@@ -157,7 +157,7 @@ class ChatStore:
                 f" FROM {source} WHERE {' AND '.join(conditions)} ORDER BY pinned DESC, updated DESC, id DESC LIMIT ?",
                 (*values, limit),
             ).fetchall()
-            found = self._places(db, [row["id"] for row in rows], search, messages) if search else {}
+            found = self._excerpts(db, [row["id"] for row in rows], search, messages) if search else {}
         return [
             ListedChat(
                 row["id"],
@@ -601,7 +601,7 @@ class ChatStore:
             sql, values = f"SELECT doc AS id FROM {kind}_terms WHERE term >= ? AND term < ?", [small, small + "\U0010ffff"]
         return [row["id"] for row in db.execute(f"{sql} LIMIT ?", (*values, MOST_HITS))]
 
-    def _places(
+    def _excerpts(
         self, db: sqlite3.Connection, chats: Sequence[int], search: str, messages: Sequence[int] | None
     ) -> dict[int, tuple[str, int]]:
         """Chat id → the text around `search` in the last of its messages that holds it, and that message.

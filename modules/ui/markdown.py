@@ -406,7 +406,7 @@ def _closing_fence(state: StateBlock, fences: Sequence[tuple[int, bool]], end: i
         following = [one for one in fences[at + 1 : at + 3] if one[0] - line <= FURTHEST_FENCE]
         at += 1
         if inside or not bare:
-            inside = not bare or (inside and not bare)
+            inside = not bare
             continue
         free = free_after(line)
         if free is not False:
