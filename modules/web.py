@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from modules.api import errors, gradio_bodies, guard, limits, metrics, openai, request_id
+from modules.api import common, errors, gradio_bodies, guard, limits, metrics, openai, request_id
 from modules.api.forwarded import Forwarded
 from modules.app import App
 
@@ -28,6 +28,7 @@ def build(app: App) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     errors.install(web)
+    common.install(web, app)
     metrics.install(web, app)
 
     @web.get("/health", tags=["server"], responses={503: {"description": "A model is being loaded."}})

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 
 from modules.api.auth import key_of_admin
-from modules.api.common import Body
+from modules.api.common import Body, sent
 from modules.api.errors import REFUSALS
 from modules.api.internal import Health
 from modules.loaders.options import LoadOptions
@@ -60,25 +60,25 @@ def router(app: App) -> APIRouter:
         return Stopped(stopped=app.engine.stop_all())
 
     @routes.post("/model/load")
-    def load_model(body: LoadBody) -> Health:
+    def load_model(body: Annotated[LoadBody, sent(LoadBody)]) -> Health:
         """Replace the loaded model; answers when the new one is ready."""
         app.load_model(body.model, body.options if body.options.model_fields_set else None, stop_running=body.stop_running)
         return Health()
 
     @routes.post("/model/unload")
-    def unload_model(body: UnloadBody | None = None) -> Health:
+    def unload_model(body: Annotated[UnloadBody | None, sent(UnloadBody | None)]) -> Health:
         """Give the model's memory back."""
         app.engine.unload(stop_running=body.stop_running if body else False)
         return Health()
 
     @routes.post("/adapters/load")
-    def load_adapter(body: AdapterBody) -> Health:
+    def load_adapter(body: Annotated[AdapterBody, sent(AdapterBody)]) -> Health:
         """Make an adapter available to requests."""
         app.load_adapter(body.name)
         return Health()
 
     @routes.post("/adapters/unload")
-    def unload_adapter(body: AdapterBody) -> Health:
+    def unload_adapter(body: Annotated[AdapterBody, sent(AdapterBody)]) -> Health:
         """Take an adapter out of memory."""
         app.unload_adapter(body.name)
         return Health()

@@ -6,14 +6,14 @@ import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from modules.api import tools
 from modules.api.chat_request import ChatCompletionRequest, JsonFormat, SchemaFormat
-from modules.api.common import chosen_adapter, effective_sampling, replies_of, shown_name, whole_context
+from modules.api.common import chosen_adapter, effective_sampling, replies_of, sent, shown_name, whole_context
 from modules.api.conversation import read_messages, tools_for_template
 from modules.api.errors import REFUSALS
 from modules.api.large_bodies import LargeBodyRoute
@@ -66,7 +66,9 @@ def router(app: App) -> APIRouter:
     routes = APIRouter(tags=["chat"], responses=REFUSALS, route_class=LargeBodyRoute)
 
     @routes.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
-    async def create_chat_completion(body: ChatCompletionRequest, request: Request) -> Response:
+    async def create_chat_completion(
+        body: Annotated[ChatCompletionRequest, sent(ChatCompletionRequest)], request: Request
+    ) -> Response:
         """Answer a conversation."""
         owner = app.access.require_api(request)
         work = when_awake(app.engine, lambda: answer(app, body, owner), stream=body.stream)

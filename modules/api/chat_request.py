@@ -2,45 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from modules.api.common import CommonRequest
+from modules.api.tolerance import Tolerant
 from modules.generation.sampling import MAX_TOKENS
 from modules.library.modes import Mode
-from modules.settings.declare import Settings, setting
+from modules.settings.declare import setting
 
 Json = dict[str, Any]
+OLDER: Mapping[str, str] = {
+    "instruction_template": "template",
+    "instruction_template_str": "template",
+    "continue_": "continue_final_message",
+}
+"""Fields of text-generation-webui's chat, and ours that mean the same."""
 
 
-class TextPart(Settings):
-    """A piece of text."""
+class TextPart(Tolerant):
+    """A piece of text, as chat and /v1/responses call it."""
 
-    type: Literal["text"]
+    type: Literal["text", "input_text", "output_text"]
     text: str
 
 
-class ImageAddress(Settings):
+class RefusalPart(Tolerant):
+    """A piece of an earlier reply in which the assistant refused."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        return self.refusal
+
+
+class ImageAddress(Tolerant):
     """Where a picture is."""
 
     url: str = Field(min_length=1)
     """data:image/…;base64,… or, where the server allows it, an http address."""
-    detail: Literal["auto", "low", "high"] | None = None
+    detail: Any = None
     """Accepted, without effect."""
 
 
-class ImagePart(Settings):
+class ImagePart(Tolerant):
     """A picture."""
 
     type: Literal["image_url"]
     image_url: ImageAddress
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Part = Annotated[TextPart | RefusalPart | ImagePart, Field(discriminator="type")]
 
 
-class CalledFunction(Settings):
+class CalledFunction(Tolerant):
     """What the model wants to have called."""
 
     name: str
@@ -48,35 +67,64 @@ class CalledFunction(Settings):
     """JSON, as the model wrote it."""
 
 
-class ToolCall(Settings):
+class ToolCall(Tolerant):
     """One call in an earlier turn of the assistant."""
 
     id: str
     type: Literal["function"] = "function"
     function: CalledFunction
+    index: Any = None
+    """Accepted, because streams carry it."""
 
 
-class ChatMessage(Settings):
-    """One turn of the conversation."""
+class ChatMessage(Tolerant):
+    """One turn of the conversation, as a client writes it or as a reply of this server was."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    """function is the older name of tool."""
     content: str | tuple[Part, ...] | None = None
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] | None = None
     """Of the assistant."""
     tool_call_id: str | None = None
     """Of a tool's answer: the call that it answers."""
+    reasoning_content: str | None = None
+    """What the assistant thought before an earlier reply; handed to the chat template."""
     refusal: str | None = None
     """Accepted, because replies carry it."""
+    annotations: Any = None
+    """Accepted, because clients carry it."""
+    audio: Any = None
+    """Accepted, because clients carry it."""
+    id: Any = None
+    """Accepted, because clients carry it."""
+
+    @classmethod
+    def in_our_words(cls, said: Mapping[str, Any]) -> dict[str, Any]:
+        """The older function_call is a call of a tool, and an empty list of calls is none."""
+        values = dict(said)
+        calls, older = values.pop("tool_calls", None), values.pop("function_call", None)
+        thought = values.pop("reasoning", None)
+        if calls:
+            values["tool_calls"] = calls
+        elif older:
+            values["tool_calls"] = [{"id": "call_0", "function": older}]
+        if isinstance(thought, str):
+            values.setdefault("reasoning_content", thought)
+        return values
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return (*super().names(), "function_call", "reasoning")
 
     @model_validator(mode="after")
     def _has_content(self) -> Self:
-        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+        if self.content is None and self.role != "assistant":
             raise ValueError("the message has no content")
         return self
 
 
-class FunctionSpec(Settings):
+class FunctionSpec(Tolerant):
     """A function that the model may call."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
@@ -87,40 +135,40 @@ class FunctionSpec(Settings):
     """Accepted; a forced call always follows the schema."""
 
 
-class Tool(Settings):
+class Tool(Tolerant):
     """A tool of the request."""
 
     type: Literal["function"]
     function: FunctionSpec
 
 
-class FunctionName(Settings):
+class FunctionName(Tolerant):
     """The name of one of the tools."""
 
     name: str
 
 
-class NamedTool(Settings):
+class NamedTool(Tolerant):
     """The one tool that must be called."""
 
     type: Literal["function"]
     function: FunctionName
 
 
-class TextFormat(Settings):
+class TextFormat(Tolerant):
     """Free text."""
 
     type: Literal["text"]
 
 
-class JsonFormat(Settings):
+class JsonFormat(Tolerant):
     """Any JSON object, or one that follows a schema."""
 
     type: Literal["json_object"]
     schema_: Json | None = Field(None, alias="schema")
 
 
-class SchemaSpec(Settings):
+class SchemaSpec(Tolerant):
     """A JSON schema with a name."""
 
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]{1,64}$")
@@ -131,7 +179,7 @@ class SchemaSpec(Settings):
     """Accepted; the schema is always kept."""
 
 
-class SchemaFormat(Settings):
+class SchemaFormat(Tolerant):
     """JSON that follows a schema."""
 
     type: Literal["json_schema"]
@@ -177,9 +225,30 @@ class ChatCompletionRequest(CommonRequest):
     continue_final_message: bool = False
     """The last message is the beginning of the reply, and is continued."""
 
+    @classmethod
+    def in_our_words(cls, said: Mapping[str, Any]) -> dict[str, Any]:
+        """-1 is no bound of the length, a form without a type is none, and enable_thinking is a variable of the template."""
+        values = super().in_our_words(said)
+        for name in ("max_tokens", "max_completion_tokens"):
+            if values.get(name) in (-1, MAX_TOKENS):
+                del values[name]
+        for theirs, ours in OLDER.items():
+            if (value := values.pop(theirs, None)) is not None:
+                values.setdefault(ours, value)
+        if values.get("response_format") in ({}, {"type": ""}, {"type": None}):
+            del values["response_format"]
+        if isinstance(thinking := values.pop("enable_thinking", None), bool):
+            variables = values.get("chat_template_kwargs")
+            values["chat_template_kwargs"] = {"enable_thinking": thinking, **(variables if isinstance(variables, dict) else {})}
+        return values
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return (*super().names(), *OLDER, "enable_thinking")
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
         if self.continue_final_message and self.messages[-1].role != "assistant":
             raise ValueError("continue_final_message needs a last message of the assistant")

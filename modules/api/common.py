@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from urllib.parse import quote
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from fastapi import Depends, FastAPI, Request
+from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from modules.api import foreign, large_bodies
 from modules.api.errors import ModelNotFound
+from modules.api.tolerance import Tolerant
 from modules.errors import NotFound, UserError
 from modules.generation.sampling import MAX_TOKENS, SamplingParams
 from modules.generation.types import GenerationRequest, LoadedModel
 from modules.library.models import same_name
-from modules.settings.declare import Settings, hints_of, setting
+from modules.settings.declare import hints_of, setting
 from modules.settings.texts import check_text
 
 if TYPE_CHECKING:
     from modules.app import App
 
+log = logging.getLogger(__name__)
+
 MAX_CHOICES = 128
 MAX_STOPS = 64
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+IGNORED = "x-textloom-ignored"
+"""The header that names what had no effect."""
+MAX_IGNORED = 4096
+"""Letters of that header; more names than fit are counted."""
+MAX_LOGGED = 1000
+"""Names that a server remembers to have logged."""
 
 
 Stops = Annotated[
     tuple[str, ...],
-    BeforeValidator(_as_list),
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "minLength": 1},
-                {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_STOPS},
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "maxItems": MAX_STOPS},
             ],
             "default": [],
         }
@@ -42,7 +55,7 @@ Stops = Annotated[
 ]
 
 
-class StreamOptions(Settings):
+class StreamOptions(Tolerant):
     """What a stream brings besides the text."""
 
     include_usage: bool = False
@@ -53,17 +66,104 @@ class StreamOptions(Settings):
     """Accepted; nothing is padded here."""
 
 
-class Body(Settings):
-    """What every body of a request has in common: null is the same as leaving a field out, and texts are whole characters."""
+class Body(Tolerant):
+    """What every body of a request has in common: texts are whole characters, and an empty one is the same as leaving a field out."""
+
+    @classmethod
+    def in_our_words(cls, said: Mapping[str, Any]) -> dict[str, Any]:
+        """Empty texts stay where one is needed."""
+        return {name: value for name, value in said.items() if value != "" or _is_needed(cls, name)}
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_left_out(cls, value: Any) -> Any:
+    def _has_whole_characters(cls, value: Any) -> Any:
         check_text(value)
-        return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+        return value
 
 
-class CommonRequest(Body, SamplingParams):
+def _is_needed(kind: type[Body], name: str) -> bool:
+    return name in kind.model_fields and kind.model_fields[name].is_required()
+
+
+def sent(kind: Any) -> Any:
+    """For `Annotated[kind, sent(kind)]`: the body of a request, once what it says without effect is noted. Raises UserError."""
+
+    async def take(request: Request, body: Any) -> Any:
+        if isinstance(body, Body):
+            look = partial(body.ignored, strict=request.app.state.strict_api)
+            is_long = len(await request.body()) > large_bodies.SMALL
+            note_ignored(request, await run_in_threadpool(look) if is_long else look())
+        return body
+
+    take.__annotations__ = {"request": Request, "body": kind, "return": kind}
+    take.__defaults__ = None if isinstance(kind, type) else (None,)
+    return Depends(take)
+
+
+def note_ignored(request: HTTPConnection, names: Iterable[str]) -> None:
+    """Tell the client in a header, and the log once, that fields of its request have no effect. Raises UserError under --strict-api."""
+    noted = request.scope.setdefault("state", {}).setdefault("ignored", [])
+    logged: dict[str, None] = request.app.state.logged
+    for name in names:
+        if request.app.state.strict_api:
+            raise UserError(f"'{name}' has no effect here, and --strict-api refuses what has none. Leave it out.", param=name)
+        if name not in noted:
+            noted.append(name)
+        if name not in logged and len(logged) < MAX_LOGGED:
+            logged[name] = None
+            log.warning("a request had a field without effect: %s", _printable(name))
+
+
+def _printable(name: str) -> str:
+    return quote(name[:200], safe="*.[]$ ", errors="replace")
+
+
+class IgnoredHeader:
+    """ASGI middleware: puts the names that `note_ignored` noted into the head of the answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start" and (names := scope.get("state", {}).get("ignored")):
+                MutableHeaders(scope=message)[IGNORED] = _in_one_line(names)
+            await send(message)
+
+        await self._app(scope, receive, told)
+
+
+def _in_one_line(names: list[str]) -> str:
+    line, rest = "", len(names)
+    for name in map(_printable, names):
+        if len(line) + len(name) > MAX_IGNORED:
+            return f"{line}, and {rest} more" if line else f"{rest} fields"
+        line, rest = f"{line}, {name}" if line else name, rest - 1
+    return line
+
+
+def install(web: FastAPI, app: App) -> None:
+    """What requests to `web` need of it: whether unknown fields are refused, and the header that names them otherwise."""
+    web.state.strict_api = app.options.strict_api
+    web.state.logged = {}
+    web.add_middleware(IgnoredHeader)
+
+
+class SamplingBody(Body, SamplingParams):
+    """A body with the sampling settings as fields, under our names or those of other servers."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    @classmethod
+    def in_our_words(cls, said: Mapping[str, Any]) -> dict[str, Any]:
+        return foreign.in_our_words(super().in_our_words(said))
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return (*super().names(), *foreign.TABLE)
+
+
+class CommonRequest(SamplingBody):
     """Sampling settings, and the fields of OpenAI's protocol that chat and completions share."""
 
     model: str | None = None
@@ -86,17 +186,17 @@ class CommonRequest(Body, SamplingParams):
     """What to do with a prompt that is longer than the context: refuse it, or leave out the oldest part."""
 
     # --- accepted for the sake of clients, without effect here
-    user: str | None = None
+    user: Any = None
     """Accepted, without effect."""
-    metadata: dict[str, str] | None = None
+    metadata: Any = None
     """Accepted, without effect."""
-    store: bool | None = None
+    store: Any = None
     """Accepted, without effect: nothing is stored."""
-    service_tier: str | None = None
+    service_tier: Any = None
     """Accepted, without effect."""
-    safety_identifier: str | None = None
+    safety_identifier: Any = None
     """Accepted, without effect."""
-    prompt_cache_key: str | None = None
+    prompt_cache_key: Any = None
     """Accepted, without effect: equal beginnings are always shared."""
 
     @model_validator(mode="after")
@@ -130,7 +230,10 @@ def effective_sampling(
     if own.keys() & {"grammar", "regex", "json_schema"} and not model.capabilities.grammar:
         raise UserError(f"{model.name} cannot be held to a grammar or schema with its loader.", param="response_format")
     preset = app.presets.of(owner).read(body.preset).given() if body.preset is not None else {}
-    return SamplingParams.read({**app.sampling.given(), **preset, **own, **more})
+    values = {**app.sampling.given(), **preset, **own, **more}
+    if values.get("max_tokens", 0) > model.context_length:
+        values["max_tokens"] = model.context_length
+    return SamplingParams.read(values)
 
 
 def _refuse_without_effect(model: LoadedModel, own: Mapping[str, Any]) -> None:

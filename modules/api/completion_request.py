@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -35,7 +36,7 @@ class CompletionRequest(CommonRequest):
     prompt: Prompts
     """A text, the token ids of one, or several of either kind."""
     max_tokens: int = setting(16, min=0, max=MAX_TOKENS, group="Length", aliases=["max_new_tokens"])
-    """The most tokens to write; 0 only with echo."""
+    """The most tokens to write; 0 writes none."""
     best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
     """Make this many, and return the n with the best mean log-probability."""
     echo: bool = False
@@ -45,12 +46,23 @@ class CompletionRequest(CommonRequest):
     suffix: str | None = None
     """Not supported: a text can only be continued at its end."""
 
+    @classmethod
+    def in_our_words(cls, said: Mapping[str, Any]) -> dict[str, Any]:
+        """The name of the length in chat is understood, and logprobs: false is none."""
+        values = super().in_our_words({"max_tokens": said.get("max_completion_tokens"), **said})
+        values.pop("max_completion_tokens", None)
+        if values.get("logprobs") is False:
+            del values["logprobs"]
+        return values
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return (*super().names(), "max_completion_tokens")
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.suffix:
             raise ValueError("suffix is not supported: a text can only be continued at its end. Leave it out")
-        if self.max_tokens == 0 and not self.echo:
-            raise ValueError("max_tokens must be at least 1; 0 is only for echo")
         if self.best_of is not None and self.best_of < self.n:
             raise ValueError(f"best_of must be at least n ({self.n})")
         if self.best_of is not None and self.best_of > self.n and self.stream:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from modules.api.chat import STREAMED
-from modules.api.common import chosen_adapter, effective_sampling, replies_of, shown_name
+from modules.api.common import chosen_adapter, effective_sampling, replies_of, sent, shown_name
 from modules.api.completion_request import CompletionRequest
 from modules.api.errors import REFUSALS
 from modules.api.large_bodies import LargeBodyRoute
@@ -40,7 +40,7 @@ def router(app: App) -> APIRouter:
     routes = APIRouter(tags=["completions"], responses=REFUSALS, route_class=LargeBodyRoute)
 
     @routes.post("/v1/completions", response_model=Completion, responses=STREAMED)
-    async def create_completion(body: CompletionRequest, request: Request) -> Response:
+    async def create_completion(body: Annotated[CompletionRequest, sent(CompletionRequest)], request: Request) -> Response:
         """Continue a text, or several."""
         owner = app.access.require_api(request)
         work = when_awake(app.engine, lambda: answer(app, body, owner), stream=body.stream)

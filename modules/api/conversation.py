@@ -12,14 +12,21 @@ from urllib.parse import unquote_to_bytes
 from starlette.concurrency import run_in_threadpool
 
 from modules.api import remote_pictures
-from modules.api.chat_request import ChatMessage, ImagePart, TextPart, Tool
+from modules.api.chat_request import ChatMessage, ImagePart, Tool
 from modules.errors import UserError
 from modules.generation.template import Arguments
 from modules.generation.types import Image, Message, Role
 
 MAX_REMOTE_IMAGES = 16
 MAX_IMAGE_PIXELS = 80_000_000
-_ROLES: dict[str, Role] = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+_ROLES: dict[str, Role] = {
+    "developer": "system",
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
 
 
 async def read_messages(messages: Sequence[ChatMessage], *, images: bool, remote_images: bool) -> tuple[Message, ...]:
@@ -52,7 +59,11 @@ def _pictures(message: ChatMessage) -> list[str]:
 
 def _message(message: ChatMessage, place: int, shown: tuple[Image, ...]) -> Message:
     parts = message.content if isinstance(message.content, tuple) else ()
-    text = message.content if isinstance(message.content, str) else "\n".join(p.text for p in parts if isinstance(p, TextPart))
+    text = (
+        message.content
+        if isinstance(message.content, str)
+        else "\n".join(p.text for p in parts if not isinstance(p, ImagePart))
+    )
     return Message(_ROLES[message.role], text, shown, _extra(message, place))
 
 
@@ -61,6 +72,8 @@ def _extra(message: ChatMessage, place: int) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if message.name is not None:
         extra["name"] = message.name
+    if message.reasoning_content is not None:
+        extra["reasoning_content"] = message.reasoning_content
     if message.tool_call_id is not None:
         extra["tool_call_id"] = message.tool_call_id
     if message.tool_calls:

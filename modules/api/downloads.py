@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel
 
 from modules.api.auth import key_of_admin
-from modules.api.common import Body
+from modules.api.common import Body, sent
 from modules.api.errors import REFUSALS
 from modules.library.download_jobs import DownloadJob
 from modules.library.wanted import Wanted
@@ -61,7 +61,7 @@ def router(app: App) -> APIRouter:
     routes = APIRouter(prefix="/v1/internal", tags=["administration"], responses=REFUSALS, dependencies=guards)
 
     @routes.post("/download")
-    def start_download(body: DownloadBody) -> DownloadReply:
+    def start_download(body: Annotated[DownloadBody, sent(DownloadBody)]) -> DownloadReply:
         """Begin to fetch a model or an adapter; the same one again joins the download that runs."""
         wanted = Wanted(body.text_only, body.specific_file, body.exclude_pattern, body.quant)
         return _reply(app.downloads.start(body.model, wanted))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from modules.api.common import Body
+from modules.api.common import Body, sent
 from modules.api.completion_request import Tokens
 from modules.api.errors import REFUSALS, ModelNotFound
 from modules.api.large_bodies import LargeBodyRoute
@@ -40,7 +40,7 @@ class EmbeddingRequest(Body):
     """Numbers, or their 32-bit form in base64."""
     dimensions: int | None = Field(None, ge=1)
     """Only the model's own number of dimensions is possible."""
-    user: str | None = None
+    user: Any = None
     """Accepted, without effect."""
 
 
@@ -73,7 +73,7 @@ def router(app: App) -> APIRouter:
     routes = APIRouter(tags=["embeddings"], responses=REFUSALS, route_class=LargeBodyRoute)
 
     @routes.post("/v1/embeddings")
-    def create_embeddings(body: EmbeddingRequest) -> EmbeddingList:
+    def create_embeddings(body: Annotated[EmbeddingRequest, sent(EmbeddingRequest)]) -> EmbeddingList:
         """One vector for each text; a greater scalar product means more alike."""
         model = _chosen(app, body.model)
         texts = _texts(model, body)

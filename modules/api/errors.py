@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import json
 import logging
@@ -18,7 +17,6 @@ from starlette.types import Scope
 
 from modules.api import request_id
 from modules.errors import DiskFull, NotAllowed, NotFound, TooManyTries, UserError
-from modules.settings.declare import hints_of
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +151,7 @@ def describe(problems: Iterable[Mapping[str, Any]], model: type[BaseModel] | Non
         case "missing":
             return f"'{where}' is missing.", where
         case "extra_forbidden":
-            return _unknown_field(where, model if len(path) == 1 else None), where
+            return f"There is no field '{where}'. Leave it out, or see /openapi.json for those there are.", where
         case "union_tag_invalid":
             return f"'{where}' must have the type {problem['ctx']['expected_tags']}, not '{problem['ctx']['tag']}'.", where
         case "too_short" | "too_long":
@@ -184,23 +182,3 @@ def _shown(value: Any) -> str:
         return ""
     text = json.dumps(value, default=str)
     return f", not {text if len(text) <= 60 else text[:57] + '…'}"
-
-
-_REPLACED = {
-    "functions": "Use 'tools' instead.",
-    "function_call": "Use 'tool_choice' instead.",
-    "prediction": "It has no counterpart here; leave it out.",
-    "audio": "Audio is not supported; leave it out.",
-    "modalities": "Only text is supported; leave it out.",
-    "web_search_options": "There is no web search; leave it out.",
-}
-
-
-def _unknown_field(name: str, model: type[BaseModel] | None) -> str:
-    if name in _REPLACED:
-        return f"There is no field '{name}'. {_REPLACED[name]}"
-    fields = model.model_fields if model is not None else {}
-    older = {alias: field for field, info in fields.items() for alias in hints_of(info).aliases}
-    nearest = older.get(name) or next(iter(difflib.get_close_matches(name, fields, 1, 0.7)), None)
-    hint = f"Did you mean '{nearest}'?" if nearest else "Leave it out, or see /openapi.json for those there are."
-    return f"There is no field '{name}'. {hint}"

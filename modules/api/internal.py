@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from modules.api.chat import generation_request
 from modules.api.chat_request import ChatCompletionRequest
-from modules.api.common import Body
+from modules.api.common import Body, SamplingBody, sent
 from modules.api.errors import REFUSALS
 from modules.api.large_bodies import LargeBodyRoute
 from modules.api.streaming import awake
@@ -41,7 +41,7 @@ class TokensBody(Body):
     tokens: tuple[Annotated[int, Field(ge=0, le=2**31 - 1)], ...]
 
 
-class LogitsBody(Body, SamplingParams):
+class LogitsBody(SamplingBody):
     """A text and its next token. Every sampling setting of the Parameters tab is a field."""
 
     prompt: str
@@ -161,23 +161,23 @@ def router(app: App) -> APIRouter:
 
 def _add_text(routes: APIRouter, app: App) -> None:
     @routes.post("/token-count")
-    def count_tokens(body: TextBody) -> Length:
+    def count_tokens(body: Annotated[TextBody, sent(TextBody)]) -> Length:
         """Count the tokens of a text."""
         return Length(length=len(app.engine.model.tokenize(body.text, special=body.special)))
 
     @routes.post("/encode")
-    def encode(body: TextBody) -> Tokens:
+    def encode(body: Annotated[TextBody, sent(TextBody)]) -> Tokens:
         """The token ids of a text."""
         tokens = app.engine.model.tokenize(body.text, special=body.special)
         return Tokens(length=len(tokens), tokens=tokens)
 
     @routes.post("/decode")
-    def decode(body: TokensBody) -> Text:
+    def decode(body: Annotated[TokensBody, sent(TokensBody)]) -> Text:
         """The text of token ids."""
         return Text(text=app.engine.model.detokenize(body.tokens))
 
     @routes.post("/logits")
-    def list_next_tokens(body: LogitsBody) -> LikelyTokens:
+    def list_next_tokens(body: Annotated[LogitsBody, sent(LogitsBody)]) -> LikelyTokens:
         """What could come next, and how likely."""
         model = app.engine.model
         if not model.capabilities.logprobs:
@@ -190,7 +190,9 @@ def _add_text(routes: APIRouter, app: App) -> None:
         return LikelyTokens(tokens=_likely(found.model), left=_likely(found.left))
 
     @routes.post("/chat-prompt")
-    async def render_chat_prompt(body: ChatCompletionRequest, request: Request) -> RenderedChat:
+    async def render_chat_prompt(
+        body: Annotated[ChatCompletionRequest, sent(ChatCompletionRequest)], request: Request
+    ) -> RenderedChat:
         """The exact prompt that a chat request makes, without answering it."""
         owner = app.access.require_api(request)
         await awake(app.engine)

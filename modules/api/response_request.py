@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from modules.api.chat_request import ChatCompletionRequest, Json
+from modules.api.chat_request import ChatCompletionRequest, Json, RefusalPart
 from modules.api.common import CommonRequest
+from modules.api.tolerance import Tolerant
 from modules.generation.sampling import MAX_TOKENS
-from modules.settings.declare import Settings
 
 
-class InputText(Settings):
+class InputText(Tolerant):
     """A piece of text."""
 
     type: Literal["input_text", "output_text", "text"]
     text: str
-    annotations: tuple[Any, ...] | None = None
+    annotations: Any = None
     """Accepted, because answers carry it."""
-    logprobs: tuple[Any, ...] | None = None
+    logprobs: Any = None
     """Accepted, because answers carry it."""
 
 
-class InputImage(Settings):
+class InputImage(Tolerant):
     """A picture."""
 
     type: Literal["input_image"]
     image_url: str
-    detail: Literal["auto", "low", "high"] | None = None
+    detail: Any = None
     """Accepted, without effect."""
 
 
-InputPart = Annotated[InputText | InputImage, Field(discriminator="type")]
+InputPart = Annotated[InputText | RefusalPart | InputImage, Field(discriminator="type")]
 
 
-class MessageItem(Settings):
+class MessageItem(Tolerant):
     """A turn of the conversation."""
 
     type: Literal["message"] = "message"
@@ -45,7 +46,7 @@ class MessageItem(Settings):
     status: str | None = None
 
 
-class CallItem(Settings):
+class CallItem(Tolerant):
     """A call that the model made earlier."""
 
     type: Literal["function_call"]
@@ -56,20 +57,58 @@ class CallItem(Settings):
     status: str | None = None
 
 
-class OutputItem(Settings):
+class OutputItem(Tolerant):
     """What a called function answered."""
 
     type: Literal["function_call_output"]
     call_id: str
-    output: str
+    output: str | tuple[InputText, ...]
     id: str | None = None
     status: str | None = None
 
 
-Item = MessageItem | CallItem | OutputItem
+class ReasoningItem(Tolerant):
+    """What a model thought before an earlier reply: accepted, without effect."""
+
+    type: Literal["reasoning"]
+    id: Any = None
+    status: Any = None
+    summary: Any = None
+    content: Any = None
+    encrypted_content: Any = None
 
 
-class FunctionTool(Settings):
+class ReferenceItem(Tolerant):
+    """An earlier item by its id. Only what was thought can be left out without a loss."""
+
+    type: Literal["item_reference"]
+    id: str
+
+    @model_validator(mode="after")
+    def _is_a_thought(self) -> Self:
+        if not self.id.startswith("rs_"):
+            raise ValueError(
+                "an item_reference cannot be followed: nothing is stored here. Send the item itself (store: false)"
+            )
+        return self
+
+
+def _kind_of_item(item: Any) -> Any:
+    """A turn may come without a type."""
+    return item.get("type") or "message" if isinstance(item, dict) else getattr(item, "type", None)
+
+
+Item = Annotated[
+    Annotated[MessageItem, Tag("message")]
+    | Annotated[CallItem, Tag("function_call")]
+    | Annotated[OutputItem, Tag("function_call_output")]
+    | Annotated[ReasoningItem, Tag("reasoning")]
+    | Annotated[ReferenceItem, Tag("item_reference")],
+    Discriminator(_kind_of_item),
+]
+
+
+class FunctionTool(Tolerant):
     """A function that the model may call."""
 
     type: Literal["function"]
@@ -79,27 +118,27 @@ class FunctionTool(Settings):
     strict: bool | None = None
 
 
-class NamedFunction(Settings):
+class NamedFunction(Tolerant):
     """The one function that must be called."""
 
     type: Literal["function"]
     name: str
 
 
-class PlainText(Settings):
+class PlainText(Tolerant):
     """Free text."""
 
     type: Literal["text"]
 
 
-class JsonObject(Settings):
+class JsonObject(Tolerant):
     """Any JSON object, or one that follows a schema."""
 
     type: Literal["json_object"]
     schema_: Json | None = Field(None, alias="schema")
 
 
-class JsonSchema(Settings):
+class JsonSchema(Tolerant):
     """JSON that follows a schema."""
 
     type: Literal["json_schema"]
@@ -110,7 +149,7 @@ class JsonSchema(Settings):
     strict: bool | None = None
 
 
-class TextOptions(Settings):
+class TextOptions(Tolerant):
     """The form of the reply."""
 
     format: Annotated[PlainText | JsonObject | JsonSchema, Field(discriminator="type")] | None = None
@@ -118,7 +157,7 @@ class TextOptions(Settings):
     """Accepted, without effect."""
 
 
-class Reasoning(Settings):
+class Reasoning(Tolerant):
     """How much to think first."""
 
     effort: str | None = None
@@ -152,6 +191,14 @@ class ResponseRequest(CommonRequest):
     """Not supported, because nothing is stored: send the whole conversation as input."""
     include: tuple[str, ...] | None = None
     """Accepted, without effect."""
+
+    @classmethod
+    def in_our_words(cls, said: Mapping[str, Any]) -> dict[str, Any]:
+        """-1 is no bound of the length."""
+        values = super().in_our_words(said)
+        if values.get("max_output_tokens") == -1:
+            del values["max_output_tokens"]
+        return values
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -207,17 +254,20 @@ class ResponseRequest(CommonRequest):
                     parts = content if isinstance(content, str) else [_part(part) for part in content]
                     messages.append({"role": role, "content": parts})
                 case OutputItem(call_id=call, output=output):
-                    messages.append({"role": "tool", "tool_call_id": call, "content": output})
+                    told = output if isinstance(output, str) else [_part(part) for part in output]
+                    messages.append({"role": "tool", "tool_call_id": call, "content": told})
                 case CallItem(call_id=call, name=name, arguments=arguments):
                     made = {"id": call, "type": "function", "function": {"name": name, "arguments": arguments}}
                     if messages and messages[-1]["role"] == "assistant":
                         messages[-1].setdefault("tool_calls", []).append(made)
                     else:
                         messages.append({"role": "assistant", "content": None, "tool_calls": [made]})
+                case ReasoningItem() | ReferenceItem():
+                    pass
         return messages
 
 
-def _part(part: InputText | InputImage) -> dict[str, Any]:
-    if isinstance(part, InputText):
+def _part(part: InputText | RefusalPart | InputImage) -> dict[str, Any]:
+    if not isinstance(part, InputImage):
         return {"type": "text", "text": part.text}
     return {"type": "image_url", "image_url": {"url": part.image_url}}

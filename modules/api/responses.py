@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ValidationError
@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from modules.api import tools
 from modules.api.chat import generation_request
 from modules.api.chat_request import ChatCompletionRequest
-from modules.api.common import shown_name
+from modules.api.common import sent, shown_name
 from modules.api.errors import REFUSALS, describe
 from modules.api.large_bodies import LargeBodyRoute
 from modules.api.progress import Progress
@@ -89,7 +89,7 @@ class ResponseReply(BaseModel):
     incomplete_details: dict[str, str] | None = None
     error: None = None
     instructions: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Any = None
     parallel_tool_calls: bool
     temperature: float
     top_p: float
@@ -113,14 +113,14 @@ def router(app: App) -> APIRouter:
     routes = APIRouter(tags=["responses"], responses=REFUSALS, route_class=LargeBodyRoute)
 
     @routes.post("/v1/responses", response_model=ResponseReply, responses=STREAMED)
-    async def create_response(body: ResponseRequest, request: Request) -> Response:
+    async def create_response(body: Annotated[ResponseRequest, sent(ResponseRequest)], request: Request) -> Response:
         """Answer a conversation, in the newer form of the protocol."""
         owner = app.access.require_api(request)
         work = when_awake(app.engine, lambda: answer(app, body, owner), stream=bool(body.stream))
         return await unless_gone(request, work)
 
     @routes.post("/v1/responses/input_tokens")
-    async def count_input_tokens(body: ResponseRequest, request: Request) -> InputTokens:
+    async def count_input_tokens(body: Annotated[ResponseRequest, sent(ResponseRequest)], request: Request) -> InputTokens:
         """How many tokens the same body has as a prompt, without answering it."""
         owner = app.access.require_api(request)
         await awake(app.engine)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from modules.api.auth import key_of_admin
-from modules.api.common import Body
+from modules.api.common import Body, sent
 from modules.api.errors import REFUSALS
 from modules.training.config import TrainingConfig
 from modules.training.jobs import TrainingJob
@@ -88,7 +88,7 @@ def router(app: App) -> APIRouter:
         return JobList(jobs=[_reply(job) for job in app.training.list()])
 
     @routes.post("/jobs")
-    def start_training_job(body: TrainBody) -> JobReply:
+    def start_training_job(body: Annotated[TrainBody, sent(TrainBody)]) -> JobReply:
         """Check the settings and the data, and start a run."""
         return _reply(app.training.start(body.config, queue=body.queue))
 
@@ -106,13 +106,13 @@ def router(app: App) -> APIRouter:
         return JobEvents(events=fresh, next=max(len(told), first))
 
     @routes.post("/jobs/{job}/stop")
-    def stop_training_job(job: str, body: StopBody | None = None) -> JobReply:
+    def stop_training_job(job: str, body: Annotated[StopBody | None, sent(StopBody | None)]) -> JobReply:
         """Save and end after the step that is being computed; or at once."""
         (app.training.stop_now if body is not None and body.now else app.training.stop)(job)
         return _reply(app.training.get(job))
 
     @routes.post("/jobs/{job}/resume")
-    def resume_training_job(job: str, body: ResumeBody | None = None) -> JobReply:
+    def resume_training_job(job: str, body: Annotated[ResumeBody | None, sent(ResumeBody | None)]) -> JobReply:
         """Go on from the newest complete checkpoint."""
         return _reply(app.training.resume(job, queue=body is not None and body.queue))
 

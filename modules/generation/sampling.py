@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import json
+from typing import Any, Literal, get_args
 
 from pydantic import field_validator, model_validator
 
@@ -159,6 +160,18 @@ class SamplingParams(Settings):
             if not -100 <= bias <= 100:
                 raise ValueError(f"the bias of token {token} must be between -100 and 100, not {bias:g}")
         return value
+
+    @field_validator("dry_sequence_breakers", mode="before")
+    @classmethod
+    def _breakers_as_list(cls, value: Any) -> Any:
+        """Presets and clients write them as a list, as the JSON text of one, or as the quoted texts alone: "\\n", ":"."""
+        if not isinstance(value, str):
+            return value
+        text = value.strip()
+        try:
+            return json.loads(text if text.startswith("[") else f"[{text}]", strict=False)
+        except ValueError:
+            raise ValueError('write them as a list of texts, such as ["\\n", ":"]') from None
 
     @field_validator("stop", "banned_strings")
     @classmethod

@@ -73,6 +73,8 @@ class ServerOptions(Settings):
     """Port of the 2023 API."""
     api_streaming_port: int = setting(5005, min=1, max=65_535, group="API")
     """Port of the 2023 streaming API."""
+    strict_api: bool = setting(False, group="API")
+    """Refuse fields of a request that have no effect here, instead of naming them in the header x-textloom-ignored."""
     allow_remote_images: bool = setting(False, group="API")
     """Fetch images that requests name by an http address, from public addresses of the internet alone."""
 

@@ -104,7 +104,7 @@ def test_a_schema_for_the_reply(server):
         ({"max_tokens": 5}, "max_tokens"),
         ({"temperature": -1}, "temperature"),
         ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
-        ({"background": True}, "background"),
+        ({"max_output_token": 5}, "max_output_token"),
         ({"tool_choice": {"type": "function", "name": "ghost"}}, "tool_choice"),
     ],
 )

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from modules.api.chat import template_for
+from modules.api.foreign import TABLE, in_our_words
+from modules.api.tolerance import MAX_CHECKED, refuse_slip
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, Message
 from modules.library.character import Character
 from modules.library.modes import NOBODY, Mode, staged
-from modules.settings.declare import hints_of
 from modules.settings.texts import check_text
 
 if TYPE_CHECKING:
@@ -20,15 +21,36 @@ if TYPE_CHECKING:
 
 DEFAULTS: Mapping[str, Any] = {"max_tokens": 200, "temperature": 0.5, "repetition_penalty": 1.1}
 """What that API took where a body says nothing; everything else was neutral."""
-OLDER: Mapping[str, str] = {
-    "max_length": "max_tokens",
-    "rep_pen": "repetition_penalty",
-    "rep_pen_range": "repetition_penalty_range",
-    "typical": "typical_p",
-    "stopping_strings": "stop",
-}
 NEUTRAL: Mapping[str, Any] = {"num_beams": 1}
 """Ways of searching that this server does not have; scripts name them with these values."""
+
+
+_GENERATE = frozenset({"prompt", "preset", *NEUTRAL, *TABLE, *SamplingParams.model_fields})
+_CHAT = _GENERATE - {"prompt"} | {
+    "user_input",
+    "history",
+    "regenerate",
+    "_continue",
+    "mode",
+    "instruction_template",
+    "character",
+    "your_name",
+    "name1",
+    "name2",
+    "context",
+    "context_instruct",
+    "chat-instruct_command",
+    "chat_instruct_command",
+}
+
+
+def ignored(body: Mapping[str, Any], *, chat: bool, strict: bool) -> list[str]:
+    """The fields of a body that have no effect. Raises UserError for a slip of the pen, and for all of them where strict."""
+    known = sorted(_CHAT if chat else _GENERATE)
+    unknown = [name for name, value in body.items() if value is not None and name not in known]
+    for name in unknown[:MAX_CHECKED]:
+        refuse_slip(name, known, strict=strict)
+    return unknown
 
 
 def read_sampling(app: App, owner: str, body: Mapping[str, Any]) -> SamplingParams:
@@ -36,19 +58,11 @@ def read_sampling(app: App, owner: str, body: Mapping[str, Any]) -> SamplingPara
     for name, neutral in NEUTRAL.items():
         if body.get(name, neutral) not in (neutral, None):
             raise UserError(f"{name} is not supported: leave it at {neutral}.", param=name)
-    values = {ours: body[theirs] for theirs, ours in _names().items() if body.get(theirs) is not None}
-    if isinstance(values.get("stop"), str):
-        values["stop"] = [values["stop"]]
+    said = in_our_words(body)
+    values = {name: said[name] for name in SamplingParams.model_fields if said.get(name) is not None}
     preset = _name(body, "preset")
     named = app.presets.of(owner).read(preset).given() if preset else {}
     return SamplingParams.read({**DEFAULTS, **named, **values})
-
-
-def _names() -> dict[str, str]:
-    """Name in a body → our name. Later ones win, so that the usual names do."""
-    fields = SamplingParams.model_fields
-    aliases = {alias: name for name, info in fields.items() for alias in hints_of(info).aliases}
-    return {**OLDER, **{name: name for name in fields}, **aliases}
 
 
 def text_request(app: App, owner: str, body: Mapping[str, Any]) -> GenerationRequest:

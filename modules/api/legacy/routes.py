@@ -12,10 +12,11 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocketDisconnect
 
-from modules.api import errors, guard, limits
+from modules.api import common, errors, guard, limits
 from modules.api.auth import key_of_api
+from modules.api.common import note_ignored
 from modules.api.forwarded import Forwarded
-from modules.api.legacy.request import chat_request, text_request
+from modules.api.legacy.request import chat_request, ignored, text_request
 from modules.api.progress import Progress
 from modules.api.streaming import awake, close_all, merged, open_streams, unless_gone, until_gone
 from modules.errors import UserError
@@ -30,6 +31,7 @@ def build(app: App) -> FastAPI:
     """The web application for both ports of 2023: they differ in number alone."""
     web = FastAPI(title="Textloom, API of July 2023", docs_url=None, redoc_url=None, openapi_url=None)
     errors.install(web)
+    common.install(web, app)
     web.add_middleware(limits.PathLimit)
     web.add_middleware(limits.BodyLimit)
     web.add_middleware(guard.SiteGuard)
@@ -75,6 +77,7 @@ def _blocking(app: App, dialect: Dialect) -> APIRouter:
 
     @routes.post("/generate")
     async def generate(request: Request, body: dict[str, Any]) -> Response:
+        note_ignored(request, ignored(body, chat=False, strict=app.options.strict_api))
         await awake(app.engine)
         wanted = await run_in_threadpool(text_request, app, app.access.require_api(request), body)
 
@@ -85,6 +88,7 @@ def _blocking(app: App, dialect: Dialect) -> APIRouter:
 
     @routes.post("/chat")
     async def chat(request: Request, body: dict[str, Any]) -> Response:
+        note_ignored(request, ignored(body, chat=True, strict=app.options.strict_api))
         await awake(app.engine)
         wanted = await run_in_threadpool(chat_request, app, app.access.require_api(request), body)
 
@@ -100,6 +104,7 @@ def _blocking(app: App, dialect: Dialect) -> APIRouter:
 
     @routes.post("/token-count")
     def count_tokens(request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        note_ignored(request, ignored(body, chat=False, strict=app.options.strict_api))
         wanted = text_request(app, app.access.require_api(request), body)
         return {"results": [{"tokens": len(app.engine.model.tokenize(str(wanted.prompt)))}]}
 
@@ -171,6 +176,7 @@ async def _serve_socket(app: App, dialect: Dialect, socket: WebSocket, *, chat: 
 
 async def _answer_socket(app: App, dialect: Dialect, socket: WebSocket, owner: str, body: dict[str, Any], chat: bool) -> bool:
     """Send one reply; whether the client is still there."""
+    note_ignored(socket, ignored(body, chat=chat, strict=app.options.strict_api))
     await awake(app.engine)
     wanted = await run_in_threadpool(chat_request, app, owner, body) if chat else None
     request = wanted.request if wanted is not None else await run_in_threadpool(text_request, app, owner, body)
