@@ -54,13 +54,13 @@ class Running:
 
     share_url: str | None = None
 
-    def __init__(self, app: App, server: Any, thread: threading.Thread, url: str, host: str, port: int) -> None:
+    def __init__(self, app: App, server: Any, ended: threading.Event, url: str, host: str, port: int) -> None:
         self.app = app
         self.url = url
         self.host = host
         self.port = port
         self._server = server
-        self._thread = thread
+        self._ended = ended
         self.legacy: LegacyServer | None = None
 
     def stop(self) -> None:
@@ -69,18 +69,18 @@ class Running:
         self.app.sheets.close()
         self._server.should_exit = True
         until = time.monotonic() + SECONDS_TO_END
-        while self._thread.is_alive() and time.monotonic() < until:
+        while not self._ended.is_set() and time.monotonic() < until:
             # Replies that are cut still tell their clients so; those that begin before the port is closed as well.
             self.app.engine.stop_all()
-            self._thread.join(timeout=0.05)
+            self._ended.wait(0.05)
         if self.legacy is not None:
             self.legacy.close()
         self.app.close()
 
     def wait(self) -> None:
         """Block until the server ends."""
-        while self._thread.is_alive():
-            self._thread.join(timeout=0.5)
+        while not self._ended.wait(0.5):  # a thread whose join() is interrupted by a signal counts as ended
+            pass
 
 
 def launch(arguments: Sequence[str] = ()) -> Running:
@@ -155,16 +155,23 @@ def _serve(app: App, listener: socket.socket) -> Running:
         proxy_headers=False,
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=([listener],), name="web", daemon=True)
-    thread.start()
+    ended = threading.Event()
+
+    def serve() -> None:
+        try:
+            server.run([listener])
+        finally:
+            ended.set()
+
+    threading.Thread(target=serve, name="web", daemon=True).start()
     while not server.started:
-        if not thread.is_alive():
+        if ended.is_set():
             raise UserError("The web server ended while starting; the lines above say why.")
         time.sleep(0.01)
     scheme = "https" if options.ssl_certfile else "http"
     host, port = listener.getsockname()[:2]
     here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host) or str(host)
-    return Running(app, server, thread, f"{scheme}://{in_url(here)}:{port}{options.root_path}", here, port)
+    return Running(app, server, ended, f"{scheme}://{in_url(here)}:{port}{options.root_path}", here, port)
 
 
 PROXY_PREFIXES = ("JUPYTERHUB_SERVICE_PREFIX", "NB_PREFIX")
