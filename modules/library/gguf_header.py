@@ -5,7 +5,8 @@ from __future__ import annotations
 import mmap
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -36,6 +37,8 @@ FILE_TYPES: dict[int, str] = {
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _TEXT, _ARRAY = 8, 9
 _LONGEST_ARRAY = 4096
+_CONTROL = (2, 3)
+"""Kinds of tokens that llama.cpp reads only where markers are to be read: unknown, control."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,19 @@ class GgufHeader:
 
 def read_gguf_header(path: Path) -> GgufHeader:
     """Raises UserError where the file is not GGUF, or ends within its header."""
+    with _reading(path) as reader:
+        return reader.header()
+
+
+def read_control_tokens(path: Path) -> dict[str, int]:
+    """The tokens that control a model and are no text (such as <|im_end|>), with their ids. Raises UserError."""
+    with _reading(path) as reader:
+        reader.header()
+        return reader.control_tokens()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[_Reader]:
     with path.open("rb") as file:
         magic = file.read(4)
         if magic in (b"ggjt", b"ggml", b"ggmf", b"tjgg", b"lmgg", b"fmgg"):
@@ -73,7 +89,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
             raise UserError(f"{path.name} is not a GGUF file.")
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _Reader(data, path.name).header()
+                yield _Reader(data, path.name)
         except (struct.error, IndexError, ValueError, OverflowError):
             raise UserError(f"{path.name} is cut off or damaged: its header is not whole. Download it again.") from None
 
@@ -85,6 +101,7 @@ class _Reader:
         self._data = data
         self._name = name
         self._at = 4
+        self._arrays: dict[str, tuple[int, int]] = {}
 
     def header(self) -> GgufHeader:
         version = self._number("<I")
@@ -97,9 +114,11 @@ class _Reader:
         lengths: dict[str, int] = {}
         for _ in range(pairs):
             key = self._text()
-            value, length = self._value(self._number("<I"))
+            kind, start = self._number("<I"), self._at
+            value, length = self._value(kind)
             if length is not None:
                 lengths[key] = length
+                self._arrays[key] = start, length
             if value is not None:
                 values[key] = value
         return self._with_tensors(tensors, values, lengths)
@@ -134,6 +153,23 @@ class _Reader:
             main_type=TENSOR_TYPES[main][0] if main in TENSOR_TYPES else f"type {main}",
             expected_size=None if end is None else start + end,
         )
+
+    def control_tokens(self) -> dict[str, int]:
+        """Of the vocabulary that `header` has passed."""
+        kinds, texts = self._arrays.get("tokenizer.ggml.token_type"), self._arrays.get("tokenizer.ggml.tokens")
+        if kinds is None or texts is None:
+            return {}
+        self._at = kinds[0]
+        form = _NUMBERS[self._number("<I")]
+        numbers = struct.unpack_from(f"<{kinds[1]}{form[1]}", self._data, self._at + 8)
+        self._at = texts[0] + 12
+        found: dict[str, int] = {}
+        for token, kind in zip(range(texts[1]), numbers, strict=False):
+            if kind in _CONTROL:
+                found[self._text()] = token
+            else:
+                self._skip_texts(1)
+        return found
 
     def _number(self, form: str) -> Any:
         (value,) = struct.unpack_from(form, self._data, self._at)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modules.errors import UserError
-from modules.library.gguf_header import TENSOR_TYPES, read_gguf_header
+from modules.library.gguf_header import TENSOR_TYPES, read_control_tokens, read_gguf_header
 from modules.library.spec import ModelSpec
 from modules.loaders.options import LoadOptions
 
@@ -55,7 +55,7 @@ def load(spec: ModelSpec, options: LoadOptions, report: Report) -> LlamacppModel
     if launch.flash_attention == "off" and launch.cache_type not in ("f16", "bf16", "f32"):
         raise UserError("llama.cpp needs flash attention for a quantised cache.", param="flash_attention")
     report(f"Loading {spec.name}")
-    model = LlamacppModel(spec.name, launch, chat_template=spec.chat_template)
+    model = LlamacppModel(spec.name, launch, chat_template=spec.chat_template, control=read_control_tokens(spec.path))
     if model.context_length < min(wanted, trained):
         report(f"Memory is short: the context is {model.context_length} tokens instead of {min(wanted, trained)}.")
     return model

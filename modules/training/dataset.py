@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
+from modules.generation.control import ChatEncoder, ControlTokens
 from modules.library.templates import TemplateLibrary
 from modules.training.config import TrainingConfig
 from modules.training.formats import (
@@ -173,6 +174,7 @@ def _samples(
     marked: list[Marked] = []
     samples: list[Sample] = []
     problems: list[Problem] = []
+    encoder = ChatEncoder(tokenizer)
     special = {key: str(text) for key, text in tokenizer.special_tokens_map.items() if isinstance(text, str)}
     for number, row in rows.rows:
         try:
@@ -184,36 +186,43 @@ def _samples(
                     else:
                         samples.append(piece)
             else:
-                marked += _marked(row, number, form, source, special, config)
+                marked += _marked(row, number, form, source, special, encoder.control, config)
         except RowError as error:
             problems.append(Problem(error.kind, number, error.reason))
-    samples += tokenize(marked, tokenizer, config.cutoff)
+    samples += tokenize(marked, tokenizer, encoder, config.cutoff)
     return samples, problems
 
 
-def _marked(row: Row, number: int, form: Format, source: str, special: dict[str, str], config: TrainingConfig) -> list[Marked]:
-    match form.read_row(row):
+def _marked(
+    row: Row,
+    number: int,
+    form: Format,
+    source: str,
+    special: dict[str, str],
+    control: ControlTokens,
+    config: TrainingConfig,
+) -> list[Marked]:
+    def rendered(conversation: Conversation) -> list[Rendered]:
+        try:
+            return render(conversation, source, special, control)
+        except UserError as error:
+            raise RowError("broken", error.message) from None
+
+    match form.read_row(control.marked(row) if isinstance(form, KeySetFormat) else row):
         case Conversation() as conversation:
-            texts, begin = _rendered(conversation, source, special), False
+            texts, begin = rendered(conversation), False
         case Preference(chosen, rejected) if config.objective == "dpo":
-            texts, begin = [*_rendered(chosen, source, special), *_rendered(rejected, source, special)], False
+            texts, begin = [*rendered(chosen), *rendered(rejected)], False
             if len(texts) != 2:
                 raise RowError("broken", "this template shows earlier answers otherwise: one answer alone can be compared")
         case Preference(chosen, _):
-            texts, begin = _rendered(chosen, source, special), False
+            texts, begin = rendered(chosen), False
         case plain:
             texts, begin = [Rendered(plain.text, plain.answers, True)], True
     found = [mark(text, number, config, begin=begin) for text in texts]
     if None in found:
         raise RowError("no answer", f"the marker {config.loss_after!r} is not in it")
     return [item for item in found if item is not None]
-
-
-def _rendered(conversation: Conversation, source: str, special: dict[str, str]) -> list[Rendered]:
-    try:
-        return render(conversation, source, special)
-    except UserError as error:
-        raise RowError("broken", error.message) from None
 
 
 def _usable(samples: Sequence[Sample], config: TrainingConfig, size: int) -> tuple[list[Sample], list[Problem]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from modules.generation.control import ControlTokens, as_marked
 from modules.generation.template import render_chat
 from modules.generation.types import Message, Messages
 from modules.training.formats import Conversation
@@ -17,6 +18,7 @@ Span = tuple[int, int]
 class Rendered:
     """text, and (start, end) of the answers in it: what the model writes itself, end-of-turn words included.
 
+    Control tokens that the data spells have a mark in them.
     ends_with_answer: the text stops where the last answer does, so an end-of-text token may follow.
     """
 
@@ -25,14 +27,14 @@ class Rendered:
     ends_with_answer: bool
 
 
-def render(conversation: Conversation, template: str, special: Mapping[str, str]) -> list[Rendered]:
+def render(conversation: Conversation, template: str, special: Mapping[str, str], control: ControlTokens) -> list[Rendered]:
     """One text, or one for each answer where the template shows earlier turns otherwise than it first did.
 
     Some templates drop the reasoning of earlier answers: then each answer is learnt behind exactly the text that the model
     will see before it. special: bos_token and eos_token as text. Raises UserError where the template refuses.
     """
-    messages = conversation.messages
-    variables = {**special, **conversation.variables}
+    messages = control.marked_messages(conversation.messages)
+    variables = {**special, **control.marked_variables(conversation.variables)}
     last = max((at for at, message in enumerate(messages) if message.role == "assistant"), default=-1)
     whole = _render(template, messages, variables)
     spans: list[Span] = []
@@ -91,4 +93,4 @@ def _common_length(one: str, other: str) -> int:
 
 def _render(template: str, messages: Messages, variables: Mapping[str, Any], *, add_generation_prompt: bool = False) -> str:
     plain = tuple(Message(m.role, m.content, extra={k: v for k, v in m.extra.items() if k != "weight"}) for m in messages)
-    return render_chat(template, plain, add_generation_prompt=add_generation_prompt, variables=variables)
+    return as_marked(render_chat(template, plain, add_generation_prompt=add_generation_prompt, variables=variables))

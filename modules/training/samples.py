@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
+from modules.generation.control import MARK, ChatEncoder
 from modules.library.folder import chat_template_in
 from modules.library.models import describe
 from modules.loaders import pretrained
@@ -77,13 +78,15 @@ def mark(rendered: Rendered, row: int, config: TrainingConfig, *, begin: bool) -
     return Marked(row, rendered.text, spans, begin, config.add_eos and rendered.ends_with_answer)
 
 
-def tokenize(marked: Sequence[Marked], tokenizer: Any, cutoff: int) -> Iterator[Sample]:
+def tokenize(marked: Sequence[Marked], tokenizer: Any, encoder: ChatEncoder, cutoff: int) -> Iterator[Sample]:
     """Samples in the same order. A token is learnt where any of its characters is; the end token where the last one is."""
     begin, end = begin_tokens(tokenizer), tokenizer.eos_token_id
     for start in range(0, len(marked), 1000):
         part = marked[start : start + 1000]
         coded = tokenizer([item.text for item in part], add_special_tokens=False, return_offsets_mapping=True)
         for item, tokens, offsets in zip(part, coded["input_ids"], coded["offset_mapping"], strict=True):
+            if MARK in item.text:
+                tokens, offsets = encoder.encode_with_places(item.text)
             learnt = _inside(offsets, item.spans)
             if item.begin and tokens[: len(begin)] != begin:
                 tokens, learnt = begin + tokens, [False] * len(begin) + learnt

@@ -31,6 +31,7 @@ from modules.generation.types import (
     Started,
     TextDelta,
 )
+from modules.library.gguf_header import read_control_tokens
 from tests.tiny import CHATML
 from tests.tiny_gguf import write_lora
 
@@ -41,7 +42,7 @@ HELLO = Message("user", "Hello there")
 def open_model(path: Path) -> LlamacppModel:
     # One thread: with several, llama.cpp's threads wait for each other on a busy machine.
     launch = Launch(str(path), "", CONTEXT, PARALLEL, threads=1, batch=32, cpu=True, pooling_mean=True)
-    return LlamacppModel("tiny", launch, chat_template=CHATML)
+    return LlamacppModel("tiny", launch, chat_template=CHATML, control=read_control_tokens(path))
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from modules.generation.types import (
     Started,
     TextDelta,
 )
+from modules.library.gguf_header import read_control_tokens
 from modules.library.spec import ModelSpec
 from modules.loaders import remote
 from modules.loaders.choose import choose
@@ -77,7 +78,8 @@ def transformers(tiny_llama_folder: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def here(tiny_gguf: Path) -> Iterator[LlamacppModel]:
-    model = LlamacppModel("here", Launch(str(tiny_gguf), "", 2048, 2, threads=1, cpu=True), chat_template=CHATML)
+    launch = Launch(str(tiny_gguf), "", 2048, 2, threads=1, cpu=True)
+    model = LlamacppModel("here", launch, chat_template=CHATML, control=read_control_tokens(tiny_gguf))
     yield model
     model.close()
 

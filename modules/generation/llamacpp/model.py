@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import hypot
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import Conflict, NotFound, Unavailable, UserError
+from modules.generation.control import MARK, ControlTokens, render_marked, without_marks
 from modules.generation.llamacpp.gate import Gate
 from modules.generation.llamacpp.launch import Launch
 from modules.generation.llamacpp.parameters import SUPPORTED, as_fields
@@ -22,7 +23,6 @@ from modules.generation.overflow import fit_messages, fit_tokens, window
 from modules.generation.reasoning import opened_by
 from modules.generation.samplers.lark import as_lark
 from modules.generation.stream import EventStream
-from modules.generation.template import render_chat
 from modules.generation.types import (
     Capabilities,
     GenerationEvent,
@@ -81,7 +81,8 @@ class _Plan:
 class LlamacppModel:
     """Implements LoadedModel. Each reply is read by a thread of its own, once it is its turn."""
 
-    def __init__(self, name: str, launch: Launch, *, chat_template: str | None) -> None:
+    def __init__(self, name: str, launch: Launch, *, chat_template: str | None, control: Mapping[str, int]) -> None:
+        """control: the model's control tokens as they are spelled, with their ids."""
         self._name = name
         self._launch = launch
         self._chat_template = chat_template
@@ -95,6 +96,9 @@ class LlamacppModel:
         facts = self._backend.process.ask("/props")
         self._variables = {"bos_token": facts.get("bos_token", ""), "eos_token": facts.get("eos_token", "")}
         self._bos = self._tokens(self._variables["bos_token"], add=False)
+        # llama.cpp also knows the usual ends of a turn where a file does not declare them.
+        ends = {text: self._tokens(text, add=False) for text in self._variables.values() if text}
+        self._control = ControlTokens({**{text: ids[0] for text, ids in ends.items() if len(ids) == 1}, **control})
 
     # --- what it is
 
@@ -195,20 +199,37 @@ class LlamacppModel:
         seen: dict[int, tuple[str, list[int]]] = {}
 
         def count(turns: Messages) -> int:
-            text = render_chat(
+            text = render_marked(
+                self._control,
                 template,
                 turns,
+                own=self._variables,
+                given=request.template_variables,
                 continue_reply=request.continue_reply,
-                variables={**self._variables, **request.template_variables},
             )
-            tokens = self._tokens(text, add=False)
-            seen[len(turns)] = text, tokens
+            tokens = self._tokens(text, add=False) if MARK not in text else self._apart(text)
+            seen[len(turns)] = without_marks(text), tokens
             return len(tokens)
 
         limit, overflow = window(request, self.context_length)
         kept, dropped = fit_messages(messages, count, limit, request.sampling.max_tokens, overflow)
         text, tokens = seen[len(kept)]
         return RenderedPrompt(text, tuple(tokens), dropped)
+
+    def _apart(self, text: str) -> list[int]:
+        """Tokens of a rendered text in which control tokens with a mark are text."""
+        parts = [text[part.start : part.end] if part.token is None else part.token for part in self._control.stretches(text)]
+        found = self._mixed([without_marks(part) if isinstance(part, str) else part for part in parts])
+        control = set(self._control.ids.values())
+        if sum(token in control for token in found) > sum(isinstance(part, int) for part in parts):
+            # A vocabulary that makes one of its letters: these are not read together.
+            found = self._mixed([piece for part in parts for piece in (part.split(MARK) if isinstance(part, str) else [part])])
+        return found
+
+    def _mixed(self, parts: Sequence[str | int]) -> list[int]:
+        """Tokens of texts without markers, and of tokens between them."""
+        body = {"content": [part for part in parts if part != ""], "parse_special": False, "add_special": False}
+        return self._ask("/tokenize", body)["tokens"]
 
     # --- replies
 

@@ -166,7 +166,7 @@ class LocalModel:
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         if special:
             return self._prompter.tokenize(text, begin=True)
-        return self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return self._prompter.tokenize_text(text)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         if tokens and max(tokens) >= self._vocabulary.size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from modules.errors import UserError
+from modules.generation.control import MARK, ChatEncoder
 from modules.generation.types import Image
 
 KINDS = {"llava", "llava_next", "vipllava", "idefics3", "smolvlm", "mistral3"}
@@ -28,12 +30,13 @@ class Eyes:
         self._processor = processor
         self._token: int = model.config.image_token_id
 
-    def read(self, text: str, images: Sequence[Image]) -> tuple[list[int], list[int], dict[str, Any]]:
+    def read(self, text: str, images: Sequence[Image], encoder: ChatEncoder) -> tuple[list[int], list[int], dict[str, Any]]:
         """(tokens with all places of the pictures, identity, what the vision part gets) of a rendered prompt.
 
         In the identity the places of a picture are a negative number that is made of its bytes.
         """
-        read = self._processor(
+        processor = self._processor if MARK not in text else _encoding_with(self._processor, encoder)
+        read = processor(
             text=[text], images=[_opened(image) for image in images], return_tensors="pt", add_special_tokens=False
         )
         tokens: list[int] = read["input_ids"][0].tolist()
@@ -79,6 +82,27 @@ class Eyes:
         if not isinstance(value, Tensor):
             return value
         return value.to(like.device, like.dtype if value.is_floating_point() else None)
+
+
+def _encoding_with(processor: Any, encoder: ChatEncoder) -> Any:
+    """The processor with a tokenizer that tells a control token, such as a picture's, from one that a person spelled."""
+    other = copy.copy(processor)
+    other.tokenizer = _Tokenizer(processor.tokenizer, encoder)
+    return other
+
+
+class _Tokenizer:
+    """What a processor uses of its tokenizer: the call, by `encoder`, and its attributes."""
+
+    def __init__(self, own: Any, encoder: ChatEncoder) -> None:
+        self._own = own
+        self._encoder = encoder
+
+    def __call__(self, texts: Sequence[str], **options: Any) -> dict[str, list[list[int]]]:
+        return {"input_ids": [self._encoder.encode(text) for text in texts]}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own, name)
 
 
 def _opened(image: Image) -> Any:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from modules.errors import UserError
+from modules.generation.control import ChatEncoder, render_marked, without_marks
 from modules.generation.local.pictures import Eyes
 from modules.generation.overflow import fit_messages, fit_tokens, window
-from modules.generation.template import render_chat
-from modules.generation.types import GenerationRequest, Message, Messages
+from modules.generation.types import GenerationRequest, Messages
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Prompter:
         self.chat_template = chat_template
         self.context_length = context_length
         self._eyes = eyes
+        self._encoder = ChatEncoder(tokenizer)
 
     def prompt(self, request: GenerationRequest) -> Prompt:
         """Raises UserError where there is no template, or the prompt does not fit."""
@@ -54,6 +55,10 @@ class Prompter:
     def tokenize(self, text: str, *, begin: bool) -> list[int]:
         """Token ids, markers in the text read as tokens; `begin` adds what the model wants before a text."""
         return self.tokenizer(text, add_special_tokens=begin)["input_ids"]
+
+    def tokenize_text(self, text: str) -> list[int]:
+        """Token ids of a text in which nothing is a marker."""
+        return self._encoder.encode_text(text)
 
     def _plain(self, request: GenerationRequest, tokens: list[int], text: str | None) -> Prompt:
         begins = self.tokenizer.bos_token_id
@@ -99,21 +104,20 @@ class Prompter:
         return replace(prompt, dropped=dropped, shortened=dropped > 0)
 
     def _read(self, request: GenerationRequest, messages: Messages, template: str) -> Prompt:
-        text = self._rendered(request, messages, template)
-        starts = not request.continue_reply
-        images = [image for message in messages for image in message.images]
-        if not images or self._eyes is None:
-            return Prompt(self.tokenize(text, begin=False), text, starts_reply=starts)
-        tokens, identity, seen = self._eyes.read(text, images)
-        return Prompt(tokens, text, starts_reply=starts, identity=identity, seen=seen)
-
-    def _rendered(self, request: GenerationRequest, messages: tuple[Message, ...], template: str) -> str:
-        return render_chat(
+        text = render_marked(
+            self._encoder.control,
             template,
             messages,
+            own=self._markers(),
+            given=request.template_variables,
             continue_reply=request.continue_reply,
-            variables={**self._markers(), **request.template_variables},
         )
+        shown, starts = without_marks(text), not request.continue_reply
+        images = [image for message in messages for image in message.images]
+        if not images or self._eyes is None:
+            return Prompt(self._encoder.encode(text), shown, starts_reply=starts)
+        tokens, identity, seen = self._eyes.read(text, images, self._encoder)
+        return Prompt(tokens, shown, starts_reply=starts, identity=identity, seen=seen)
 
     def _markers(self) -> Mapping[str, Any]:
         return {name: str(text) for name, text in self.tokenizer.special_tokens_map.items() if isinstance(text, str)}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from modules.errors import UserError
-from modules.generation.template import render_chat
+from modules.generation.control import ChatEncoder, render_marked
 from modules.generation.types import Message
 from modules.training.worker.model import Trainee
 
@@ -22,6 +22,7 @@ class Replies:
         self.prompts = prompts
         self.limit = tokens
         self._template = template
+        self._encoder = ChatEncoder(trainee.tokenizer)
         self._base: list[str] | None = None
 
     def now(self) -> list[tuple[str, str, str]]:
@@ -52,15 +53,14 @@ class Replies:
     @torch.no_grad()
     def _reply(self, prompt: str) -> str:
         tokenizer = self.trainee.tokenizer
-        text = self._rendered(prompt)
-        coded = tokenizer(text, add_special_tokens=not self._template, return_tensors="pt").to(self.trainee.device)
+        asked = torch.tensor([self._tokens(prompt)], device=self.trainee.device)
         precision: Any = torch.autocast(
             self.trainee.device.type, dtype=self.trainee.autocast, enabled=self.trainee.autocast is not None
         )
         with precision:
             made = self.trainee.model.generate(
-                input_ids=coded["input_ids"],
-                attention_mask=coded["attention_mask"],
+                input_ids=asked,
+                attention_mask=torch.ones_like(asked),
                 max_new_tokens=self.limit,
                 do_sample=False,
                 num_beams=1,
@@ -70,13 +70,15 @@ class Replies:
                 top_k=None,
                 pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             )
-        return tokenizer.decode(made[0, coded["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+        return tokenizer.decode(made[0, asked.shape[1] :], skip_special_tokens=True).strip()
 
-    def _rendered(self, prompt: str) -> str:
+    def _tokens(self, prompt: str) -> list[int]:
+        tokenizer = self.trainee.tokenizer
         if not self._template:
-            return prompt
-        special = {key: value for key, value in self.trainee.tokenizer.special_tokens_map.items() if isinstance(value, str)}
+            return tokenizer(prompt)["input_ids"]
+        special = {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+        asked = (Message("user", prompt),)
         try:
-            return render_chat(self._template, [Message("user", prompt)], variables=special)
+            return self._encoder.encode(render_marked(self._encoder.control, self._template, asked, own=special, given={}))
         except UserError:
-            return prompt
+            return self._encoder.encode_text(prompt)
