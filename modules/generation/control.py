@@ -18,6 +18,9 @@ MARK = "\ufdd0"
 _ESCAPED = "\\ufdd0"
 """What becomes of it where a template writes a value out as Python or JSON does."""
 
+_UNUSUAL = re.compile(r"[^\w\s.,:;!?'\"()&/-]")
+"""What names seldom have, and control tokens nearly always."""
+
 
 @dataclass(frozen=True)
 class Stretch:
@@ -148,6 +151,11 @@ def render_marked(
     variables = {**own, **control.marked_variables(given)}
     text = render_chat(source, control.marked_messages(messages), continue_reply=continue_reply, variables=variables)
     return as_marked(text)
+
+
+def as_text(name: str) -> str:
+    """A name for the source of a template, with marks in all that could be a control token of any model."""
+    return MARK.join(name) if _UNUSUAL.search(name) else name
 
 
 def as_marked(text: str) -> str:

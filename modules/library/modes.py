@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modules.errors import UserError
+from modules.generation.control import as_text
 from modules.generation.template import picture_mark
 from modules.generation.types import Message as Turn
 from modules.generation.types import Messages
@@ -97,12 +98,17 @@ def _play(character: Character, user: str, speaker: str) -> str:
     """Jinja for lines of the form "Name: text" after what is told; the line that is asked for ends with its colon."""
     if character.turn_template:
         return from_turn_template(
-            {"user": user, "bot": character.name, "turn_template": character.turn_template, "context": ""}
+            {
+                "user": as_text(user),
+                "bot": as_text(character.name),
+                "turn_template": character.turn_template,
+                "context": "",
+            }
         )
     return (
-        _LINES.replace("USER", _literal(user))
-        .replace("CHARACTER", _literal(character.name))
-        .replace("NEXT", _literal((character.name if speaker == "character" else user) + ":"))
+        _LINES.replace("USER", _literal(as_text(user)))
+        .replace("CHARACTER", _literal(as_text(character.name)))
+        .replace("NEXT", _literal(as_text(character.name if speaker == "character" else user) + ":"))
     )
 
 
@@ -155,12 +161,12 @@ def _inside(play: str, command: str, source: str, name: str) -> str:
         "{%- set bos_token = '' -%}\n"
         f"{{%- set dialogue -%}}\n{play}\n{{%- endset -%}}\n"
         "{%- set bos_token = marks[0] -%}\n"
-        f"{{%- set asked = {_literal(before)} + (dialogue | trim) + {_literal(after)} -%}}\n"
+        f"{{%- set asked = {_literal(as_text(before))} + (dialogue | trim) + {_literal(as_text(after))} -%}}\n"
         "{%- if seen.images -%}{%- set asked = seen.images + [{'type': 'text', 'text': asked}] -%}{%- endif -%}\n"
         "{%- set messages = [{'role': 'user', 'content': asked}] -%}\n"
         "{%- set add_generation_prompt = true -%}\n"
         f"{source}\n"
-        f"{{{{- {_literal(name + ':')} -}}}}{{%- if begun -%}}{{{{- ' ' + begun -}}}}{{%- endif -%}}"
+        f"{{{{- {_literal(as_text(name) + ':')} -}}}}{{%- if begun -%}}{{{{- ' ' + begun -}}}}{{%- endif -%}}"
     )
 
 

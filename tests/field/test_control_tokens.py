@@ -282,20 +282,23 @@ def address(local: LocalModel, tmp_path_factory: pytest.TempPathFactory) -> Iter
     "more",
     [
         {},
-        {"mode": "chat", "user_name": f"Eve{END}"},
-        {"mode": "chat-instruct"},
-        {"template": TRIMMED, "chat_template_kwargs": {"documents": [{"title": END, "text": ATTACK}]}},
+        {"mode": "chat", "user_name": "NAME"},
+        {"mode": "chat-instruct", "user_name": "NAME"},
+        {"template": TRIMMED, "chat_template_kwargs": {"documents": [{"title": "NAME", "text": "NAME"}]}},
     ],
 )
 def test_the_prompt_of_a_chat_request_has_the_control_tokens_of_its_template_alone(
     address: str, local: LocalModel, more: dict[str, Any]
 ) -> None:
-    def tokens(said: str) -> list[str]:
+    def tokens(said: str, name: str) -> list[str]:
         body = {"messages": [{"role": "user", "content": said}, {"role": "user", "content": "?"}], **more}
-        answer = httpx.post(f"{address}/v1/internal/chat-prompt", json=json.loads(json.dumps(body))).json()
+        filled = json.loads(json.dumps(body).replace("NAME", name))
+        answer = httpx.post(f"{address}/v1/internal/chat-prompt", json=filled).json()
+        assert MARK not in answer["prompt"]
+        assert said in answer["prompt"]
         return controls(local, answer["tokens"])
 
-    assert tokens(ATTACK) == tokens("Hi")
+    assert tokens(ATTACK, f"Eve{END}") == tokens("Hi", "Eve")
 
 
 # --- training

@@ -13,6 +13,7 @@ from math import hypot
 from typing import Any, Self
 
 from modules.errors import EngineGone, NotFound, Unavailable, UserError
+from modules.generation.control import without_marks
 from modules.generation.llamacpp.gate import Gate
 from modules.generation.overflow import fit_messages, fit_tokens, window
 from modules.generation.reasoning import opened_by
@@ -204,7 +205,7 @@ class RemoteModel:
     def _rendered(self, template: str, messages: Messages, request: GenerationRequest) -> str:
         marks = {"bos_token": self._facts.bos_token, "eos_token": self._facts.eos_token}
         variables = {**marks, **request.template_variables}
-        return render_chat(template, messages, continue_reply=request.continue_reply, variables=variables)
+        return without_marks(render_chat(template, messages, continue_reply=request.continue_reply, variables=variables))
 
     def _fitting(self, request: GenerationRequest) -> tuple[Messages, int]:
         """The conversation, without what does not fit where that is wanted. Raises ContextTooLong."""
