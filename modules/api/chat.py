@@ -17,7 +17,7 @@ from modules.api.common import chosen_adapter, effective_sampling, replies_of, s
 from modules.api.conversation import read_messages, tools_for_template
 from modules.api.errors import REFUSALS
 from modules.api.large_bodies import LargeBodyRoute
-from modules.api.progress import Head, Progress
+from modules.api.progress import Head, Progress, with_tokens
 from modules.api.replies import (
     ChatChoice,
     ChatCompletion,
@@ -251,19 +251,22 @@ async def _chunks(
 ) -> AsyncGenerator[bytes]:
     progress = [Progress() for _ in readers]
     write = ChunkWriter(head, body.include_usage, progress if body.continuous_usage else None)
+    waiting: list[list[Token]] = [[] for _ in readers]
     for index in range(len(readers)):
         yield write.delta(index, {"role": "assistant", "content": ""})
     async for index, batch in events:
         text, details = progress[index].take(batch)
         reader, reply = readers[index], progress[index]
-        logprobs = chat_logprobs(details) if details and body.logprobs else None
+        tokens = waiting[index]
+        tokens += details if body.logprobs else []
+        pieces: list[Piece] = [text] if text else []
         if reader is not None:
             pieces = reader.feed(text) + (reader.finish() if reply.finished is not None else [])
-            for piece in pieces:
-                yield write.piece(index, piece, logprobs)
-                logprobs = None
-        elif text or logprobs is not None:
-            yield write.text(index, text, logprobs)
+        for piece, own in with_tokens(pieces, tokens):
+            yield write.piece(index, piece, chat_logprobs(own) if own else None)
+        if tokens and (reader is None or reply.finished is not None):
+            yield write.text(index, "", chat_logprobs(tokens))
+            tokens.clear()
         if reply.finished is not None:
             yield write.delta(index, {}, _reason(reply.reason, reader is not None and reader.calls > 0))
     for index, reply in enumerate(progress):

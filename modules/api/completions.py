@@ -14,7 +14,7 @@ from modules.api.common import chosen_adapter, effective_sampling, replies_of, s
 from modules.api.completion_request import CompletionRequest
 from modules.api.errors import REFUSALS
 from modules.api.large_bodies import LargeBodyRoute
-from modules.api.progress import Head, Progress
+from modules.api.progress import Head, Progress, lengths
 from modules.api.replies import (
     Completion,
     CompletionChoice,
@@ -27,7 +27,7 @@ from modules.api.replies import (
 )
 from modules.api.streaming import DONE, EventSource, begun, close_all, data, merged, open_streams, unless_gone, when_awake
 from modules.errors import UserError
-from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Token
+from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Token, own_bytes
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -180,7 +180,7 @@ def _choice(work: _Work, index: int, reply: _Reply) -> CompletionChoice:
 
 def _echoed(prompt: str | tuple[int, ...], progress: Progress) -> tuple[str, int]:
     """(the prompt as text, where its first token stands: below 0 where the model put a mark before the text)."""
-    told = "".join(token.text for token in progress.prompt)
+    told = b"".join(map(own_bytes, progress.prompt)).decode("utf-8", "replace")
     if isinstance(prompt, str):
         return prompt, len(prompt) - len(told) if told.endswith(prompt) else 0
     return told, 0
@@ -198,7 +198,7 @@ async def _chunks(work: _Work, events: AsyncIterator[tuple[int, list[GenerationE
 
     def chunk(index: int, text: str, tokens: Sequence[Token], reason: str | None = None) -> bytes:
         logprobs = completion_logprobs(tokens, offsets[index]) if body.logprobs is not None and tokens else None
-        offsets[index] += sum(len(token.text) for token in tokens)
+        offsets[index] += sum(lengths(tokens))
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
         usage = {"usage": counts_so_far(replies[index].progress)} if body.continuous_usage else null_usage
         return data({**base, "choices": [choice], **usage})

@@ -19,7 +19,7 @@ from modules.errors import UserError
 from modules.generation.engine import State
 from modules.generation.sampling import SamplingParams
 from modules.generation.template import TurnKind, has_no_place_for, template_problem
-from modules.generation.types import GenerationRequest, TokenAlternative
+from modules.generation.types import GenerationRequest, TokenAlternative, name_of, own_bytes
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -70,11 +70,15 @@ class Text(BaseModel):
 
 
 class Likely(BaseModel):
-    """A token that could come next; logprob is the natural logarithm of its probability."""
+    """A token that could come next; logprob is the natural logarithm of its probability, bytes its own part of a text.
+
+    The text of what is only a part of a character is its bytes: `\\xe4`.
+    """
 
     id: int
     text: str
     logprob: float
+    bytes: list[int]
 
 
 class LikelyTokens(BaseModel):
@@ -207,7 +211,7 @@ def _sampling(body: LogitsBody) -> SamplingParams:
 
 
 def _likely(tokens: Sequence[TokenAlternative]) -> list[Likely]:
-    return [Likely(id=token.id, text=token.text, logprob=token.logprob) for token in tokens]
+    return [Likely(id=token.id, text=name_of(token), logprob=token.logprob, bytes=list(own_bytes(token))) for token in tokens]
 
 
 def _add_knowledge(routes: APIRouter, app: App) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
-from modules.generation.types import Finished, GenerationEvent, Started, TextDelta, Token, Usage
+from modules.api.tool_calls import Piece
+from modules.generation.text import Utf8Pieces
+from modules.generation.types import Finished, GenerationEvent, Started, TextDelta, Token, Usage, own_bytes
 
 
 @dataclass(frozen=True)
@@ -63,3 +66,25 @@ class Progress:
     @property
     def dropped_messages(self) -> int:
         return self.started.dropped_messages if self.started is not None else 0
+
+
+def lengths(tokens: Iterable[Token]) -> Iterator[int]:
+    """How many characters each token adds to the text: a character of several tokens comes with the last of them."""
+    pieces = Utf8Pieces()
+    return (len(pieces.feed(own_bytes(token))) for token in tokens)
+
+
+def with_tokens(pieces: Sequence[Piece], waiting: list[Token]) -> Iterator[tuple[Piece, list[Token]]]:
+    """Each piece with the tokens that it was made of, which are taken from `waiting`: what a reader still holds stays there.
+
+    A call has marks around it that are no piece: its last piece takes all that came.
+    """
+    for at, piece in enumerate(pieces):
+        count = 0
+        if isinstance(piece, str):
+            covered = enumerate(accumulate(lengths(waiting)), 1)
+            count = next((number for number, length in covered if length >= len(piece)), len(waiting))
+        elif at == len(pieces) - 1:
+            count = len(waiting)
+        yield piece, waiting[:count]
+        del waiting[:count]

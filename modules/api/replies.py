@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from modules.api.progress import Progress
-from modules.generation.types import Token, Usage
+from modules.api.progress import Progress, lengths
+from modules.generation.types import Token, TokenAlternative, Usage, name_of, own_bytes
 
 LOWEST = -9999.0
 """What the protocol says for a probability of nought, because JSON has no minus infinity."""
@@ -156,29 +156,28 @@ def counts_so_far(reply: Progress) -> dict[str, int] | None:
 def chat_logprobs(tokens: Iterable[Token]) -> dict[str, Any]:
     """Tokens as the chat protocol lists them."""
     return {
-        "content": [
-            {
-                **_top(token.text, token.logprob),
-                "top_logprobs": [_top(other.text, other.logprob) for other in token.alternatives],
-            }
-            for token in tokens
-        ],
+        "content": [{**_top(token), "top_logprobs": [_top(other) for other in token.alternatives]} for token in tokens],
         "refusal": None,
     }
 
 
-def _top(text: str, logprob: float | None) -> dict[str, Any]:
-    return {"token": text, "logprob": _finite(logprob, LOWEST), "bytes": list(text.encode("utf-8", "replace"))}
+def _top(token: Token | TokenAlternative) -> dict[str, Any]:
+    """bytes is null for what adds nothing to the text."""
+    return {
+        "token": name_of(token),
+        "logprob": _finite(token.logprob, LOWEST),
+        "bytes": list(own_bytes(token)) if token.raw != b"" else None,
+    }
 
 
 def completion_logprobs(tokens: Sequence[Token], offset: int) -> dict[str, Any]:
     """Tokens as the completions protocol lists them; offset: characters before the first of them."""
     offsets = []
-    for token in tokens:
+    for length in lengths(tokens):
         offsets.append(max(offset, 0))
-        offset += len(token.text)
+        offset += length
     return {
-        "tokens": [token.text for token in tokens],
+        "tokens": [_name(token) for token in tokens],
         "token_logprobs": [_finite(token.logprob, None) for token in tokens],
         "top_logprobs": [_by_text(token) for token in tokens],
         "text_offset": offsets,
@@ -191,8 +190,13 @@ def _by_text(token: Token) -> Mapping[str, float] | None:
     likeliest: dict[str, float] = {}
     for other in (*token.alternatives, token):
         value = _finite(other.logprob, LOWEST)
-        likeliest[other.text] = max(value, likeliest.get(other.text, LOWEST))
+        likeliest[_name(other)] = max(value, likeliest.get(_name(other), LOWEST))
     return likeliest
+
+
+def _name(token: Token | TokenAlternative) -> str:
+    """A part of a character as vLLM and OpenAI write it: `bytes:\\xe4`."""
+    return f"bytes:{name_of(token)}" if token.raw else token.text
 
 
 def _finite(logprob: float | None, missing: Any) -> Any:

@@ -190,7 +190,9 @@ class ResponseRequest(CommonRequest):
     previous_response_id: str | None = None
     """Not supported, because nothing is stored: send the whole conversation as input."""
     include: tuple[str, ...] | None = None
-    """Accepted, without effect."""
+    """`message.output_text.logprobs` reports the log-probabilities of the text; everything else is without effect."""
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    """How many alternatives to report for each token of the text."""
 
     @classmethod
     def in_our_words(cls, said: Mapping[str, Any]) -> dict[str, Any]:
@@ -214,6 +216,11 @@ class ResponseRequest(CommonRequest):
             raise ValueError("input is empty")
         return self
 
+    @property
+    def logprobs(self) -> bool:
+        """Whether the tokens of the text are asked for."""
+        return self.top_logprobs is not None or "message.output_text.logprobs" in (self.include or ())
+
     def as_chat(self) -> ChatCompletionRequest:
         """The same in the words of chat. Raises ValidationError."""
         shared = set(CommonRequest.model_fields) - {"stream_options", "n", "max_tokens"}
@@ -229,6 +236,8 @@ class ResponseRequest(CommonRequest):
         )
         if self.max_output_tokens is not None:
             fields["max_tokens"] = self.max_output_tokens
+        if self.logprobs:
+            fields |= {"logprobs": True, "top_logprobs": self.top_logprobs or 0}
         if self.truncation == "auto":
             fields["truncate"] = "oldest"
         if self.reasoning is not None and self.reasoning.effort is not None:

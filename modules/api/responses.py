@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,7 +18,8 @@ from modules.api.chat_request import ChatCompletionRequest
 from modules.api.common import sent, shown_name
 from modules.api.errors import REFUSALS, describe
 from modules.api.large_bodies import LargeBodyRoute
-from modules.api.progress import Progress
+from modules.api.progress import Progress, with_tokens
+from modules.api.replies import chat_logprobs
 from modules.api.response_request import ResponseRequest
 from modules.api.streaming import (
     EVENTS,
@@ -34,7 +35,7 @@ from modules.api.streaming import (
 )
 from modules.api.tool_calls import CallArguments, CallBegins, Piece, ToolReader
 from modules.errors import ContextTooLong, UserError
-from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel
+from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Token
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -175,16 +176,18 @@ async def _build(
     """Everything that happens to the response, as the protocol's events."""
     for event in builder.begin():
         yield event
+    waiting: list[Token] = []
     async for _, batch in arriving:
-        text, _ = builder.progress.take(batch)
-        pieces: list[Piece] = [text] if reader is None else list(reader.feed(text))
-        for piece in pieces:
-            for event in builder.feed(piece):
+        text, details = builder.progress.take(batch)
+        waiting += details
+        pieces: list[Piece] = ([text] if text else []) if reader is None else list(reader.feed(text))
+        for piece, tokens in with_tokens(pieces, waiting):
+            for event in builder.feed(piece, tokens):
                 yield event
-    for piece in reader.finish() if reader is not None else []:
-        for event in builder.feed(piece):
+    for piece, tokens in with_tokens(reader.finish() if reader is not None else [], waiting):
+        for event in builder.feed(piece, tokens):
             yield event
-    for event in builder.end():
+    for event in builder.end(waiting):
         yield event
 
 
@@ -226,7 +229,8 @@ class ResponseBuilder:
         for kind in ("response.created", "response.in_progress"):
             yield {"type": kind, "response": self.reply().model_dump()}
 
-    def feed(self, piece: Piece) -> Iterator[Event]:
+    def feed(self, piece: Piece, tokens: Sequence[Token] = ()) -> Iterator[Event]:
+        """tokens: those of the piece, where log-probabilities are asked for. Calls have no place for them in this protocol."""
         match piece:
             case CallBegins():
                 yield from self._close()
@@ -240,12 +244,14 @@ class ResponseBuilder:
                 if self._open is None or self._open.value["type"] != "message":
                     yield from self._close()
                     yield from self._begin_message()
-                yield from self._grow("text", piece, "response.output_text.delta")
+                yield from self._grow("text", piece, "response.output_text.delta", tokens)
 
-    def end(self) -> Iterator[Event]:
-        """Close what is open; a reply without any text is one empty message."""
+    def end(self, tokens: Sequence[Token] = ()) -> Iterator[Event]:
+        """Close what is open; a reply without any text is one empty message. tokens: those that added no text at its end."""
         if not self._output:
             yield from self._begin_message()
+        if tokens and self._open is not None and self._open.value["type"] == "message":
+            yield from self._grow("text", "", "response.output_text.delta", tokens)
         cut = self.progress.reason in _CUT
         yield from self._close("incomplete" if cut else "completed")
         self._status = "incomplete" if cut else "completed"
@@ -297,7 +303,7 @@ class ResponseBuilder:
         yield from self._add(message)
         assert self._open is not None
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-        yield {"type": "response.content_part.added", **self._place(), "part": dict(part)}
+        yield {"type": "response.content_part.added", **self._place(), "part": {**part, "logprobs": []}}
         self._open.value["content"].append(part)
 
     def _add(self, value: dict[str, Any]) -> Iterator[Event]:
@@ -311,11 +317,12 @@ class ResponseBuilder:
         place: dict[str, Any] = {"item_id": self._open.id, "output_index": self._open.index}
         return {**place, "content_index": 0} if self._open.value["type"] == "message" else place
 
-    def _grow(self, key: str, text: str, kind: str) -> Iterator[Event]:
+    def _grow(self, key: str, text: str, kind: str, tokens: Sequence[Token] = ()) -> Iterator[Event]:
         assert self._open is not None
         holder = self._open.value["content"][0] if key == "text" else self._open.value
         holder[key] += text
-        more = {"logprobs": []} if key == "text" else {}
+        more = {"logprobs": chat_logprobs(tokens)["content"]} if key == "text" else {}
+        holder.get("logprobs", []).extend(more.get("logprobs", []))
         yield {"type": kind, **self._place(), "delta": text, **more}
 
     def _close(self, status: Status = "completed") -> Iterator[Event]:
@@ -325,7 +332,7 @@ class ResponseBuilder:
         value["status"] = status
         if value["type"] == "message":
             part = value["content"][0]
-            yield {"type": "response.output_text.done", **place, "text": part["text"], "logprobs": []}
+            yield {"type": "response.output_text.done", **place, "text": part["text"], "logprobs": part["logprobs"]}
             yield {"type": "response.content_part.done", **place, "part": part}
         else:
             done = {"arguments": value["arguments"], "name": value["name"]}

@@ -19,18 +19,22 @@ _REACH = 24
 def pack(tokens: Sequence[Token]) -> bytes:
     """About 40 bytes for a token with eight alternatives: each id with its text once, and log-probabilities as half floats.
 
-    One id may have several texts: engines that do not tell ids give all of them the same.
+    One id may have several texts: engines that do not tell ids give all of them the same. Bytes that are no text follow it.
     """
     entries = list(chain.from_iterable((token, *token.alternatives) for token in tokens))
-    known = {pair: number for number, pair in enumerate(dict.fromkeys((entry.id, entry.text) for entry in entries))}
+    known = {kind: number for number, kind in enumerate(dict.fromkeys(map(_kind, entries)))}
     head = json.dumps(
         {"known": list(known), "counts": [len(token.alternatives) for token in tokens]},
         ensure_ascii=False,
         separators=(",", ":"),
     ).encode("utf-8", "replace")
-    numbers = struct.pack(f"<{len(entries)}I", *(known[entry.id, entry.text] for entry in entries))
+    numbers = struct.pack(f"<{len(entries)}I", *(known[_kind(entry)] for entry in entries))
     values = struct.pack(f"<{len(entries)}e", *(_half(entry.logprob) for entry in entries))
     return zlib.compress(struct.pack("<I", len(head)) + head + numbers + values)
+
+
+def _kind(entry: Token | TokenAlternative) -> tuple[int, str] | tuple[int, str, str]:
+    return (entry.id, entry.text) if entry.raw is None else (entry.id, entry.text, entry.raw.hex())
 
 
 def _half(logprob: float | None) -> float:
@@ -45,14 +49,17 @@ def unpack(data: bytes) -> tuple[Token, ...]:
     count = sum(head["counts"]) + len(head["counts"])
     numbers = struct.unpack_from(f"<{count}I", raw, 4 + size)
     values = struct.unpack_from(f"<{count}e", raw, 4 + size + 4 * count)
-    known = head["known"]
-    entries = [TokenAlternative(known[at][0], known[at][1], value) for at, value in zip(numbers, values, strict=True)]
+    known = [(number, text, bytes.fromhex(raw[0]) if raw else None) for number, text, *raw in head["known"]]
+    entries = [
+        TokenAlternative(number, text, value, raw)
+        for (number, text, raw), value in zip((known[at] for at in numbers), values, strict=True)
+    ]
     tokens: list[Token] = []
     at = 0
     for others in head["counts"]:
         own = entries[at]
         alternatives = tuple(entries[at + 1 : at + 1 + others])
-        tokens.append(Token(own.id, own.text, None if isnan(own.logprob) else own.logprob, alternatives))
+        tokens.append(Token(own.id, own.text, None if isnan(own.logprob) else own.logprob, alternatives, own.raw))
         at += 1 + others
     return tuple(tokens)
 

@@ -62,21 +62,36 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class TokenAlternative:
-    """A token that could stand in a place: its id, its text, and the natural log of its probability."""
+    """A token that could stand in a place: its id, its text, and the natural log of its probability.
+
+    raw: its bytes where they are not those of `text`: part of a character, or none for a marker that is left out of the text.
+    """
 
     id: int
     text: str
     logprob: float
+    raw: bytes | None = None
 
 
 @dataclass(frozen=True)
 class Token:
-    """One token of a reply or prompt; logprob is None where nobody asked (and for the very first of a prompt)."""
+    """One token of a reply or prompt; logprob is None where nobody asked (and for the very first of a prompt). raw: as above."""
 
     id: int
     text: str
     logprob: float | None = None
     alternatives: tuple[TokenAlternative, ...] = ()
+    raw: bytes | None = None
+
+
+def own_bytes(token: Token | TokenAlternative) -> bytes:
+    """What a token adds to the UTF-8 of its text."""
+    return token.text.encode("utf-8", "replace") if token.raw is None else token.raw
+
+
+def name_of(token: Token | TokenAlternative) -> str:
+    """A token's text, or its bytes where it is a part of a character: `\\xe4`."""
+    return "".join(f"\\x{byte:02x}" for byte in token.raw) if token.raw else token.text
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from modules.chats.token_data import Places
 from modules.errors import Conflict, UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.text import REPLACEMENT
-from modules.generation.types import GenerationRequest, LoadedModel, Started, Token
+from modules.generation.types import GenerationRequest, LoadedModel, Started, Token, name_of
 from modules.ui.actions import (
     ALTERNATIVES,
     Way,
@@ -58,8 +58,8 @@ def placed(stretch: TokenStretch, content: str) -> list[list[Any]]:
 
 
 def token_row(token: Token, text: str) -> list[Any]:
-    others = [[other.id, other.text, round(exp(other.logprob), 4)] for other in token.alternatives]
-    return [text, token.text, None if token.logprob is None else round(exp(token.logprob), 4), others, token.id]
+    others = [[other.id, name_of(other), round(exp(other.logprob), 4)] for other in token.alternatives]
+    return [text, name_of(token), None if token.logprob is None else round(exp(token.logprob), 4), others, token.id]
 
 
 # --- computed afterwards
@@ -147,7 +147,7 @@ def choose_token(app: App, owner: str, message_id: int, stretch: int, index: int
     begin, end = span_of(here, index, message.content)
     replaced = message.content[begin:end]
     kept = message.content[:begin]
-    other = Token(chosen.id, chosen.text, chosen.logprob, here.tokens[index].alternatives)
+    other = Token(chosen.id, chosen.text, chosen.logprob, here.tokens[index].alternatives, chosen.raw)
     tokens = [*stretches[:stretch], TokenStretch(here.at, (*here.tokens[:index], other))]
     if is_mark(model, chosen.id, chosen.text):
         return _ended_there(app, owner, message, kept, [*stretches[:stretch], TokenStretch(here.at, here.tokens[:index])])

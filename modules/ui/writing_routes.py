@@ -15,7 +15,7 @@ from modules.app import App
 from modules.chats.conversation import fixed_seed
 from modules.chats.sheets import How, Sheet
 from modules.errors import UserError
-from modules.generation.types import GenerationRequest
+from modules.generation.types import GenerationRequest, name_of
 from modules.ui import preferences
 from modules.ui.bodies import Owner, Start
 from modules.ui.live import Renderings, event_response, follow, follow_text, over
@@ -109,7 +109,7 @@ def _add_tokens(routes: APIRouter, app: App) -> None:
         rows = [
             {
                 "id": token.id,
-                "text": token.text,
+                "text": name_of(token),
                 "before": before.get(token.id, 0.0),
                 "after": None if left is None else left.get(token.id, 0.0),
             }

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from math import hypot
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from modules.generation.control import MARK, ControlTokens, render_marked, witho
 from modules.generation.llamacpp.gate import Gate
 from modules.generation.llamacpp.launch import Launch
 from modules.generation.llamacpp.parameters import SUPPORTED, as_fields
+from modules.generation.llamacpp.parts import Joined, told_apart
 from modules.generation.llamacpp.process import Process
 from modules.generation.llamacpp.reading import ReplyReader, likeliest
 from modules.generation.overflow import fit_messages, fit_tokens, window
@@ -92,6 +94,7 @@ class LlamacppModel:
         self._embedder: Process | None = None
         self._closed = False
         self._backend = _Backend(launch, ())
+        self._marker = lru_cache(maxsize=4096)(lambda token: self.detokenize([token]))
         self.context_length = self._backend.process.context_length
         facts = self._backend.process.ask("/props")
         self._variables = {"bos_token": facts.get("bos_token", ""), "eos_token": facts.get("eos_token", "")}
@@ -280,19 +283,42 @@ class LlamacppModel:
     def next_tokens(self, request: GenerationRequest, count: int) -> NextTokens:
         backend = self._alive()
         plan = self._plan(replace(request, logprobs=count), backend)
-        body = {**plan.fields, "prompt": plan.prompt.tokens, "n_predict": 1}
-        # The first question is about the model alone. llama.cpp tells nothing of a token that is only a part of a character,
-        # so it is made to draw one that is not.
-        letter = {"logit_bias": [[self.tokenize("a")[0], 1000.0]], "temperature": 0.0, "samplers": [], "mirostat": 0}
-        plain = {**body, **letter, "grammar": ""}
         with _turn(backend.gate, len(plan.prompt.tokens) + 1):
-            model = likeliest(backend.process.ask("/completion", plain), count)
+            model = self._likeliest(backend, plan, (), count)
             left: tuple[TokenAlternative, ...] = ()
             for seed in range(_DRAWS):
                 if not left:
-                    drawn = {**body, "post_sampling_probs": True, "seed": plan.fields["seed"] + seed}
-                    left = likeliest(backend.process.ask("/completion", drawn), count)
+                    drawn = {"prompt": plan.prompt.tokens, "n_predict": 1, "post_sampling_probs": True}
+                    body = {**plan.fields, **drawn, "seed": plan.fields["seed"] + seed}
+                    left = likeliest(backend.process.ask("/completion", body), count, self._marker)
         return NextTokens(model, left or None)
+
+    def _likeliest(self, backend: _Backend, plan: _Plan, made: Sequence[int], count: int) -> tuple[TokenAlternative, ...]:
+        """What the model alone has in mind after the prompt and the tokens `made`, best first."""
+        # llama.cpp tells nothing of a token that is only a part of a character, so it is made to draw one that is not.
+        letter = {"logit_bias": [[self.tokenize("a")[0], 1000.0]], "temperature": 0.0, "samplers": [], "mirostat": 0}
+        body = {
+            **plan.fields,
+            **letter,
+            "prompt": [*plan.prompt.tokens, *made],
+            "n_predict": 1,
+            "n_probs": count,
+            "grammar": "",
+        }
+        return likeliest(backend.process.ask("/completion", body), count, self._marker)
+
+    def _apart_tokens(
+        self, backend: _Backend, plan: _Plan, events: EventStream, told: Sequence[Token | Joined]
+    ) -> Sequence[Token]:
+        """All tokens of a reply each by itself, while its room is still held."""
+        if events.closed:
+            return [entry.last if isinstance(entry, Joined) else entry for entry in told]
+        _wait_until_dropped(backend)
+        return told_apart(told, partial(self._likeliest, backend, plan), self._bytes_of, plan.request.logprobs or 0)
+
+    def _bytes_of(self, token: int) -> bytes:
+        (piece,) = self._ask("/tokenize", {"content": [token], "add_special": False, "with_pieces": True})["tokens"]
+        return bytes(piece["piece"]) if isinstance(piece["piece"], list) else piece["piece"].encode()
 
     def _run(self, backend: _Backend, plan: _Plan, events: EventStream, held: int, asked: float) -> None:
         sampling = plan.request.sampling
@@ -300,7 +326,8 @@ class LlamacppModel:
             sampling,
             prompt_tokens=len(plan.prompt.tokens),
             alternatives=plan.request.logprobs,
-            marker=lambda token: self.detokenize([token]),
+            marker=self._marker,
+            apart=lambda told: self._apart_tokens(backend, plan, events, told),
             started=lambda cached: self._started(plan, cached),
             asked=asked,
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from math import log
 from typing import Any
 
+from modules.generation.llamacpp.parts import Joined
 from modules.generation.sampling import SamplingParams
 from modules.generation.text import REPLACEMENT, StopTexts
 from modules.generation.types import (
@@ -26,7 +28,8 @@ from modules.generation.types import (
 class ReplyReader:
     """Reads the parts of one reply, which may come from several completions one after the other.
 
-    marker: the text of a token that llama.cpp leaves out (an end-of-turn mark), asked for where markers are wanted.
+    marker: the text of a token that llama.cpp leaves out (an end-of-turn mark), put into the reply where markers are wanted.
+    apart: makes single tokens of those that llama.cpp joined because they are parts of a character.
     ids: the tokens made so far; `ids_known` says whether none was hidden by a character that took several tokens.
     """
 
@@ -38,9 +41,12 @@ class ReplyReader:
         alternatives: int | None,
         marker: Callable[[int], str],
         started: Callable[[int], Started],
+        apart: Callable[[Sequence[Token | Joined]], Sequence[Token]],
         asked: float,
     ) -> None:
-        self._marker = None if sampling.skip_special_tokens else marker
+        self._marker = marker
+        self._skips_markers = sampling.skip_special_tokens
+        self._apart = apart
         self._stops = StopTexts(sampling.stop)
         self._alternatives = alternatives
         self._make_started = started
@@ -51,7 +57,10 @@ class ReplyReader:
         self._cached: int | None = None
         self._started = False
         self._tokens_before = 0
-        self._held_details: list[Token] = []
+        self._held_details: list[Token | Joined] = []
+        self._details_wait = False
+        self._settled = 0
+        self._told: list[Token] = []
         self._reason: FinishReason = "stop"
         self.tokens = 0
         self.ids: list[int] = []
@@ -88,8 +97,10 @@ class ReplyReader:
     def finish(self) -> Iterator[GenerationEvent]:
         """What was held back, and the end. A prompt that was answered by nothing is announced too."""
         yield from self._start()
-        if rest := self._stops.finish():
-            yield TextDelta(rest, 0)
+        rest = self._stops.finish()
+        details = self._told_apart() if self._details_wait else ()
+        if rest or details:
+            yield TextDelta(rest, 0, details)
         now = time.perf_counter()
         times = Timings(
             queued=self._admitted - self._asked,
@@ -118,41 +129,59 @@ class ReplyReader:
         self.ids.extend(part["tokens"])
         # Bytes that are no character come as U+FFFD.
         text = part["content"].replace(REPLACEMENT, "")
-        if not text and self._marker and part["tokens"]:
+        if not text and not self._skips_markers and part["tokens"]:
             text = self._marker(part["tokens"][0])
         self.text += text
-        yield TextDelta(self._stops.feed(text), self.tokens - before, self._details(part, text))
+        made = self.tokens - before
+        yield TextDelta(self._stops.feed(text), made, self._details(part, text, made))
 
-    def _details(self, part: dict[str, Any], text: str) -> tuple[Token, ...]:
-        """Tokens without text wait for the next that has some: the mark that ends a reply is not part of it."""
+    def _details(self, part: dict[str, Any], text: str, made: int) -> tuple[Token, ...]:
+        """Tokens without text wait for the next that has some: the mark that ends a reply is not part of it.
+
+        From the first joined ones on all wait for the end, when the model is free to be asked about them.
+        """
         if self._alternatives is None:
             return ()
-        self._held_details += [self._token(entry) for entry in part.get("completion_probabilities", ())]
-        if not text:
+        entries = part.get("completion_probabilities", ())
+        for entry in entries:
+            token = self._token(entry)
+            joined = made > len(entries)
+            self._details_wait = self._details_wait or joined
+            self._held_details.append(Joined(token, made - len(entries) + 1, bytes(entry["bytes"])) if joined else token)
+        if text:
+            self._settled = len(self._held_details)
+        if not text or self._details_wait:
             return ()
-        details, self._held_details = tuple(self._held_details), []
+        details, self._held_details = tuple(token for token in self._held_details if isinstance(token, Token)), []
+        self._told += details
         return details
+
+    def _told_apart(self) -> tuple[Token, ...]:
+        return tuple(self._apart([*self._told, *self._held_details[: self._settled]])[len(self._told) :])
 
     def _token(self, entry: dict[str, Any]) -> Token:
         others = entry["top_logprobs"][: self._alternatives]
-        return Token(
-            entry["id"],
-            _text_of(entry),
-            entry["logprob"],
-            tuple(TokenAlternative(other["id"], _text_of(other), other["logprob"]) for other in others),
-        )
+        own = self._alternative(entry)
+        return Token(own.id, own.text, own.logprob, tuple(self._alternative(other) for other in others), own.raw)
+
+    def _alternative(self, entry: dict[str, Any]) -> TokenAlternative:
+        found = _possible(entry, entry["logprob"], self._marker)
+        return replace(found, raw=None) if found.raw == b"" and not self._skips_markers else found
 
 
-def likeliest(answer: dict[str, Any], count: int) -> tuple[TokenAlternative, ...]:
+def likeliest(answer: dict[str, Any], count: int, marker: Callable[[int], str]) -> tuple[TokenAlternative, ...]:
     """What could have stood in the place of the first token of a completion that was not streamed; nothing where it is not told."""
     told = answer.get("completion_probabilities") or [{}]
     if "top_probs" in told[0]:  # after sampling
         possible = [other for other in told[0]["top_probs"] if other["prob"] > 0]
-        return tuple(TokenAlternative(other["id"], _text_of(other), log(other["prob"])) for other in possible[:count])
-    return tuple(
-        TokenAlternative(other["id"], _text_of(other), other["logprob"]) for other in told[0].get("top_logprobs", [])[:count]
-    )
+        return tuple(_possible(other, log(other["prob"]), marker) for other in possible[:count])
+    return tuple(_possible(other, other["logprob"], marker) for other in told[0].get("top_logprobs", [])[:count])
 
 
-def _text_of(entry: dict[str, Any]) -> str:
-    return bytes(entry["bytes"]).decode("utf-8", errors="replace")
+def _possible(entry: dict[str, Any], logprob: float, marker: Callable[[int], str]) -> TokenAlternative:
+    """raw: none for markers, which add nothing to a text, and the bytes of parts of characters."""
+    raw = bytes(entry["bytes"])
+    if not raw:
+        return TokenAlternative(entry["id"], marker(entry["id"]), logprob, b"")
+    text = raw.decode("utf-8", errors="replace")
+    return TokenAlternative(entry["id"], text, logprob, raw if text.encode() != raw else None)

@@ -21,7 +21,7 @@ from modules.generation.local.loop import Loop
 from modules.generation.local.pictures import Eyes
 from modules.generation.local.prompt import Prompt, Prompter, chat_template_of
 from modules.generation.local.reply_text import ReplyText
-from modules.generation.local.row import Lane, Naming, Row
+from modules.generation.local.row import Lane, Naming, Row, Spelling
 from modules.generation.local.slots import Key
 from modules.generation.overflow import fit_tokens
 from modules.generation.samplers.candidates import NEVER
@@ -30,6 +30,7 @@ from modules.generation.samplers.rows import RowSampler, remaining
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import SamplingParams
 from modules.generation.stream import EventStream
+from modules.generation.text import REPLACEMENT
 from modules.generation.types import (
     Capabilities,
     GenerationRequest,
@@ -104,7 +105,12 @@ class LocalModel:
             report(sentence)
         self._vocabulary = Vocabulary(tokenizer, size=width, eos=eos)
         self._eos = frozenset(self._vocabulary.eos)
-        self._naming = Naming(lru_cache(maxsize=65_536)(self._text_of))
+        self._markers = frozenset(token for token, added in tokenizer.added_tokens_decoder.items() if added.special)
+        self._within = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
+        remembered = lru_cache(maxsize=65_536)
+        self._naming = Naming(
+            remembered(partial(self._spelled, before=self._within)), remembered(partial(self._spelled, before=[]))
+        )
         self._device = model.get_input_embeddings().weight.device
         self._parallel = limits.max_parallel if self._compute.together else 1
         self._loop = Loop(
@@ -177,8 +183,21 @@ class LocalModel:
         prompt = self._prompter.prompt(request)
         return RenderedPrompt(prompt.text, tuple(prompt.tokens), prompt.dropped)
 
-    def _text_of(self, token: int) -> str:
-        return self._tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    def _spelled(self, token: int, *, before: list[int]) -> Spelling:
+        """A token's text behind others, where some tokenizers begin it with a space, or at the head of a text."""
+        start = self._decoded(before)
+        text = self._decoded([*before, token])
+        text = text[len(start) :] if text.startswith(start) else self._decoded([token])
+        if REPLACEMENT not in text:
+            return text, None
+        try:
+            raw = self._vocabulary.bytes_of(token)
+        except ValueError:  # the bytes of this kind of vocabulary are not known
+            return text, None
+        return text, None if raw == text.encode() else raw or None
+
+    def _decoded(self, tokens: list[int]) -> str:
+        return self._tokenizer.decode(tokens, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     # --- requests
 
@@ -201,7 +220,8 @@ class LocalModel:
         text = ReplyText(self._tokenizer, before, skip_special=sampling.skip_special_tokens)
         most = min(sampling.max_tokens, self._context_length - max(len(lane.tokens) for lane in lanes))
         contrast = Contrast(sampling.penalty_alpha) if sampling.contrastive and self._compute.together else None
-        return Row(request, prompt, sampler, lanes, text, self._eos, most, self._naming, contrast)
+        naming = replace(self._naming, left_out=self._markers) if sampling.skip_special_tokens else self._naming
+        return Row(request, prompt, sampler, lanes, text, self._eos, most, naming, contrast)
 
     def _lane(self, prompt: Prompt, key: Key) -> Lane:
         if prompt.seen is None or self._eyes is None:
@@ -242,7 +262,7 @@ class LocalModel:
         """The best of scores [1, vocabulary] that may come at all."""
         best = torch.log_softmax(scores[0].float(), -1).topk(min(count, scores.shape[-1]))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return tuple(TokenAlternative(token, self._naming.text_of(token), value) for token, value in pairs if value > NEVER)
+        return tuple(self._naming.alternative(token, value) for token, value in pairs if value > NEVER)
 
     # --- the rest of LoadedModel
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -76,18 +76,34 @@ class Lane:
             self.identity.append(token)
 
 
+Spelling = tuple[str, bytes | None]
+"""A token's text, and its bytes where they are not those of the text."""
+
+
 @dataclass(frozen=True)
 class Naming:
-    """How tokens are called in details."""
+    """How tokens are called in details.
 
-    text_of: Callable[[int], str]
+    spelled: a token within a text. at_head: the first of a reply of its own, which may lose a space there.
+    left_out: the tokens that add nothing to a text.
+    """
 
-    def token(self, token: int, detail: Detail | None) -> Token:
+    spelled: Callable[[int], Spelling]
+    at_head: Callable[[int], Spelling]
+    left_out: frozenset[int] = frozenset()
+
+    def token(self, token: int, detail: Detail | None, *, head: bool = False) -> Token:
+        text, raw = (self.at_head if head else self.spelled)(token)
+        raw = b"" if token in self.left_out else raw
         if detail is None:
-            return Token(token, self.text_of(token))
+            return Token(token, text, raw=raw)
         pairs = zip(detail.ids.tolist(), detail.logprobs.tolist(), strict=True)
-        alternatives = tuple(TokenAlternative(other, self.text_of(other), value) for other, value in pairs)
-        return Token(token, self.text_of(token), float(detail.logprob), alternatives)
+        alternatives = tuple(self.alternative(other, value, head=head) for other, value in pairs)
+        return Token(token, text, float(detail.logprob), alternatives, raw)
+
+    def alternative(self, token: int, logprob: float, *, head: bool = False) -> TokenAlternative:
+        text, raw = (self.at_head if head else self.spelled)(token)
+        return TokenAlternative(token, text, logprob, b"" if token in self.left_out else raw)
 
 
 class Row:
@@ -127,6 +143,7 @@ class Row:
         self._eos = eos
         self._most = most_tokens
         self._naming = naming
+        self._shown = replace(naming, left_out=frozenset())  # a prompt is told with its markers
         self._place = 0
         self._first: float | None = None
         self._last = self.arrived
@@ -164,12 +181,12 @@ class Row:
     def note_prompt(self, scores: Tensor, first: int) -> None:
         """Keep the log-probabilities of the prompt: scores [count, vocabulary] after its places from `first` on."""
         if first == 0:
-            self.prompt_details = [self._naming.token(self.prompt.tokens[0], None)]
+            self.prompt_details = [self._shown.token(self.prompt.tokens[0], None)]
         following = self.prompt.tokens[first + 1 : first + 1 + len(scores)]
         known = torch.log_softmax(scores[: len(following)].float(), -1)
         for line, token in zip(known, following, strict=True):
             best = torch.topk(line, self.request.logprobs or 0)
-            self.prompt_details.append(self._naming.token(token, Detail(line[token], best.indices, best.values)))
+            self.prompt_details.append(self._shown.token(token, Detail(line[token], best.indices, best.values)))
 
     def accept(self, token: int, detail: Detail | None) -> FinishReason | None:
         """Take the next token: show its text, and say why the reply is over, if it is. Raises UserError from the sampler."""
@@ -184,7 +201,7 @@ class Row:
         for lane in self.lanes:
             lane.append(token)
         if self.request.logprobs is not None:
-            self._details.append(self._naming.token(token, detail))
+            self._details.append(self._naming.token(token, detail, head=self.made == 1 and self.prompt.starts_reply))
         self._send(self._stops.feed(self._text.feed(token)))
         if self._stops.found is not None:
             self._stop_text = self._stops.found
@@ -210,7 +227,7 @@ class Row:
         self._first = self._last
         echoed: tuple[Token, ...] = ()
         if self.request.echo:
-            echoed = tuple(self.prompt_details) or tuple(self._naming.token(token, None) for token in self.prompt.tokens)
+            echoed = tuple(self.prompt_details) or tuple(self._shown.token(token, None) for token in self.prompt.tokens)
         self.events.put(Started(len(self.prompt.tokens), self.reused, self.prompt.dropped, echoed, opened_by(self.prompt.text)))
 
     def _send(self, text: str, last: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -146,19 +147,37 @@ class ChunkReader:
         texts, likelihoods = logprobs.tokens or [], logprobs.token_logprobs or []
         tops = logprobs.top_logprobs or [None] * len(texts)
         return tuple(
-            Token(UNKNOWN, text, logprob, self._most(tuple(TokenAlternative(UNKNOWN, *pair) for pair in (top or {}).items())))
+            self._named(text, logprob, self._most(tuple(_possible(*pair) for pair in (top or {}).items())))
             for text, logprob, top in zip(texts, likelihoods, tops, strict=False)
         )
 
     def _token(self, entry: dict[str, Any]) -> Token:
-        others = tuple(
-            TokenAlternative(other.get("id", UNKNOWN), other["token"], other["logprob"])
-            for other in map(_as_dict, entry.get("top_logprobs") or ())
-        )
-        return Token(entry.get("id", UNKNOWN), entry["token"], entry["logprob"], self._most(others))
+        others = tuple(_told(_as_dict(other)) for other in entry.get("top_logprobs") or ())
+        own = _told(entry)
+        return Token(own.id, own.text, own.logprob, self._most(others), own.raw)
+
+    def _named(self, text: str, logprob: float, others: tuple[TokenAlternative, ...]) -> Token:
+        own = _possible(text, logprob)
+        return Token(own.id, own.text, logprob, others, own.raw)
 
     def _most(self, others: tuple[TokenAlternative, ...]) -> tuple[TokenAlternative, ...]:
         return others[: self._alternatives]
+
+
+def _told(entry: dict[str, Any]) -> TokenAlternative:
+    """An entry of chat: with its bytes, as far as the engine tells them."""
+    raw = bytes(entry["bytes"]) if entry.get("bytes") else None
+    text = entry["token"] if raw is None else raw.decode("utf-8", errors="replace")
+    part = raw is not None and text.encode() != raw
+    return TokenAlternative(entry.get("id", UNKNOWN), text if part else entry["token"], entry["logprob"], raw if part else None)
+
+
+def _possible(text: str, logprob: float) -> TokenAlternative:
+    """A key of completions: a token's text, or `bytes:\\xe4`."""
+    if not re.fullmatch(r"bytes:(\\x[0-9a-f]{2})+", text):
+        return TokenAlternative(UNKNOWN, text, logprob)
+    raw = bytes.fromhex(text.removeprefix("bytes:").replace("\\x", ""))
+    return TokenAlternative(UNKNOWN, raw.decode("utf-8", errors="replace"), logprob, raw)
 
 
 def _as_dict(entry: Any) -> dict[str, Any]:

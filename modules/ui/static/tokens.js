@@ -10,7 +10,9 @@ export const visible = (text) => text.replace(/ /g, "␣").replace(/\n/g, "↵")
 const PAGE = 120; // tokens that are drawn together
 
 // A token's text where it stands. Marks, such as the end of a turn, have none in the reply, and are named.
-const isMark = ([text, own]) => !text && Boolean(own) && !own.includes("�");
+// A part of a character has no text of its own either: it is named by its bytes.
+const isPart = (own) => /^(\\x[0-9a-f]{2})+$|�/.test(own);
+const isMark = ([text, own]) => !text && Boolean(own) && !isPart(own);
 const shown = (row) => row[0] || (isMark(row) ? row[1] : "");
 
 // A long reply is plain text at first: each page of it gets its tokens when it comes into sight.
