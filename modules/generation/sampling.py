@@ -133,7 +133,7 @@ class SamplingParams(Settings):
     sampler_order: tuple[SamplerName, ...] = setting(DEFAULT_ORDER, group="Guidance")
     """The order in which the filters act; those not named are skipped."""
     seed: int = setting(-1, min=-1, max=2**63 - 1, step=1, group="Guidance")
-    """The same seed and request give the same reply; -1 draws a new one each time."""
+    """The same seed and request give the same reply; -1 draws a new one each time. In 16 bits or fewer that is sure while no other reply is computed beside it and the prompt is still in the cache; llama.cpp does not promise it for a prompt from its cache."""
 
     # --- form
     grammar: str = setting("", group="Form", lines=4)

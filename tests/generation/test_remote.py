@@ -29,6 +29,7 @@ from modules.generation.types import (
     Queued,
     Started,
     TextDelta,
+    own_bytes,
 )
 from modules.library.gguf_header import read_control_tokens
 from modules.library.spec import ModelSpec
@@ -189,7 +190,9 @@ def test_log_probabilities_come_with_their_alternatives(llama: RemoteModel, here
             ]
             for model in (llama, here)
         ]
-        assert [token.id for token in details[0]] == [token.id for token in details[1]]
+        # The parts of a character come as one entry from a llama-server elsewhere, and each by itself from ours.
+        assert b"".join(map(own_bytes, details[0])) == b"".join(map(own_bytes, details[1]))
+        assert {token.id for token in details[0]} <= {token.id for token in details[1]}
         assert details[0][0].logprob == pytest.approx(details[1][0].logprob, abs=1e-4)
         assert len(details[0][0].alternatives) == 2
 

@@ -95,10 +95,12 @@ class LlamacppModel:
         self._closed = False
         self._backend = _Backend(launch, ())
         self._marker = lru_cache(maxsize=4096)(lambda token: self.detokenize([token]))
+        self._bytes_of = lru_cache(maxsize=4096)(self._own_bytes)
         self.context_length = self._backend.process.context_length
         facts = self._backend.process.ask("/props")
         self._variables = {"bos_token": facts.get("bos_token", ""), "eos_token": facts.get("eos_token", "")}
         self._bos = self._tokens(self._variables["bos_token"], add=False)
+        self._letter = self.tokenize("a")[0]
         # llama.cpp also knows the usual ends of a turn where a file does not declare them.
         ends = {text: self._tokens(text, add=False) for text in self._variables.values() if text}
         self._control = ControlTokens({**{text: ids[0] for text, ids in ends.items() if len(ids) == 1}, **control})
@@ -296,7 +298,7 @@ class LlamacppModel:
     def _likeliest(self, backend: _Backend, plan: _Plan, made: Sequence[int], count: int) -> tuple[TokenAlternative, ...]:
         """What the model alone has in mind after the prompt and the tokens `made`, best first."""
         # llama.cpp tells nothing of a token that is only a part of a character, so it is made to draw one that is not.
-        letter = {"logit_bias": [[self.tokenize("a")[0], 1000.0]], "temperature": 0.0, "samplers": [], "mirostat": 0}
+        letter = {"logit_bias": [[self._letter, 1000.0]], "temperature": 0.0, "samplers": [], "mirostat": 0}
         body = {
             **plan.fields,
             **letter,
@@ -316,7 +318,7 @@ class LlamacppModel:
         _wait_until_dropped(backend)
         return told_apart(told, partial(self._likeliest, backend, plan), self._bytes_of, plan.request.logprobs or 0)
 
-    def _bytes_of(self, token: int) -> bytes:
+    def _own_bytes(self, token: int) -> bytes:
         (piece,) = self._ask("/tokenize", {"content": [token], "add_special": False, "with_pieces": True})["tokens"]
         return bytes(piece["piece"]) if isinstance(piece["piece"], list) else piece["piece"].encode()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from modules.generation.types import Token, TokenAlternative, own_bytes
 
-FEW, ALL = 64, 1 << 24
+FEW, ALL = 256, 1 << 24
 """How many of the likeliest tokens are looked through: first a few, then every one."""
 Likeliest = Callable[[Sequence[int], int], tuple[TokenAlternative, ...]]
 """What could follow the first tokens of a reply, best first, and at most so many."""

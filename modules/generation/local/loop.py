@@ -295,7 +295,12 @@ class Loop:
         reading.sort(key=lambda row: sum(lane.pending for lane in row.lanes))
         for index, row in enumerate(reading if budget else ()):
             part = max(1, (budget - prompt_tokens) // (len(reading) - index))
-            counts = _counts([lane.pending for lane in row.lanes], part)
+            pending = [lane.pending for lane in row.lanes]
+            if row.repeatable and self._compute.reuses and max(pending) > 1:
+                # A prompt from the cache leaves its last token to compute. A fresh one does that last and alone as well: other
+                # shapes round otherwise, and in 16 bits a reply that has a seed would be another one.
+                pending = [count - 1 for count in pending]
+            counts = _counts(pending, part)
             shares += [Share(row, lane, count) for lane, count in zip(row.lanes, counts, strict=True) if count]
             prompt_tokens += sum(counts)
             if prompt_tokens >= budget:

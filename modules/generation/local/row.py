@@ -161,6 +161,11 @@ class Row:
         return self._first is not None
 
     @property
+    def repeatable(self) -> bool:
+        """Whether the same request is to give the same reply."""
+        return self.request.sampling.seed >= 0 or self.request.sampling.greedy
+
+    @property
     def wants_prompt_details(self) -> bool:
         return self.request.echo and self.request.logprobs is not None
 
