@@ -26,7 +26,7 @@ def test_text_becomes_tokens_and_text_again(shared):
 def test_the_next_tokens_with_their_probabilities(shared):
     tokens = shared.post("/v1/internal/logits", {"prompt": "a", "top": 3}).json()["tokens"]
     assert [token["logprob"] for token in tokens] == [-0.5, -1.5, -2.5]
-    assert tokens[0] == {"id": 97, "text": "a", "logprob": -0.5}
+    assert tokens[0] == {"id": 97, "text": "a", "logprob": -0.5, "bytes": [97]}
 
 
 def test_what_the_samplers_leave_of_the_next_tokens(shared):

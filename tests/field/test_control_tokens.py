@@ -17,7 +17,7 @@ from modules.generation.llamacpp.launch import Launch
 from modules.generation.llamacpp.model import LlamacppModel
 from modules.generation.local.model import Limits, LocalModel
 from modules.generation.sampling import SamplingParams
-from modules.generation.types import GenerationRequest, Image, LoadedModel, Message
+from modules.generation.types import Finished, GenerationRequest, Image, LoadedModel, Message
 from modules.library.gguf_header import read_control_tokens
 from modules.training.config import TrainingConfig
 from modules.training.dataset import Places, prepare
@@ -135,7 +135,7 @@ def test_what_follows_a_spelled_control_token_is_still_cached(local: LocalModel)
     usages = []
     for _ in range(2):
         with local.stream(first) as events:
-            usages.append(next(event.usage for event in events if hasattr(event, "usage")))
+            usages.append(next(event.usage for event in events if isinstance(event, Finished)))
     assert usages[1].cached_tokens >= usages[0].prompt_tokens - 1
 
 

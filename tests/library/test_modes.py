@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modules.errors import UserError
+from modules.generation.control import without_marks
 from modules.generation.overflow import fit_messages
 from modules.generation.template import check_template, render_chat
 from modules.generation.text import StopTexts
@@ -137,7 +138,7 @@ def test_names_and_texts_are_never_read_as_jinja(names: tuple[str, str], said: s
     for mode in ("chat", "chat-instruct"):
         stage = staged((Message("user", said + "{{ 7 * 7 }}"),), mode, mira, user=names[1], own_template=CHATML)
         check_template(stage.template or "")
-        text = seen(stage)
+        text = without_marks(seen(stage))
         assert "49" not in text.replace(said, "").replace(context, "").replace(names[0], "").replace(names[1], "")
         assert text.endswith(f"{names[0]}:")
 
