@@ -26,6 +26,7 @@ class EventStream:
 
     The maker calls `put`, then `end` or `fail`, and looks at `closed` between steps.
     Callbacks of `on_close` run once: when the reader closes, or when the maker ends or fails. `last` is the newest event.
+    `ignored` are the places in the request's JSON schema of what the reply is not held to.
     """
 
     def __init__(self) -> None:
@@ -37,6 +38,7 @@ class EventStream:
         self._ended = False
         self._closed = False
         self.last: GenerationEvent | None = None
+        self.ignored: tuple[str, ...] = ()
 
     # --- the maker's side
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -15,6 +15,7 @@ from typing import Any
 
 from modules.errors import Conflict, NotFound, Unavailable, UserError
 from modules.generation.control import MARK, ControlTokens, render_marked, without_marks
+from modules.generation.forms.process import Follower, Trials
 from modules.generation.llamacpp.gate import Gate
 from modules.generation.llamacpp.launch import Launch
 from modules.generation.llamacpp.parameters import SUPPORTED, as_fields
@@ -23,7 +24,6 @@ from modules.generation.llamacpp.process import Process
 from modules.generation.llamacpp.reading import ReplyReader, likeliest
 from modules.generation.overflow import fit_messages, fit_tokens, window
 from modules.generation.reasoning import opened_by
-from modules.generation.samplers.lark import as_lark
 from modules.generation.stream import EventStream
 from modules.generation.types import (
     Capabilities,
@@ -64,12 +64,16 @@ class _Backend:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A request that is ready to be sent: its prompt, and the fields that all its completions have."""
+    """A request that is ready to be sent: its prompt, and the fields that all its completions have.
+
+    follower: who sees to it that the reply keeps its form; None where it is free.
+    """
 
     request: GenerationRequest
     prompt: RenderedPrompt
     fields: dict[str, Any]
     max_tokens: int
+    follower: Follower | None
 
     def cache_for(self, made: int) -> int:
         """How much of the cache the reply may fill next. Few replies are as long as they are allowed to be.
@@ -91,6 +95,7 @@ class LlamacppModel:
         self._changing = threading.RLock()
         self._streams: set[EventStream] = set()
         self._paths: dict[str, str] = {}
+        self._trials = Trials("llama.cpp", self._markers)
         self._embedder: Process | None = None
         self._closed = False
         self._backend = _Backend(launch, ())
@@ -157,6 +162,11 @@ class LlamacppModel:
     def _tokens(self, text: str, *, add: bool) -> list[int]:
         """With markers read as tokens; add: with what the model puts before and after a text."""
         return self._ask("/tokenize", {"content": text, "parse_special": True, "add_special": add})["tokens"]
+
+    def _markers(self, text: str) -> list[str]:
+        """What in a text is a control token where markers are read as tokens."""
+        marked = self._tokens(text, add=False)
+        return [self.detokenize([token]) for token in dict.fromkeys(marked) if token not in self.tokenize(text)]
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         try:
@@ -243,6 +253,9 @@ class LlamacppModel:
         backend = self._alive()
         plan = self._plan(request, backend)
         events = EventStream()
+        if plan.follower is not None:
+            events.ignored = plan.follower.form.ignored
+            events.on_close(plan.follower.close)
         held = plan.cache_for(0)
         with self._changing:
             self._streams.add(events)
@@ -257,6 +270,8 @@ class LlamacppModel:
 
     def _plan(self, request: GenerationRequest, backend: _Backend) -> _Plan:
         sampling = request.sampling
+        if sampling.min_tokens and (sampling.grammar or sampling.regex or sampling.json_schema):
+            raise UserError("With a grammar, the grammar decides when a reply may end.", param="min_tokens")
         if named := [*sampling.banned_tokens, *map(int, sampling.logit_bias)]:
             self.detokenize(named)
         fields = {
@@ -265,10 +280,6 @@ class LlamacppModel:
             "return_progress": True,
             "n_probs": 0 if request.logprobs is None else max(1, request.logprobs),
         }
-        if form := as_lark(sampling):
-            fields["grammar"] = form
-            if sampling.min_tokens:
-                raise UserError("With a grammar, the grammar decides when a reply may end.", param="min_tokens")
         if request.adapter is not None and request.adapter not in self._paths:
             raise NotFound(f"There is no adapter called {request.adapter} loaded.", param="adapter")
         if backend.names:
@@ -280,11 +291,16 @@ class LlamacppModel:
             # What was computed for the turns that stay is moved to their new places instead of computed again.
             fields["n_cache_reuse"] = REUSE_AFTER_DROPPING
         room = self.context_length - len(prompt.tokens)
-        return _Plan(request, prompt, fields, min(sampling.max_tokens, room))
+        follower = self._trials.follower(sampling)
+        if follower is not None:
+            fields["grammar"] = follower.form.lark
+        return _Plan(request, prompt, fields, min(sampling.max_tokens, room), follower)
 
     def next_tokens(self, request: GenerationRequest, count: int) -> NextTokens:
         backend = self._alive()
         plan = self._plan(replace(request, logprobs=count), backend)
+        if plan.follower is not None:
+            plan.follower.close()
         with _turn(backend.gate, len(plan.prompt.tokens) + 1):
             model = self._likeliest(backend, plan, (), count)
             left: tuple[TokenAlternative, ...] = ()
@@ -358,7 +374,7 @@ class LlamacppModel:
             events.fail(error)
         finally:
             if held:
-                if events.closed or reader.stopped:
+                if events.closed or events.failed or reader.stopped:
                     _wait_until_dropped(backend)
                 backend.gate.leave(held)
 
@@ -368,7 +384,8 @@ class LlamacppModel:
         """One of the completions that a reply consists of: the first to its least length, and one for each allowance."""
         sampling = plan.request.sampling
         forced = min(sampling.min_tokens, plan.max_tokens)
-        endless = sampling.ban_eos or reader.tokens < forced
+        # At its end a form allows nothing but the end, and llama.cpp gives free text where that is banned.
+        endless = (sampling.ban_eos or reader.tokens < forced) and plan.follower is None
         upto = min(held - len(plan.prompt.tokens), forced if reader.tokens < forced else plan.max_tokens)
         made = reader.ids if reader.ids_known else self.tokenize(reader.text)
         body = {
@@ -381,9 +398,24 @@ class LlamacppModel:
         }
         reply = backend.process.stream(body)
         events.on_close(reply.cancel)
-        yield from reader.read(reply)
+        yield from reader.read(reply if plan.follower is None else self._followed(reply, plan.follower))
         if reader.stopped:
             reply.cancel()
+
+    def _followed(self, parts: Iterable[Any], follower: Follower) -> Iterator[Any]:
+        """`parts` as long as they have the form that was asked for. Raises UserError where they leave it.
+
+        llama.cpp goes on in free text where a grammar fails in the middle of a reply.
+        """
+        special = {self._tokens(name, add=False)[0]: name for name in follower.special}
+        for part in parts:
+            pieces: list[str | dict[str, str]] = [{"token": special[token]} for token in part.get("tokens", ()) if token in special]
+            if text := part.get("content"):
+                pieces.append(text)
+            ended = part.get("stop", False) and part.get("stop_type") == "eos" and not special
+            if (pieces or ended) and not follower.fits(pieces, last=ended):
+                raise UserError("The reply left the form it was asked for, and was ended there.", param=follower.field)
+            yield part
 
     def _started(self, plan: _Plan, cached: int) -> Started:
         tokens = plan.prompt.tokens
@@ -471,6 +503,7 @@ class LlamacppModel:
         for events in list(self._streams):
             events.fail(Unavailable(f"{self._name} was unloaded."))
         self._backend.process.close()
+        self._trials.close()
         if self._embedder:
             self._embedder.close()
 

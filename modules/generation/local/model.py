@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from modules.errors import Conflict, NotFound, UserError
+from modules.generation.forms.process import Trials
 from modules.generation.local.alone import Alone
 from modules.generation.local.compute import Together, together_or_why_not
 from modules.generation.local.guess import Draft, Guesser, Lookup
@@ -111,6 +112,7 @@ class LocalModel:
         self._naming = Naming(
             remembered(partial(self._spelled, before=self._within)), remembered(partial(self._spelled, before=[]))
         )
+        self._trials = Trials("transformers", lambda text: [name for name in _markers(tokenizer) if name in text])
         self._device = model.get_input_embeddings().weight.device
         self._parallel = limits.max_parallel if self._compute.together else 1
         self._loop = Loop(
@@ -211,7 +213,14 @@ class LocalModel:
 
     def _row(self, request: GenerationRequest, prompt: Prompt) -> Row:
         sampling = request.sampling
-        sampler = RowSampler(sampling, prompt=prompt.tokens, vocabulary=self._vocabulary, device=self._device)
+        form = self._trials.form(sampling)
+        sampler = RowSampler(
+            sampling,
+            prompt=prompt.tokens,
+            vocabulary=self._vocabulary,
+            device=self._device,
+            lark=form.lark if form is not None else None,
+        )
         key = (request.adapter, request.adapter_strength if request.adapter else 1.0)
         lanes = [self._lane(prompt, key)]
         if sampling.guidance_scale != 1:
@@ -221,7 +230,9 @@ class LocalModel:
         most = min(sampling.max_tokens, self._context_length - max(len(lane.tokens) for lane in lanes))
         contrast = Contrast(sampling.penalty_alpha) if sampling.contrastive and self._compute.together else None
         naming = replace(self._naming, left_out=self._markers) if sampling.skip_special_tokens else self._naming
-        return Row(request, prompt, sampler, lanes, text, self._eos, most, naming, contrast)
+        row = Row(request, prompt, sampler, lanes, text, self._eos, most, naming, contrast)
+        row.events.ignored = form.ignored if form is not None else ()
+        return row
 
     def _lane(self, prompt: Prompt, key: Key) -> Lane:
         if prompt.seen is None or self._eyes is None:
@@ -298,6 +309,7 @@ class LocalModel:
 
     def close(self) -> None:
         self._loop.close()
+        self._trials.close()
         self._compute.model = None
         give_memory_back()
 
@@ -328,6 +340,11 @@ def _width(model: Any, config: Any) -> int:
     head = model.get_output_embeddings()
     weight = getattr(head, "weight", None)
     return getattr(head, "out_features", None) or (weight.shape[0] if weight is not None else config.vocab_size)
+
+
+def _markers(tokenizer: Any) -> list[str]:
+    """The control tokens of a tokenizer."""
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
 
 def _eos(model: Any, width: int) -> tuple[list[int], list[int]]:

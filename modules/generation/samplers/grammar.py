@@ -10,7 +10,6 @@ from torch import Tensor
 
 from modules.errors import UserError
 from modules.generation.samplers.candidates import NEVER
-from modules.generation.samplers.lark import short
 from modules.generation.samplers.vocabulary import Vocabulary
 
 
@@ -28,7 +27,7 @@ class Constraint:
         limits = LLParserLimits(verbose_errors=False)
         self._matcher = LLMatcher(guide, LLMatcher.grammar_from_lark(lark), log_level=0, limits=limits)
         if self._matcher.is_error():
-            raise UserError(f"The grammar cannot be used: {short(self._matcher.get_error())}", param="grammar")
+            raise UserError(f"The grammar cannot be used: {_first_line(self._matcher.get_error())}", param="grammar")
 
     @property
     def finished(self) -> bool:
@@ -41,8 +40,19 @@ class Constraint:
             raise UserError("The grammar allows none of the tokens that the other settings leave.", param="grammar")
 
     def mark(self, bits: np.ndarray) -> None:
-        """Set a bit for each token that may follow. bits [words] int32, contiguous."""
+        """Set a bit for each token that may follow. bits [words] int32, contiguous. Raises UserError where the grammar has failed.
+
+        A grammar can fail in the middle of a reply, at a limit of llguidance's; what it allows then is nothing but the end.
+        """
         self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        if self._matcher.is_error():
+            raise UserError(
+                f"The reply cannot go on in the form it was asked for: {_first_line(self._matcher.get_error())}", param="grammar"
+            )
+
+
+def _first_line(message: str) -> str:
+    return message.strip().split("\n", 1)[0][:300]
 
 
 def allowed(constraints: Sequence[Constraint]) -> np.ndarray:

@@ -14,7 +14,6 @@ from modules.generation.samplers.candidates import NEVER
 from modules.generation.samplers.dry import dry_penalties
 from modules.generation.samplers.grammar import Constraint
 from modules.generation.samplers.history import Breaks, History
-from modules.generation.samplers.lark import as_lark
 from modules.generation.samplers.noise import uniform
 from modules.generation.samplers.penalties import ends_of_repeated_ngrams, frequency_and_presence
 from modules.generation.samplers.steps import numbers, path
@@ -33,8 +32,15 @@ class RowSampler:
     """
 
     def __init__(
-        self, params: SamplingParams, *, prompt: Sequence[int], vocabulary: Vocabulary, device: torch.device | str = "cpu"
+        self,
+        params: SamplingParams,
+        *,
+        prompt: Sequence[int],
+        vocabulary: Vocabulary,
+        device: torch.device | str = "cpu",
+        lark: str | None = None,
     ) -> None:
+        """lark: the form that `params` ask for, tried and translated by `forms`."""
         self.params = params
         self.vocabulary = vocabulary
         self.seed = params.seed if params.seed >= 0 else secrets.randbits(63)
@@ -46,7 +52,6 @@ class RowSampler:
         self.surprise_limit = torch.tensor(2 * params.mirostat_tau, device=device) if "mirostat" in self.path else None
         self._banned = BannedTexts(params.banned_strings, vocabulary) if params.banned_strings else None
         self._fixed = _fixed_limits(params, vocabulary.size)
-        lark = as_lark(params)
         self.constraint = Constraint(lark, vocabulary) if lark is not None else None
 
     @property

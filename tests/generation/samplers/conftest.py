@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from modules.generation.forms.process import Trials
 from modules.generation.samplers.rows import RowSampler
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import SamplingParams
@@ -28,11 +29,21 @@ def vocabulary(tokenizer: Any) -> Vocabulary:
     return Vocabulary(tokenizer)
 
 
+@pytest.fixture(scope="session")
+def trials() -> Iterator[Trials]:
+    """What tries the forms of replies."""
+    trials = Trials("transformers", lambda text: ())
+    yield trials
+    trials.close()
+
+
 @pytest.fixture
-def row(vocabulary: Vocabulary) -> MakeRow:
+def row(vocabulary: Vocabulary, trials: Trials) -> MakeRow:
     """row(prompt, top_p=0.9, …): a sampler with those parameters."""
 
     def make(prompt: Sequence[int] = (), **sampling: Any) -> RowSampler:
-        return RowSampler(SamplingParams(**sampling), prompt=prompt, vocabulary=vocabulary)
+        params = SamplingParams(**sampling)
+        form = trials.form(params)
+        return RowSampler(params, prompt=prompt, vocabulary=vocabulary, lark=form.lark if form is not None else None)
 
     return make

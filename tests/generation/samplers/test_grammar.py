@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from modules.errors import UserError
+from modules.generation.forms.lark import as_lark
+from modules.generation.forms.process import Trials
 from modules.generation.samplers.candidates import NEVER
-from modules.generation.samplers.lark import as_lark
 from modules.generation.samplers.rows import RowSampler, choose, remaining
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import SamplingParams
@@ -134,10 +135,10 @@ def test_a_mistake_is_named(sampling: dict[str, Any], message: str, field: str, 
 
 
 @pytest.mark.parametrize("sampling", [{"grammar": GBNF}, {"grammar": LARK}, {"regex": "a/b|[0-9]+"}, {"json_schema": PERSON}])
-def test_every_form_becomes_a_grammar_that_llama_cpp_gives_to_its_llguidance(sampling: dict[str, Any]) -> None:
-    lark = as_lark(SamplingParams(**sampling))
-    assert lark is not None and lark.startswith("%llguidance")
+def test_every_form_becomes_a_grammar_that_llama_cpp_gives_to_its_llguidance(sampling: dict[str, str]) -> None:
+    ((field, text),) = sampling.items()
+    assert as_lark(field, text)[0].startswith("%llguidance")
 
 
-def test_a_free_reply_has_no_form() -> None:
-    assert as_lark(SamplingParams()) is None
+def test_a_free_reply_has_no_form(trials: Trials) -> None:
+    assert trials.form(SamplingParams()) is None
