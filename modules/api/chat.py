@@ -13,7 +13,16 @@ from starlette.concurrency import run_in_threadpool
 
 from modules.api import tools
 from modules.api.chat_request import ChatCompletionRequest, JsonFormat, SchemaFormat
-from modules.api.common import chosen_adapter, effective_sampling, replies_of, sent, shown_name, whole_context
+from modules.api.common import (
+    chosen_adapter,
+    effective_sampling,
+    in_words_of,
+    note_ignored,
+    replies_of,
+    sent,
+    shown_name,
+    whole_context,
+)
 from modules.api.conversation import read_messages, tools_for_template
 from modules.api.errors import REFUSALS
 from modules.api.large_bodies import LargeBodyRoute
@@ -45,6 +54,7 @@ from modules.api.streaming import (
 )
 from modules.api.tool_calls import CallArguments, CallBegins, Piece, ToolReader
 from modules.errors import UserError
+from modules.generation.stream import EventStream
 from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Messages, Token
 from modules.library.modes import Staged, staged
 from modules.library.templates import stop_texts
@@ -71,21 +81,25 @@ def router(app: App) -> APIRouter:
     ) -> Response:
         """Answer a conversation."""
         owner = app.access.require_api(request)
-        work = when_awake(app.engine, lambda: answer(app, body, owner), stream=body.stream)
+        work = when_awake(app.engine, lambda: answer(app, body, owner, request), stream=body.stream)
         return await unless_gone(request, work)
 
     return routes
 
 
-async def answer(app: App, body: ChatCompletionRequest, owner: str) -> Response:
+async def answer(app: App, body: ChatCompletionRequest, owner: str, client: Request) -> Response:
     """The whole reply, or its beginning where it is streamed. Raises UserError."""
     model = app.engine.model
     request = await generation_request(app, model, body, owner)
     head = Head.new("chatcmpl", shown_name(model, request.adapter), app.fingerprint(model))
     readers = [tools.reader_for(body, request.template or model.chat_template) for _ in range(body.n)]
-    streams = await open_streams(app.engine, replies_of(request, body.n))
     try:
-        events = merged(streams)
+        streams = await open_streams(app.engine, replies_of(request, body.n))
+    except UserError as error:
+        raise in_words_of(error, lambda place: _place(body, place)) from None
+    try:
+        note_ignored(client, [_place(body, place) for place in streams[0].ignored])
+        events = merged(streams) if body.parallel_tool_calls else to_the_first_call(merged(streams), streams, readers)
         if body.stream:
             return EventSource(_chunks(head, await begun(events), readers, body), streams)
         reply = await _whole(head, events, readers, body)
@@ -188,6 +202,23 @@ def _forced_form(body: ChatCompletionRequest) -> dict[str, Any] | None:
             return None
 
 
+def _place(body: ChatCompletionRequest, place: str) -> str:
+    """Where a place in the schema of the reply is in the request."""
+    if body.must_call:
+        return tools.place_in_tools(body, place, "function.parameters")
+    field = "response_format.json_schema.schema" if isinstance(body.response_format, SchemaFormat) else "json_schema"
+    return f"{field}.{place}" if place else field
+
+
+async def to_the_first_call(events: Arriving, streams: Sequence[EventStream], readers: Sequence[ToolReader | None]) -> Arriving:
+    """`events`, where each reply ends with the calls that count: nobody would see what comes after them."""
+    async for index, batch in events:
+        yield index, batch
+        reader = readers[index]
+        if reader is not None and reader.done:
+            streams[index].close()
+
+
 # --- the reply in one piece
 
 
@@ -205,13 +236,13 @@ async def _whole(
     for index, reader in enumerate(readers):
         texts[index] += reader.finish() if reader is not None else []
     choices = [
-        _choice(index, texts[index], progress[index].reason, tokens[index] if body.logprobs else None)
+        _choice(index, texts[index], _reason(progress[index], readers[index]), tokens[index] if body.logprobs else None)
         for index in range(len(readers))
     ]
     return ChatCompletion(**asdict(head), choices=choices, usage=_usage(progress))
 
 
-def _choice(index: int, pieces: Sequence[Piece], reason: str, tokens: Sequence[Token] | None) -> ChatChoice:
+def _choice(index: int, pieces: Sequence[Piece], reason: Any, tokens: Sequence[Token] | None) -> ChatChoice:
     calls = [
         ToolCallReply(
             id=call.id,
@@ -228,12 +259,16 @@ def _choice(index: int, pieces: Sequence[Piece], reason: str, tokens: Sequence[T
         index=index,
         message=ReplyMessage(content=text if text or not calls else None, tool_calls=calls or None),
         logprobs=ChatLogprobs.model_validate(chat_logprobs(tokens)) if tokens is not None else None,
-        finish_reason=_reason(reason, bool(calls)),
+        finish_reason=reason,
     )
 
 
-def _reason(reason: str, called: bool) -> Any:
-    return "tool_calls" if called and reason == "stop" else reason
+def _reason(progress: Progress, reader: ToolReader | None) -> Any:
+    """Why a reply ended; one that was stopped after its last call has ended by that."""
+    if reader is None or not reader.calls:
+        return progress.reason
+    stopped_here = reader.done and progress.finished is None
+    return "tool_calls" if stopped_here or progress.reason == "stop" else progress.reason
 
 
 def _usage(progress: Sequence[Progress]) -> UsageReply:
@@ -268,10 +303,10 @@ async def _chunks(
             yield write.text(index, "", chat_logprobs(tokens))
             tokens.clear()
         if reply.finished is not None:
-            yield write.delta(index, {}, _reason(reply.reason, reader is not None and reader.calls > 0))
+            yield write.delta(index, {}, _reason(reply, reader))
     for index, reply in enumerate(progress):
         if reply.finished is None:
-            yield write.delta(index, {}, reply.reason)
+            yield write.delta(index, {}, _reason(reply, readers[index]))
     if body.include_usage:
         yield write.usage(_usage(progress))
     yield DONE

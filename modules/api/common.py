@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -242,6 +242,15 @@ def _refuse_without_effect(model: LoadedModel, own: Mapping[str, Any]) -> None:
         neutral = field.get_default(call_default_factory=True)
         if name not in model.capabilities.samplers and hints_of(field).group in _TASTE and value != neutral:
             raise UserError(f"{name} has no effect with the loader of {model.name}. Leave it out.", param=name)
+
+
+def in_words_of(error: UserError, place: Callable[[str], str]) -> UserError:
+    """A mistake in a JSON schema, with its place in the request as it came. place: from one in the schema that was made of it."""
+    field, _, where = (error.param or "").partition(".")
+    if field != "json_schema":
+        return error
+    shown = place(where)
+    return UserError(error.message.replace(f"cannot be used at {where}:", f"cannot be used at {shown}:"), param=shown)
 
 
 def chosen_adapter(model: LoadedModel, body: CommonRequest) -> str | None:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from modules.api.chat import STREAMED
-from modules.api.common import chosen_adapter, effective_sampling, replies_of, sent, shown_name
+from modules.api.common import chosen_adapter, effective_sampling, note_ignored, replies_of, sent, shown_name
 from modules.api.completion_request import CompletionRequest
 from modules.api.errors import REFUSALS
 from modules.api.large_bodies import LargeBodyRoute
@@ -43,7 +43,7 @@ def router(app: App) -> APIRouter:
     async def create_completion(body: Annotated[CompletionRequest, sent(CompletionRequest)], request: Request) -> Response:
         """Continue a text, or several."""
         owner = app.access.require_api(request)
-        work = when_awake(app.engine, lambda: answer(app, body, owner), stream=body.stream)
+        work = when_awake(app.engine, lambda: answer(app, body, owner, request), stream=body.stream)
         return await unless_gone(request, work)
 
     return routes
@@ -91,11 +91,12 @@ class _Work:
         return usage.model_copy(update={"completion_tokens": 0, "total_tokens": usage.prompt_tokens})
 
 
-async def answer(app: App, body: CompletionRequest, owner: str) -> Response:
+async def answer(app: App, body: CompletionRequest, owner: str, client: Request) -> Response:
     """The whole reply, or its beginning where it is streamed. Raises UserError."""
     work = await run_in_threadpool(_plan, app, body, owner)
     streams = await open_streams(app.engine, work.requests)
     try:
+        note_ignored(client, [f"json_schema.{place}" for place in streams[0].ignored])
         events = merged(streams)
         if body.stream:
             return EventSource(_chunks(work, await begun(events)), streams)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -140,7 +141,7 @@ def describe(problems: Iterable[Mapping[str, Any]], model: type[BaseModel] | Non
     Of the alternatives of a union the one that got furthest is what the sender meant.
     """
     problem = max(problems, key=lambda item: (len(item["loc"]), not item["type"].endswith(("_type", "_parsing"))))
-    path = [str(part) for part in problem["loc"] if part not in ("body", "query", "path") and not _is_alternative(part)]
+    path = _path(problem["loc"], model)
     where = ".".join(path)
     if not where and problem["type"] == "value_error":
         first = _reason(problem).split(" ", 1)[0]
@@ -161,6 +162,61 @@ def describe(problems: Iterable[Mapping[str, Any]], model: type[BaseModel] | Non
             return f"'{where}': {_reason(problem)}.", where
         case _:
             return f"'{where}' {_reason(problem)}{_shown(problem.get('input'))}.", where
+
+
+def _path(location: Sequence[Any], model: Any) -> list[str]:
+    """The names and indices of a location within `model`, without those of alternatives and of the tags that choose them."""
+    path: list[str] = []
+    kind: Any = model
+    for part in location:
+        if not path and part in ("body", "query", "path"):
+            continue
+        chosen = _chosen(kind, part)
+        if chosen is not None:
+            kind = chosen
+        elif not _is_alternative(part):
+            path.append(str(part))
+            kind = _within(kind, part)
+    return path
+
+
+def _chosen(kind: Any, part: Any) -> Any:
+    """The member of a union that a part of a location names by its tag or its own name; None where it names none."""
+    for member in _members(kind):
+        tags = get_args(member.model_fields["type"].annotation) if _is_model(member) and "type" in member.model_fields else ()
+        if len(_members(kind)) > 1 and (part in tags or part == getattr(member, "__name__", None) or _is_list(member, part)):
+            return member
+    return None
+
+
+def _members(kind: Any) -> list[Any]:
+    """What a type may be, besides None."""
+    if get_origin(kind) is Annotated:
+        return _members(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [member for option in get_args(kind) for member in _members(option) if member is not type(None)]
+    return [kind]
+
+
+def _within(kind: Any, part: Any) -> Any:
+    """The type of a field or an item; None where it is not known."""
+    (kind, *others) = _members(kind)
+    if others:
+        return None
+    if isinstance(part, int):
+        return next(iter(get_args(kind)), None)
+    if not _is_model(kind):
+        return None
+    fields = kind.model_fields
+    return next((info.annotation for name, info in fields.items() if part in (name, info.alias)), None)
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _is_list(kind: Any, part: Any) -> bool:
+    return get_origin(kind) in (list, tuple) and isinstance(part, str) and part.startswith(("list[", "tuple["))
 
 
 def _is_alternative(part: Any) -> bool:

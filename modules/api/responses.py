@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from modules.api import tools
-from modules.api.chat import generation_request
+from modules.api.chat import generation_request, to_the_first_call
 from modules.api.chat_request import ChatCompletionRequest
-from modules.api.common import sent, shown_name
+from modules.api.common import in_words_of, note_ignored, sent, shown_name
 from modules.api.errors import REFUSALS, describe
 from modules.api.large_bodies import LargeBodyRoute
 from modules.api.progress import Progress, with_tokens
@@ -117,7 +117,7 @@ def router(app: App) -> APIRouter:
     async def create_response(body: Annotated[ResponseRequest, sent(ResponseRequest)], request: Request) -> Response:
         """Answer a conversation, in the newer form of the protocol."""
         owner = app.access.require_api(request)
-        work = when_awake(app.engine, lambda: answer(app, body, owner), stream=bool(body.stream))
+        work = when_awake(app.engine, lambda: answer(app, body, owner, request), stream=bool(body.stream))
         return await unless_gone(request, work)
 
     @routes.post("/v1/responses/input_tokens")
@@ -142,16 +142,20 @@ def _length(model: LoadedModel, request: GenerationRequest) -> int:
         return error.tokens
 
 
-async def answer(app: App, body: ResponseRequest, owner: str) -> Response:
+async def answer(app: App, body: ResponseRequest, owner: str, client: Request) -> Response:
     """The whole response, or its beginning where it is streamed. Raises UserError."""
     chat = _as_chat(body)
     model = app.engine.model
     request = await generation_request(app, model, chat, owner)
     reader = tools.reader_for(chat, request.template or model.chat_template)
     builder = ResponseBuilder(body, shown_name(model, request.adapter))
-    streams = await open_streams(app.engine, [request])
     try:
-        events = merged(streams)
+        streams = await open_streams(app.engine, [request])
+    except UserError as error:
+        raise in_words_of(error, lambda place: _place(chat, place)) from None
+    try:
+        note_ignored(client, [_place(chat, place) for place in streams[0].ignored])
+        events = merged(streams) if chat.parallel_tool_calls else to_the_first_call(merged(streams), streams, [reader])
         if body.stream:
             return EventSource(_stream(builder, await begun(events), reader), streams)
         async for _ in _build(builder, events, reader):
@@ -160,6 +164,14 @@ async def answer(app: App, body: ResponseRequest, owner: str) -> Response:
         close_all(streams)
         raise
     return Response(builder.reply().model_dump_json(), media_type="application/json")
+
+
+def _place(chat: ChatCompletionRequest, place: str) -> str:
+    """Where a place in the schema of the response is in the request."""
+    if chat.must_call:
+        return tools.place_in_tools(chat, place, "parameters")
+    field = "text.format.schema" if chat.response_format is not None else "json_schema"
+    return f"{field}.{place}" if place else field
 
 
 def _as_chat(body: ResponseRequest) -> ChatCompletionRequest:

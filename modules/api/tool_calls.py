@@ -64,6 +64,11 @@ class ToolReader:
         self._plain = False
         self.calls = 0
 
+    @property
+    def done(self) -> bool:
+        """Whether all the calls that count are whole: what comes after them is left out."""
+        return self._limit is not None and self.calls >= self._limit
+
     def feed(self, text: str) -> list[Piece]:
         """What can be told so far."""
         self._buffer += text

@@ -28,6 +28,16 @@ def forced_schema(body: ChatCompletionRequest) -> dict[str, Any]:
     return {**schema, **shared}
 
 
+def place_in_tools(body: ChatCompletionRequest, place: str, parameters: str) -> str:
+    """Where a place in the schema of a forced call is in the tools. parameters: how the schema of a tool's arguments is called."""
+    named = body.tool_choice.function.name if isinstance(body.tool_choice, NamedTool) else None
+    offered = [at for at, tool in enumerate(body.tools) if named in (None, tool.function.name)]
+    found = re.fullmatch(r"(?:anyOf\.(\d+)\.)?properties\.arguments(?:\.(.+))?", place)
+    if found is None or (found[1] is None) != (len(offered) == 1):
+        return f"tools.{place}" if place else "tools"
+    return ".".join(["tools", str(offered[int(found[1] or 0)]), parameters, *([found[2]] if found[2] else [])])
+
+
 def _call_schema(tool: Tool, shared: dict[str, Any]) -> dict[str, Any]:
     """The schema of a call; definitions move up to the root, where references look for them."""
     arguments = dict(tool.function.parameters or {"type": "object"})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Depends, FastAPI, Request, Response, WebSocket
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect
 
 from modules.api import common, errors, guard, limits
@@ -51,11 +52,12 @@ class Dialect:
         self._app = app
         self._running: set[EventStream] = set()
 
-    async def pieces(self, request: GenerationRequest) -> AsyncGenerator[str]:
+    async def pieces(self, request: GenerationRequest, client: HTTPConnection) -> AsyncGenerator[str]:
         """The reply as it comes. Raises UserError."""
         streams = await open_streams(self._app.engine, [request])
         self._running.update(streams)
         try:
+            note_ignored(client, [f"json_schema.{place}" for place in streams[0].ignored])
             progress = Progress()
             async for _, events in merged(streams):
                 text, _ = progress.take(events)
@@ -65,8 +67,8 @@ class Dialect:
             self._running.difference_update(streams)
             close_all(streams)
 
-    async def whole(self, request: GenerationRequest) -> str:
-        return "".join([piece async for piece in self.pieces(request)])
+    async def whole(self, request: GenerationRequest, client: HTTPConnection) -> str:
+        return "".join([piece async for piece in self.pieces(request, client)])
 
     def stop(self) -> None:
         close_all(list(self._running))
@@ -82,7 +84,7 @@ def _blocking(app: App, dialect: Dialect) -> APIRouter:
         wanted = await run_in_threadpool(text_request, app, app.access.require_api(request), body)
 
         async def answer() -> Response:
-            return JSONResponse({"results": [{"text": await dialect.whole(wanted)}]})
+            return JSONResponse({"results": [{"text": await dialect.whole(wanted, request)}]})
 
         return await unless_gone(request, answer())
 
@@ -93,7 +95,7 @@ def _blocking(app: App, dialect: Dialect) -> APIRouter:
         wanted = await run_in_threadpool(chat_request, app, app.access.require_api(request), body)
 
         async def answer() -> Response:
-            return JSONResponse({"results": [{"history": wanted.history(await dialect.whole(wanted.request))}]})
+            return JSONResponse({"results": [{"history": wanted.history(await dialect.whole(wanted.request, request))}]})
 
         return await unless_gone(request, answer())
 
@@ -183,7 +185,7 @@ async def _answer_socket(app: App, dialect: Dialect, socket: WebSocket, owner: s
 
     async def send() -> bool:
         said, number = "", 0
-        async with aclosing(dialect.pieces(request)) as pieces:
+        async with aclosing(dialect.pieces(request, socket)) as pieces:
             async for piece in pieces:
                 said += piece
                 told: dict[str, Any] = {"history": wanted.history(said)} if wanted is not None else {"text": piece}

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
 from modules.errors import UserError
@@ -51,7 +52,7 @@ def _answer(wire: socket.socket, library: Library | None) -> None:
         try:
             trial = try_form(asked, library)
         except UserError as error:
-            _say(lines, {"problem": error.message})
+            _say(lines, {"problem": error.message, "param": error.param})
             return
         except Exception:  # noqa: BLE001 - it is told in the log of the server
             _say(lines, {"broken": traceback.format_exc()})
@@ -63,9 +64,10 @@ def _answer(wire: socket.socket, library: Library | None) -> None:
 
 
 def _limit_memory() -> None:
-    with open("/proc/self/statm") as sizes:
-        used = int(sizes.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    with suppress(OSError):  # without /proc the time alone is limited
+        with open("/proc/self/statm") as sizes:
+            used = int(sizes.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

@@ -59,7 +59,8 @@ def _check_repeated(field: str, text: str) -> None:
     for count in _REPEATED.findall(text):
         if int(count[:20]) > MOST_REPEATED:
             raise UserError(
-                f"The {NAMES[field]} has something come {count[:20]} times, and no reply is that long. Lower the count.", param=field
+                f"The {NAMES[field]} has something come {count[:20]} times, and no reply is that long. Lower the count.",
+                param=field,
             )
 
 

@@ -117,7 +117,7 @@ class Trials:
                 log.error("a form could not be tried:\n%s", answer["broken"])
                 raise Unavailable("This form of a reply could not be tried; the log has the reason.", param=field)
             if "problem" in answer:
-                raise UserError(answer["problem"], param=field)
+                raise UserError(answer["problem"], param=answer["param"])
         except BaseException:
             wire.close()
             raise
@@ -145,7 +145,7 @@ class Trials:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "modules.generation.forms.child", self._engine],
                 cwd=ROOT,
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
             )

@@ -8,9 +8,7 @@ from typing import Any
 
 from modules.errors import UserError
 
-FORMATS = frozenset(
-    ["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"]
-)
+FORMATS = frozenset(["date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"])
 """The formats of texts that llguidance holds; by the standard, any other is an annotation."""
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
@@ -47,9 +45,10 @@ def prepare(schema: Any, most: int) -> tuple[Any, tuple[str, ...]]:
         for keyword in _LEAST:
             least = node.get(keyword)
             if isinstance(least, int | float) and least > most:
+                where = _path(*place, keyword)
                 raise UserError(
-                    f"The JSON schema has {_path(*place, keyword)} = {least:.15g}, and no reply is that long. Lower it.",
-                    param="json_schema",
+                    f"The JSON schema cannot be used at {where}: no reply is long enough for {least:.15g}. Lower it.",
+                    param=f"json_schema.{where}",
                 )
     return schema, tuple(ignored)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 COMPILE_SECONDS = 0.1
 """Of computing, for what the engine does before the first token: on llama.cpp other replies wait for it."""
+STEP_SECONDS = 0.02
+EXCESS_SECONDS = 0.15
+"""How long one piece of a reply may compute, and by how much all of them together may exceed that."""
 SEARCH_SECONDS = 0.2
 """Of computing, from the start of the trial on, for finding where a mistake is."""
 FREE_SPACE = {"whitespace_pattern": r"\x20|\n{1,2}[\x20\t]{0,20}"}
@@ -54,13 +58,21 @@ class Trial:
         self.lark = lark
         self.ignored = ignored
         self._matcher = matcher
+        self._excess = 0.0
         self._special = {name: _END + 1 + at for at, name in enumerate(special)}
 
     def follow(self, pieces: Sequence[str | dict[str, str]], last: bool) -> dict[str, bool]:
         """Whether a reply may go on so, and where it is the last that comes, whether it may end there.
 
         pieces: texts, and control tokens as {"token": its text}; one of those may be the end of the reply.
+        A form that takes long to follow fits no more after a while: the engine takes as long.
         """
+        began = time.process_time()
+        fits = self._fits(pieces) and (not last or (self._matcher is not None and self._matcher.accepting))
+        self._excess += max(0.0, time.process_time() - began - STEP_SECONDS)
+        return {"fits": fits and self._excess < EXCESS_SECONDS}
+
+    def _fits(self, pieces: Sequence[str | dict[str, str]]) -> bool:
         assert self._matcher is not None
         for piece in pieces:
             if isinstance(piece, str):
@@ -69,8 +81,8 @@ class Trial:
                 may_end = self._matcher.accepting
                 fits = self._matcher.consume(self._special[piece["token"]]) or may_end
             if not fits:
-                return {"fits": False}
-        return {"fits": not last or self._matcher.accepting}
+                return False
+        return True
 
 
 def try_form(asked: Asked, library: Library | None) -> Trial:
@@ -84,7 +96,6 @@ def try_form(asked: Asked, library: Library | None) -> Trial:
     guide = _guide(asked)
     problem, log, warnings = _compiled(lark, guide)
     if problem:
-
 
         def fails(form: str) -> bool:
             return time.process_time() - began < SEARCH_SECONDS and bool(_problem(form, guide))
@@ -126,7 +137,11 @@ def _no_reply(field: str, why: str) -> UserError:
 
 def _tokens(asked: Asked, mark: bytes = b"") -> list[bytes]:
     """A vocabulary of the bytes, the end of a reply, and the control tokens that are named."""
-    return [*(bytes([byte]) for byte in range(256)), mark + b"<end of the reply>", *(mark + name.encode() for name in asked.special)]
+    return [
+        *(bytes([byte]) for byte in range(256)),
+        mark + b"<end of the reply>",
+        *(mark + name.encode() for name in asked.special),
+    ]
 
 
 class _Bytes:
@@ -183,16 +198,16 @@ def _first_problem(matcher: LLMatcher) -> str:
 def _log() -> Iterator[list[str]]:
     """What is written to stderr meanwhile, line by line: llguidance tells its rules nowhere else."""
     lines: list[str] = []
-    before, log = os.dup(2), os.memfd_create("log")
-    os.dup2(log, 2)
-    try:
-        yield lines
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
-        with open(log, "rb") as written:
-            written.seek(0)
-            lines += written.read().decode(errors="replace").splitlines()
+    before = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+        log.seek(0)
+        lines += log.read().decode(errors="replace").splitlines()
 
 
 def _check_terminals(lark: str, guide: LLTokenizer) -> None:
@@ -208,7 +223,7 @@ def _check_terminals(lark: str, guide: LLTokenizer) -> None:
 
 def _mistake(asked: Asked, lark: str, problem: str, fails: Callable[[str], bool]) -> UserError:
     """fails: whether a grammar cannot be used, for finding the part of a schema that is at fault."""
-    field, why = asked.field, _short(problem)
+    field, why, where = asked.field, _short(problem), ""
     found = _PLACE.search(problem)
     if field == "json_schema":
         where = place_of_fault(json.loads(asked.text), problem, lambda part: fails(as_lark(field, json.dumps(part))[0]))
@@ -217,7 +232,9 @@ def _mistake(asked: Asked, lark: str, problem: str, fails: Callable[[str], bool]
         what = f"The {NAMES[field]} cannot be used"
     else:
         what = f"The grammar has a mistake {_where(asked.text, lark, int(found[1]))}"
-    return UserError(f"{what}: {why.removeprefix('failed to compile JSON schema: ')}", param=field)
+    return UserError(
+        f"{what}: {why.removeprefix('failed to compile JSON schema: ')}", param=f"{field}.{where}" if where else field
+    )
 
 
 def _where(text: str, lark: str, line: int) -> str:

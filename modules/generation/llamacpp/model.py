@@ -409,12 +409,16 @@ class LlamacppModel:
         """
         special = {self._tokens(name, add=False)[0]: name for name in follower.special}
         for part in parts:
-            pieces: list[str | dict[str, str]] = [{"token": special[token]} for token in part.get("tokens", ()) if token in special]
+            pieces: list[str | dict[str, str]] = [
+                {"token": special[token]} for token in part.get("tokens", ()) if token in special
+            ]
             if text := part.get("content"):
                 pieces.append(text)
             ended = part.get("stop", False) and part.get("stop_type") == "eos" and not special
             if (pieces or ended) and not follower.fits(pieces, last=ended):
-                raise UserError("The reply left the form it was asked for, and was ended there.", param=follower.field)
+                raise UserError(
+                    "The reply could not keep the form it was asked for, and was ended there.", param=follower.field
+                )
             yield part
 
     def _started(self, plan: _Plan, cached: int) -> Started:

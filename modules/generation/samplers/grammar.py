@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -11,6 +13,10 @@ from torch import Tensor
 from modules.errors import UserError
 from modules.generation.samplers.candidates import NEVER
 from modules.generation.samplers.vocabulary import Vocabulary
+
+STEP_SECONDS = 0.03
+EXCESS_SECONDS = 0.3
+"""How long one step may compute, and by how much all steps of a reply together may exceed that: other replies wait for it."""
 
 
 class Constraint:
@@ -29,6 +35,17 @@ class Constraint:
         if self._matcher.is_error():
             raise UserError(f"The grammar cannot be used: {_first_line(self._matcher.get_error())}", param="grammar")
 
+        self._excess = 0.0
+
+    @contextmanager
+    def _measured(self) -> Iterator[None]:
+        """Raises UserError where the steps of this reply have taken too long: a grammar with many readings slows all down."""
+        began = time.thread_time()
+        yield
+        self._excess += max(0.0, time.thread_time() - began - STEP_SECONDS)
+        if self._excess > EXCESS_SECONDS:
+            raise UserError("This form takes too long to follow: too many of its rules fit the same text.", param="grammar")
+
     @property
     def finished(self) -> bool:
         """Whether nothing but the end may follow."""
@@ -36,7 +53,9 @@ class Constraint:
 
     def accept(self, token: int) -> None:
         """Go on by one token. Raises UserError where the grammar does not allow it."""
-        if not self._matcher.consume_token(token):
+        with self._measured():
+            consumed = self._matcher.consume_token(token)
+        if not consumed:
             raise UserError("The grammar allows none of the tokens that the other settings leave.", param="grammar")
 
     def mark(self, bits: np.ndarray) -> None:
@@ -44,10 +63,12 @@ class Constraint:
 
         A grammar can fail in the middle of a reply, at a limit of llguidance's; what it allows then is nothing but the end.
         """
-        self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        with self._measured():
+            self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
         if self._matcher.is_error():
             raise UserError(
-                f"The reply cannot go on in the form it was asked for: {_first_line(self._matcher.get_error())}", param="grammar"
+                f"The reply cannot go on in the form it was asked for: {_first_line(self._matcher.get_error())}",
+                param="grammar",
             )
 
 

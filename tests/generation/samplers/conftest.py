@@ -16,6 +16,15 @@ from modules.generation.sampling import SamplingParams
 MakeRow = Callable[..., RowSampler]
 
 
+def sampler_of(
+    params: SamplingParams, prompt: Sequence[int], vocabulary: Vocabulary, trials: Trials, device: str = "cpu"
+) -> RowSampler:
+    """The sampler of a reply, with the form that `params` ask for."""
+    form = trials.form(params)
+    lark = form.lark if form is not None else None
+    return RowSampler(params, prompt=prompt, vocabulary=vocabulary, device=device, lark=lark)
+
+
 @pytest.fixture(scope="session")
 def tokenizer(tiny_llama_folder: Path) -> Any:
     from transformers import AutoTokenizer
@@ -42,8 +51,6 @@ def row(vocabulary: Vocabulary, trials: Trials) -> MakeRow:
     """row(prompt, top_p=0.9, …): a sampler with those parameters."""
 
     def make(prompt: Sequence[int] = (), **sampling: Any) -> RowSampler:
-        params = SamplingParams(**sampling)
-        form = trials.form(params)
-        return RowSampler(params, prompt=prompt, vocabulary=vocabulary, lark=form.lark if form is not None else None)
+        return sampler_of(SamplingParams(**sampling), prompt, vocabulary, trials)
 
     return make

@@ -123,8 +123,8 @@ def test_a_token_against_the_grammar_is_an_error(row: MakeRow, vocabulary: Vocab
         ({"regex": "a(b"}, "regular expression .* unclosed group", "regex"),
         ({"regex": "a(?=b)"}, "look-around", "regex"),
         ({"json_schema": '{"type":\n "string",}'}, "line 2, column", "json_schema"),
-        ({"json_schema": '{"type": "strange"}'}, "Invalid type: strange", "json_schema"),
-        ({"json_schema": '{"not": {}}'}, 'Unimplemented keys: \\["not"\\]', "json_schema"),
+        ({"json_schema": '{"type": "strange"}'}, "at type: Invalid type: strange", "json_schema.type"),
+        ({"json_schema": '{"not": {}}'}, 'at not: Unimplemented keys: \\["not"\\]', "json_schema.not"),
     ],
 )
 def test_a_mistake_is_named(sampling: dict[str, Any], message: str, field: str, row: MakeRow) -> None:

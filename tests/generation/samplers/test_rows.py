@@ -11,11 +11,12 @@ from transformers import MinNewTokensLengthLogitsProcessor
 from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 from modules.errors import UserError
+from modules.generation.forms.process import Trials
 from modules.generation.samplers.candidates import NEVER
 from modules.generation.samplers.rows import RowSampler, choose, guide, remaining
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import DEFAULT_ORDER, SamplingParams
-from tests.generation.samplers.conftest import MakeRow
+from tests.generation.samplers.conftest import MakeRow, sampler_of
 
 PROMPT = list(b"to be, or not to be: that is the question. to be")
 EFFECTIVE: dict[str, dict[str, Any]] = {
@@ -244,20 +245,20 @@ def test_guidance_is_mixed_as_transformers_does(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(guide(wanted, unwanted, torch.tensor([1.0, 1.7]))[0], wanted[0])
 
 
-def test_logits_wider_than_the_tokenizer_work(tokenizer: Any) -> None:
+def test_logits_wider_than_the_tokenizer_work(tokenizer: Any, trials: Trials) -> None:
     wide = Vocabulary(tokenizer, size=320)
     logits = torch.randn(1, 320, generator=torch.Generator().manual_seed(0))
     for kind in EFFECTIVE.values():
-        sampler = RowSampler(SamplingParams(**kind), prompt=PROMPT, vocabulary=wide)
+        sampler = sampler_of(SamplingParams(**kind), PROMPT, wide, trials)
         assert remaining(logits, [sampler]).shape == (1, 320)
 
 
 @pytest.mark.gpu
-def test_on_cuda_nothing_waits_for_the_device(vocabulary: Vocabulary) -> None:
+def test_on_cuda_nothing_waits_for_the_device(vocabulary: Vocabulary, trials: Trials) -> None:
     def samplers(device: str) -> list[RowSampler]:
         kinds = [{}, {"temperature": 0.0}, {"top_p": 0.9}, *EFFECTIVE.values()]
         return [
-            RowSampler(SamplingParams(seed=place, **kind), prompt=PROMPT, vocabulary=vocabulary, device=device)
+            sampler_of(SamplingParams(seed=place, **kind), PROMPT, vocabulary, trials, device=device)
             for place, kind in enumerate(kinds)
         ]
 
