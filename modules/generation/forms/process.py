@@ -52,7 +52,7 @@ class Follower:
 
     def fits(self, pieces: Sequence[str | dict[str, str]], *, last: bool = False) -> bool:
         """Whether the reply may go on so; last: and end there. pieces: texts, and control tokens as {"token": its text}."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # the process may have died, and the reader of the reply may have left
             self._lines.write(json.dumps({"pieces": pieces, "last": last}).encode() + b"\n")
             self._lines.flush()
             if line := self._lines.readline():
@@ -60,6 +60,9 @@ class Follower:
         return False
 
     def close(self) -> None:
+        """From any thread, also while another asks: it gets False."""
+        with suppress(OSError):
+            self._wire.shutdown(socket.SHUT_RDWR)
         with suppress(OSError):
             self._lines.close()
         self._wire.close()
