@@ -283,7 +283,7 @@ def test_a_grammar_a_regular_expression_and_a_schema_decide_the_form(model: Llam
 def test_a_form_with_a_mistake_is_refused_and_not_ignored(model: LlamacppModel, form: dict) -> None:
     with pytest.raises(UserError) as caught:
         model.stream(ask("Hi", sampling=form))
-    assert caught.value.param in form
+    assert (caught.value.param or "").split(".")[0] in form
 
 
 # --- conversations

@@ -110,17 +110,20 @@ class Trials:
         answer: dict[str, Any] | None = None
         try:
             wire.settimeout(_SECONDS_TO_WAIT)
-            with suppress(OSError), wire.makefile("rwb") as lines:
+            with suppress(ConnectionError), wire.makefile("rwb") as lines:
                 lines.write(json.dumps(asked).encode() + b"\n")
                 lines.flush()
                 answer = json.loads(lines.readline() or "null")
             if answer is None:
-                raise too_much(field)
+                raise too_much(field)  # the limits have ended it
             if "broken" in answer:
                 log.error("a form could not be tried:\n%s", answer["broken"])
                 raise Unavailable("This form of a reply could not be tried; the log has the reason.", param=field)
             if "problem" in answer:
                 raise UserError(answer["problem"], param=answer["param"])
+        except TimeoutError:
+            wire.close()
+            raise Unavailable("The form of the reply could not be tried in time. Try again in a moment.", param=field) from None
         except BaseException:
             wire.close()
             raise

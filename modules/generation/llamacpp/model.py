@@ -165,8 +165,8 @@ class LlamacppModel:
 
     def _markers(self, text: str) -> list[str]:
         """What in a text is a control token where markers are read as tokens."""
-        marked = self._tokens(text, add=False)
-        return [self.detokenize([token]) for token in dict.fromkeys(marked) if token not in self.tokenize(text)]
+        ordinary = set(self.tokenize(text))
+        return [self.detokenize([token]) for token in dict.fromkeys(self._tokens(text, add=False)) if token not in ordinary]
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         try:

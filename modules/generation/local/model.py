@@ -343,8 +343,8 @@ def _width(model: Any, config: Any) -> int:
 
 
 def _markers(tokenizer: Any) -> list[str]:
-    """The control tokens of a tokenizer."""
-    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    """The tokens that a tokenizer has besides its vocabulary of texts; which are control tokens, llguidance decides."""
+    return [token.content for token in tokenizer.added_tokens_decoder.values()]
 
 
 def _eos(model: Any, width: int) -> tuple[list[int], list[int]]:
