@@ -56,7 +56,7 @@ class Constraint:
         with self._measured():
             consumed = self._matcher.consume_token(token)
         if not consumed:
-            raise UserError("The grammar allows none of the tokens that the other settings leave.", param="grammar")
+            raise self._broken()
 
     def mark(self, bits: np.ndarray) -> None:
         """Set a bit for each token that may follow. bits [words] int32, contiguous. Raises UserError where the grammar has failed.
@@ -66,10 +66,14 @@ class Constraint:
         with self._measured():
             self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
         if self._matcher.is_error():
-            raise UserError(
-                f"The reply cannot go on in the form it was asked for: {_first_line(self._matcher.get_error())}",
-                param="grammar",
-            )
+            raise self._broken()
+
+    def _broken(self) -> UserError:
+        """What is said once the matcher has failed: by a token against the grammar, or at a limit."""
+        why = _first_line(self._matcher.get_error())
+        if "doesn't satisfy the grammar" in why:
+            return UserError("The grammar allows none of the tokens that the other settings leave.", param="grammar")
+        return UserError(f"The reply cannot go on in the form it was asked for: {why}", param="grammar")
 
 
 def _first_line(message: str) -> str:
