@@ -206,7 +206,13 @@ def _place(body: ChatCompletionRequest, place: str) -> str:
     """Where a place in the schema of the reply is in the request."""
     if body.must_call:
         return tools.place_in_tools(body, place, "function.parameters")
-    field = "response_format.json_schema.schema" if isinstance(body.response_format, SchemaFormat) else "json_schema"
+    match body.response_format:
+        case SchemaFormat():
+            field = "response_format.json_schema.schema"
+        case JsonFormat():
+            field = "response_format.schema"
+        case _:
+            field = "json_schema"
     return f"{field}.{place}" if place else field
 
 
@@ -232,17 +238,18 @@ async def _whole(
         text, details = progress[index].take(batch)
         reader = readers[index]
         texts[index] += [text] if reader is None else reader.feed(text)
+        progress[index].enough = reader is not None and reader.done
         tokens[index] += details
     for index, reader in enumerate(readers):
         texts[index] += reader.finish() if reader is not None else []
     choices = [
-        _choice(index, texts[index], _reason(progress[index], readers[index]), tokens[index] if body.logprobs else None)
+        _choice(index, texts[index], progress[index].reason, tokens[index] if body.logprobs else None)
         for index in range(len(readers))
     ]
     return ChatCompletion(**asdict(head), choices=choices, usage=_usage(progress))
 
 
-def _choice(index: int, pieces: Sequence[Piece], reason: Any, tokens: Sequence[Token] | None) -> ChatChoice:
+def _choice(index: int, pieces: Sequence[Piece], reason: str, tokens: Sequence[Token] | None) -> ChatChoice:
     calls = [
         ToolCallReply(
             id=call.id,
@@ -259,16 +266,12 @@ def _choice(index: int, pieces: Sequence[Piece], reason: Any, tokens: Sequence[T
         index=index,
         message=ReplyMessage(content=text if text or not calls else None, tool_calls=calls or None),
         logprobs=ChatLogprobs.model_validate(chat_logprobs(tokens)) if tokens is not None else None,
-        finish_reason=reason,
+        finish_reason=_reason(reason, bool(calls)),
     )
 
 
-def _reason(progress: Progress, reader: ToolReader | None) -> Any:
-    """Why a reply ended; one that was stopped after its last call has ended by that."""
-    if reader is None or not reader.calls:
-        return progress.reason
-    stopped_here = reader.done and progress.finished is None
-    return "tool_calls" if stopped_here or progress.reason == "stop" else progress.reason
+def _reason(reason: str, called: bool) -> Any:
+    return "tool_calls" if called and reason == "stop" else reason
 
 
 def _usage(progress: Sequence[Progress]) -> UsageReply:
@@ -297,16 +300,17 @@ async def _chunks(
         pieces: list[Piece] = [text] if text else []
         if reader is not None:
             pieces = reader.feed(text) + (reader.finish() if reply.finished is not None else [])
+            reply.enough = reader.done
         for piece, own in with_tokens(pieces, tokens):
             yield write.piece(index, piece, chat_logprobs(own) if own else None)
         if tokens and (reader is None or reply.finished is not None):
             yield write.text(index, "", chat_logprobs(tokens))
             tokens.clear()
         if reply.finished is not None:
-            yield write.delta(index, {}, _reason(reply, reader))
+            yield write.delta(index, {}, _reason(reply.reason, reader is not None and reader.calls > 0))
     for index, reply in enumerate(progress):
         if reply.finished is None:
-            yield write.delta(index, {}, _reason(reply, readers[index]))
+            yield write.delta(index, {}, _reason(reply.reason, reply.enough))
     if body.include_usage:
         yield write.usage(_usage(progress))
     yield DONE

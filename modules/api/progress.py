@@ -29,11 +29,15 @@ class Head:
 
 @dataclass
 class Progress:
-    """started: None until the prompt is read; finished: None until the end, and for good where the reply was stopped from outside."""
+    """started: None until the prompt is read; finished: None until the end, and for good where the reply was stopped from outside.
+
+    enough: whether all that was wanted has come, so that being stopped is no cut.
+    """
 
     started: Started | None = None
     finished: Finished | None = None
     written: int = 0
+    enough: bool = False
     prompt: tuple[Token, ...] = field(default=())
 
     def take(self, events: Iterable[GenerationEvent]) -> tuple[str, list[Token]]:
@@ -54,7 +58,9 @@ class Progress:
     @property
     def reason(self) -> str:
         """Why the reply ended; one that was stopped from outside is cut."""
-        return self.finished.reason if self.finished is not None else "abort"
+        if self.finished is not None:
+            return self.finished.reason
+        return "stop" if self.enough else "abort"
 
     @property
     def usage(self) -> Usage:

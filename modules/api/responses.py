@@ -193,6 +193,7 @@ async def _build(
         text, details = builder.progress.take(batch)
         waiting += details
         pieces: list[Piece] = ([text] if text else []) if reader is None else list(reader.feed(text))
+        builder.progress.enough = reader is not None and reader.done
         for piece, tokens in with_tokens(pieces, waiting):
             for event in builder.feed(piece, tokens):
                 yield event

@@ -374,7 +374,7 @@ class LlamacppModel:
             events.fail(error)
         finally:
             if held:
-                if events.closed or events.failed or reader.stopped:
+                if events.closed or events.error is not None or reader.stopped:
                     _wait_until_dropped(backend)
                 backend.gate.leave(held)
 
