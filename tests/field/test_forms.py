@@ -51,8 +51,10 @@ def local_model(folder: Path, gguf: Path) -> LoadedModel:
 def llamacpp_model(folder: Path, gguf: Path) -> LoadedModel:
     from modules.generation.llamacpp.launch import Launch
     from modules.generation.llamacpp.model import LlamacppModel
+    from modules.library.gguf_file import read_control_tokens
 
-    return LlamacppModel("tiny", Launch(str(gguf), "", 2048, 2, threads=1, batch=32, cpu=True), chat_template=CHATML)
+    launch = Launch(str(gguf), "", 2048, 2, threads=1, batch=32, cpu=True)
+    return LlamacppModel("tiny", launch, chat_template=CHATML, control=read_control_tokens(gguf))
 
 
 LOADERS = {"transformers": local_model, "llama.cpp": llamacpp_model}
