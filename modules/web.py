@@ -132,5 +132,6 @@ def _add_page(web: FastAPI, app: App) -> None:
         **page.mount_options(),
     )
     mounted: Any = web.router.routes[-1]
+    errors.install_for_users(mounted.app)
     # It lets the pages of other servers of this machine read with the visitor's cookie.
     mounted.app.user_middleware = [entry for entry in mounted.app.user_middleware if entry.cls is not CustomCORSMiddleware]

@@ -25,7 +25,7 @@ from modules.api.common import (
 )
 from modules.api.conversation import read_messages, tools_for_template
 from modules.api.errors import REFUSALS
-from modules.api.large_bodies import LargeBodyRoute
+from modules.api.large_bodies import route_class
 from modules.api.progress import Head, Progress, with_tokens
 from modules.api.replies import (
     ChatChoice,
@@ -73,7 +73,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 
 def router(app: App) -> APIRouter:
     """The route of chat."""
-    routes = APIRouter(tags=["chat"], responses=REFUSALS, route_class=LargeBodyRoute)
+    routes = APIRouter(tags=["chat"], responses=REFUSALS, route_class=route_class(app.access))
 
     @routes.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
     async def create_chat_completion(

@@ -13,7 +13,7 @@ from modules.api.chat import STREAMED
 from modules.api.common import chosen_adapter, effective_sampling, note_ignored, replies_of, sent, shown_name
 from modules.api.completion_request import CompletionRequest
 from modules.api.errors import REFUSALS
-from modules.api.large_bodies import LargeBodyRoute
+from modules.api.large_bodies import route_class
 from modules.api.progress import Head, Progress, lengths
 from modules.api.replies import (
     Completion,
@@ -37,7 +37,7 @@ MAX_REPLIES = 2048
 
 def router(app: App) -> APIRouter:
     """The route of completions."""
-    routes = APIRouter(tags=["completions"], responses=REFUSALS, route_class=LargeBodyRoute)
+    routes = APIRouter(tags=["completions"], responses=REFUSALS, route_class=route_class(app.access))
 
     @routes.post("/v1/completions", response_model=Completion, responses=STREAMED)
     async def create_completion(body: Annotated[CompletionRequest, sent(CompletionRequest)], request: Request) -> Response:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from modules.api.common import Body, sent
 from modules.api.completion_request import Tokens
 from modules.api.errors import REFUSALS, ModelNotFound
-from modules.api.large_bodies import LargeBodyRoute
+from modules.api.large_bodies import route_class
 from modules.errors import ContextTooLong, UserError
 from modules.library.models import same_name
 
@@ -70,7 +70,7 @@ class EmbeddingList(BaseModel):
 
 def router(app: App) -> APIRouter:
     """The route of embeddings."""
-    routes = APIRouter(tags=["embeddings"], responses=REFUSALS, route_class=LargeBodyRoute)
+    routes = APIRouter(tags=["embeddings"], responses=REFUSALS, route_class=route_class(app.access))
 
     @routes.post("/v1/embeddings")
     def create_embeddings(body: Annotated[EmbeddingRequest, sent(EmbeddingRequest)]) -> EmbeddingList:

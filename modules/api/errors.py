@@ -62,8 +62,8 @@ def body_of_exception(error: BaseException) -> tuple[int, dict[str, Any]]:
     return 500, body_of("Something broke inside the server. Its log has the details.", 500, code="internal_error")
 
 
-def install(web: FastAPI) -> None:
-    """Answer every error of `web`'s own routes in OpenAI's shape."""
+def install_for_users(web: FastAPI) -> None:
+    """Answer what a user can mend in OpenAI's shape; for an application of somebody else's, too."""
 
     @web.exception_handler(UserError)
     async def refuse(request: Request, error: UserError) -> JSONResponse:
@@ -77,6 +77,12 @@ def install(web: FastAPI) -> None:
             raise error
         status, body = body_of_exception(DiskFull(error.filename or "this server"))
         return JSONResponse(body, status)
+
+
+def install(web: FastAPI) -> None:
+    """Answer every error of `web`'s own routes in OpenAI's shape."""
+
+    install_for_users(web)
 
     @web.exception_handler(RequestValidationError)
     async def refuse_fields(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -13,7 +13,7 @@ from modules.api.chat import generation_request
 from modules.api.chat_request import ChatCompletionRequest
 from modules.api.common import Body, SamplingBody, sent
 from modules.api.errors import REFUSALS
-from modules.api.large_bodies import LargeBodyRoute
+from modules.api.large_bodies import route_class
 from modules.api.streaming import awake
 from modules.errors import UserError
 from modules.generation.engine import State
@@ -157,7 +157,7 @@ class Health(BaseModel):
 
 def router(app: App) -> APIRouter:
     """The routes for everyone with a key."""
-    routes = APIRouter(prefix="/v1/internal", tags=["internal"], responses=REFUSALS, route_class=LargeBodyRoute)
+    routes = APIRouter(prefix="/v1/internal", tags=["internal"], responses=REFUSALS, route_class=route_class(app.access))
     _add_text(routes, app)
     _add_knowledge(routes, app)
     return routes

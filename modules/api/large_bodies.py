@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.message
 import json
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -13,26 +14,46 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
+from modules.access import Access
+
 SMALL = 64 * 1024
 """Bytes that are read where they arrive: it takes less than to ask a thread."""
 
 
-class LargeBodyRoute(APIRoute):
-    """FastAPI's route, which gets a long body as the model that it would have made of it."""
+def route_class(access: Access) -> type[APIRoute]:
+    """FastAPI's route, which gets a long body as the model that it would have made of it. Strangers' bodies are not read."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-        model = getattr(getattr(self.body_field, "field_info", None), "annotation", None)
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            return handle
+    class LargeBodyRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+            model = getattr(getattr(self.body_field, "field_info", None), "annotation", None)
+            if not (isinstance(model, type) and issubclass(model, BaseModel)):
+                return handle
 
-        async def read_beside(request: Request) -> Response:
-            if len(await request.body()) > SMALL and "json" in request.headers.get("content-type", ""):
-                with contextlib.suppress(ValueError, RecursionError):  # what is no JSON is FastAPI's to tell
-                    request._json = await asyncio.to_thread(_read, model, await request.body())
-            return await handle(request)
+            async def read_beside(request: Request) -> Response:
+                if _may_be_long(request) and _is_json(request):
+                    await asyncio.to_thread(access.require_api, request)
+                    if len(await request.body()) > SMALL:
+                        with contextlib.suppress(ValueError, RecursionError):  # what is no JSON is FastAPI's to tell
+                            request._json = await asyncio.to_thread(_read, model, await request.body())
+                return await handle(request)
 
-        return read_beside
+            return read_beside
+
+    return LargeBodyRoute
+
+
+def _may_be_long(request: Request) -> bool:
+    told = request.headers.get("content-length", "")
+    return not told.isdecimal() or int(told) > SMALL
+
+
+def _is_json(request: Request) -> bool:
+    """As FastAPI decides it."""
+    header = email.message.Message()
+    header["content-type"] = request.headers.get("content-type", "")
+    kind = header.get_content_subtype()
+    return header.get_content_maintype() == "application" and (kind == "json" or kind.endswith("+json"))
 
 
 def _read(model: type[BaseModel], data: bytes) -> Any:

@@ -17,7 +17,7 @@ from modules.api.chat import generation_request, to_the_first_call
 from modules.api.chat_request import ChatCompletionRequest
 from modules.api.common import in_words_of, note_ignored, sent, shown_name
 from modules.api.errors import REFUSALS, describe
-from modules.api.large_bodies import LargeBodyRoute
+from modules.api.large_bodies import route_class
 from modules.api.progress import Progress, with_tokens
 from modules.api.replies import chat_logprobs
 from modules.api.response_request import ResponseRequest
@@ -111,7 +111,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 
 def router(app: App) -> APIRouter:
     """The route of responses."""
-    routes = APIRouter(tags=["responses"], responses=REFUSALS, route_class=LargeBodyRoute)
+    routes = APIRouter(tags=["responses"], responses=REFUSALS, route_class=route_class(app.access))
 
     @routes.post("/v1/responses", response_model=ResponseReply, responses=STREAMED)
     async def create_response(body: Annotated[ResponseRequest, sent(ResponseRequest)], request: Request) -> Response:
@@ -126,7 +126,7 @@ def router(app: App) -> APIRouter:
         owner = app.access.require_api(request)
         await awake(app.engine)
         model = app.engine.model
-        asked = await generation_request(app, model, _as_chat(body), owner)
+        asked = await generation_request(app, model, await run_in_threadpool(_as_chat, body), owner)
         return InputTokens(input_tokens=await run_in_threadpool(_length, model, asked))
 
     return routes
@@ -144,7 +144,7 @@ def _length(model: LoadedModel, request: GenerationRequest) -> int:
 
 async def answer(app: App, body: ResponseRequest, owner: str, client: Request) -> Response:
     """The whole response, or its beginning where it is streamed. Raises UserError."""
-    chat = _as_chat(body)
+    chat = await run_in_threadpool(_as_chat, body)
     model = app.engine.model
     request = await generation_request(app, model, chat, owner)
     reader = tools.reader_for(chat, request.template or model.chat_template)

@@ -15,15 +15,14 @@ from modules.chats.records import Chat, Figures, ListedChat, PathMessage, Place,
 from modules.chats.schema import migrate
 from modules.chats.search import excerpt, holds, matches_of, title_of
 from modules.chats.token_data import pack, unpack
-from modules.errors import DiskFull, NotFound, Unavailable, UserError
+from modules.errors import NotFound, Unavailable, UserError
 from modules.generation.types import Role, Token
+from modules.settings.disk import full_disk_told
 
 KEEP_DELETED_SECONDS = 30 * 24 * 3600
 TITLE_LENGTH = 200
 TITLE_FROM = 12
 """How many of the first messages a title may come from."""
-_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
-"""What SQLite says of a disk that is full, or does not take what is written."""
 PAGE_OF_CHATS = 100
 MOST_HITS = 3000
 """What is found in more messages than this stands in so many chats that they are looked through from the latest on."""
@@ -52,7 +51,8 @@ class ChatStore:
             self._db.execute("PRAGMA synchronous = FULL")  # what was said to be kept is kept when the power is cut
             self._db.execute("PRAGMA foreign_keys = ON")
             self._db.create_function("holds", 2, holds, deterministic=True)
-            migrate(self._db)
+            with full_disk_told(path):
+                migrate(self._db)
         except sqlite3.DatabaseError as error:
             raise Unavailable(
                 f"The chat history {path} cannot be opened ({error}). Move it away, or choose another folder with --data-dir."
@@ -95,13 +95,10 @@ class ChatStore:
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:
-            yield
+            with full_disk_told(self._path):
+                yield
         except OverflowError:
             raise NotFound("There is nothing of this number: it is larger than any.") from None
-        except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NO_ROOM:
-                raise DiskFull(self._path) from error
-            raise
 
     def _recover(self) -> None:
         with self._transaction() as db:

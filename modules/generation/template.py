@@ -73,6 +73,10 @@ def _told(error: Exception) -> str:
     return said if len(said) <= _LONGEST_ERROR else said[:_LONGEST_ERROR] + " …"
 
 
+class _TakesTooMuch(UserError):
+    """A template went beyond its allowance of time, steps or text."""
+
+
 class Arguments(dict[str, Any]):
     """The arguments of a call: an object for templates that look into it, and the text as it was sent for those that join it.
 
@@ -181,7 +185,7 @@ def _as_they_are(
     except _Refused as error:
         raise UserError(f"The model's chat template refuses this conversation: {_told(error)}", param="messages") from None
     except TooMuch as error:
-        raise UserError(f"The chat template is not for this conversation: {error}.", param="template") from None
+        raise _TakesTooMuch(f"The chat template is not for this conversation: {error}.", param="template") from None
     except Exception as error:  # noqa: BLE001 — whatever a stranger's template leads to is its own fault
         raise UserError(f"The chat template cannot render this conversation: {_told(error)}", param="template") from None
     return _cut_after_last(text, messages[-1].content) if continue_reply and messages else text
@@ -195,6 +199,8 @@ def shows(source: str, roles: tuple[Role, ...]) -> bool:
     turns = [Message(role, f"what turn {number} says") for number, role in enumerate(roles)]
     try:
         text = _as_they_are(source, turns)
+    except _TakesTooMuch:
+        raise  # once for a request, and no word about the template
     except UserError:
         return False
     return all(turn.content in text for turn in turns)
@@ -214,6 +220,8 @@ def _loses_answers(source: str) -> bool:
     ]
     try:
         text = _as_they_are(source, turns, variables={"tools": [{"type": "function", "function": function}]})
+    except _TakesTooMuch:
+        raise  # once for a request, and no word about the template
     except UserError:
         return False  # it says itself what it cannot render
     return _PLACE not in text
@@ -231,8 +239,11 @@ def has_no_place_for(source: str) -> tuple[TurnKind, ...]:
     """The kinds of turns that a working template would lose or refuse: all but the answers of tools are fitted to it."""
     if template_problem(source) is not None or _is_comment(source):
         return ()
-    kinds: tuple[TurnKind, ...] = tuple(kind for kind, roles in _KINDS.items() if not shows(source, roles))
-    return (*kinds, "tool") if _loses_answers(source) else kinds
+    try:
+        kinds: tuple[TurnKind, ...] = tuple(kind for kind, roles in _KINDS.items() if not shows(source, roles))
+        return (*kinds, "tool") if _loses_answers(source) else kinds
+    except _TakesTooMuch:
+        return ()
 
 
 @lru_cache(maxsize=256)
@@ -245,6 +256,8 @@ def picture_mark(source: str) -> str:
     picture = Image(b"")
     try:
         one, two = (_as_they_are(source, (Message("user", _PLACE, (picture,) * number),)) for number in (1, 2))
+    except _TakesTooMuch:
+        raise  # once for a request, and no word about the template
     except UserError:
         return ""
     common = next((at for at, (here, there) in enumerate(zip(one, two, strict=False)) if here != there), len(one))

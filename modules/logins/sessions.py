@@ -9,11 +9,12 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from modules.errors import Unavailable
+from modules.settings.disk import full_disk_told
 
 SESSION_SECONDS = 30 * 24 * 3600
 BROWSER_SECONDS = 365 * 24 * 3600
@@ -33,6 +34,7 @@ class Sessions:
     def __init__(self, path: Path) -> None:
         """Raises Unavailable where the file cannot be opened."""
         self._lock = threading.Lock()
+        self._path = path
         self._checked: dict[str, str] = {}
         """User → the password that his sessions are known to be of."""
         try:
@@ -44,15 +46,15 @@ class Sessions:
             raise Unavailable(f"The logins in {path} cannot be opened ({error}). Remove it: everybody logs in again.") from None
 
     def begin(self, user: str, password: str) -> str:
-        """The token of a new session."""
-        with self._lock:
+        """The token of a new session. Raises DiskFull."""
+        with self._writing():
             self._hold(user, password)
             self._forget_old()
             return self._add("sessions", user)
 
     def user_of(self, token: str, passwords: Mapping[str, str]) -> str | None:
-        """Whose session `token` is, while the user has the password that it began with."""
-        with self._lock:
+        """Whose session `token` is, while the user has the password that it began with. Raises DiskFull."""
+        with self._writing():
             user = self._owner("sessions", token, SESSION_SECONDS)
             password = passwords.get(user) if user is not None else None
             if user is None or password is None:
@@ -61,12 +63,13 @@ class Sessions:
             return self._owner("sessions", token, SESSION_SECONDS)
 
     def end(self, token: str) -> None:
-        with self._lock:
+        """Raises DiskFull."""
+        with self._writing():
             self._db.execute("DELETE FROM sessions WHERE token = ?", (_digest(token),))
 
     def remember_browser(self, user: str) -> str:
-        """The token by which a browser is known again, in which `user` has logged in."""
-        with self._lock:
+        """The token by which a browser is known again, in which `user` has logged in. Raises DiskFull."""
+        with self._writing():
             return self._add("browsers", user)
 
     def knows_browser(self, token: str, user: str) -> bool:
@@ -76,6 +79,15 @@ class Sessions:
     def close(self) -> None:
         with self._lock, closing(self._db):
             pass
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._lock, full_disk_told(self._path):
+            try:
+                yield
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
 
     def _add(self, table: str, user: str) -> str:
         token = secrets.token_urlsafe(32)

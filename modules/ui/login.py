@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modules.access import COOKIE, COOKIE_SECONDS, Access
-from modules.errors import NotAllowed, TooManyTries
+from modules.errors import DiskFull, NotAllowed, TooManyTries
 from modules.logins.sessions import BROWSER_SECONDS
 
 OPEN = ("/login", "/health", "/v1", "/metrics", "/openapi.json")
@@ -25,6 +25,7 @@ _WORDS = {
         "enter": "Log in",
         "wrong": "User or password is wrong.",
         "wait": "Too many wrong passwords from here. Wait {seconds} s before the next try.",
+        "full": "The disk of this server is full, so nobody can log in. Make room there, then try again.",
     },
     "zh": {
         "title": "登录 Textloom",
@@ -33,20 +34,21 @@ _WORDS = {
         "enter": "登录",
         "wrong": "用户名或密码错误。",
         "wait": "此处输错密码的次数过多，请等待 {seconds} 秒后再试。",
+        "full": "服务器磁盘已满，暂时无法登录。请清理出空间后再试。",
     },
 }
 BROWSER = "textloom-browser"
 """The cookie by which a browser is known again: tries of strangers at the same address do not delay it."""
 
 
-def _page(request: Request, refusal: NotAllowed | None = None) -> HTMLResponse:
+def _page(request: Request, refusal: NotAllowed | DiskFull | None = None) -> HTMLResponse:
     language = "zh" if request.headers.get("accept-language", "").lower().startswith("zh") else "en"
     words = _WORDS[language]
     message, headers = "", {}
     if isinstance(refusal, TooManyTries):
         message, headers = words["wait"].format(seconds=refusal.seconds), {"Retry-After": str(refusal.seconds)}
     elif refusal is not None:
-        message = words["wrong"]
+        message = words["full" if isinstance(refusal, DiskFull) else "wrong"]
     template = Template((Path(__file__).parent / "static" / "login.html").read_text(encoding="utf-8"))
     text = template.substitute(language=language, message=html.escape(message), **words)
     return HTMLResponse(text, status_code=refusal.status if refusal else 200, headers=headers)
@@ -81,7 +83,7 @@ def router(access: Access) -> APIRouter:
         address = request.client.host if request.client else ""
         try:
             cookie = access.log_in(user, password, address, browser=browser)
-        except NotAllowed as refusal:
+        except (NotAllowed, DiskFull) as refusal:
             return _page(request, refusal)
         response = RedirectResponse("./", status_code=303)
         _set_cookie(request, response, COOKIE, cookie, COOKIE_SECONDS)

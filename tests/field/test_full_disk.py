@@ -177,3 +177,42 @@ def test_files_that_do_not_fit_are_told_too(app, monkeypatch):
         reply = httpx.post(url + "/chats/writing/prompts", json={"name": "a", "text": "x"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (507, "disk_full")
     assert "a.txt" in reply.json()["error"]["message"]
+
+
+def test_who_cannot_log_in_for_a_full_disk_is_told_so_and_can_later(tmp_path):
+    app = make_app(tmp_path, EchoModel(), gradio_auth="anna:right")
+    try:
+        sessions = app.access._sessions._db  # type: ignore[attr-defined]
+        sessions.execute(f"PRAGMA max_page_count = {sessions.execute('PRAGMA page_count').fetchone()[0]}")
+        with serving(app) as url, httpx.Client(base_url=url) as browser:
+            form = {"user": "anna", "password": "right"}
+            answer = browser.post("/login", data=form)
+            while answer.status_code == 303:  # until what is free in its pages is used up
+                answer = browser.post("/login", data=form)
+            assert answer.status_code == 507 and "disk of this server is full" in answer.text
+            sessions.execute("PRAGMA max_page_count = 4294967294")
+            assert browser.post("/login", data=form).status_code == 303
+    finally:
+        app.close()
+
+
+def test_a_history_that_finds_no_room_to_be_brought_up_to_date_is_not_called_broken(tmp_path, monkeypatch):
+    def full(db: sqlite3.Connection) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    monkeypatch.setattr("modules.chats.store.migrate", full)
+    with pytest.raises(DiskFull, match=r"chats\.sqlite3"):
+        ChatStore(tmp_path / "chats.sqlite3")
+
+
+def test_a_file_that_is_sent_to_a_full_disk_is_told_it(app, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "data/uploads/x")
+
+    with serving(app) as url:
+        monkeypatch.setattr("gradio.route_utils.GradioMultiPartParser.parse", full)
+        answer = httpx.post(url + "/gradio_api/upload", files={"files": ("a.txt", b"hello")})
+    assert answer.status_code == 507, answer.text
+    assert answer.json()["error"]["code"] == "disk_full"

@@ -25,6 +25,7 @@ from modules.api import connections, conversation, large_bodies
 from modules.errors import ContextTooLong, UserError
 from modules.generation.overflow import fit_messages
 from modules.generation.sampling import SamplingParams
+from modules.generation.sandbox import BoundedEnvironment
 from modules.generation.template import check_template, render_chat
 from modules.generation.types import Message, Messages
 from modules.library.character import Character
@@ -388,3 +389,30 @@ def test_long_conversations_are_read_beside_the_event_loop(tmp_path, monkeypatch
     assert (broken.status_code, broken.json()["error"]["code"]) == (400, "invalid_json")
     assert deep.status_code == 400
     assert where == {"_read": {"asyncio"}, "_named_pictures": {"AnyIO worker thread"}, "_conversation": {"AnyIO worker thread"}}
+
+
+def test_strangers_bodies_are_not_read(tmp_path):
+    app = make_app(tmp_path, EchoModel(), nowebui=True, api_key="secret")
+    body = {"messages": 3, "user": "a" * 100_000}
+    with serving(app) as url:
+        assert httpx.post(url + "/v1/chat/completions", json=body).status_code == 401
+        known = httpx.post(url + "/v1/chat/completions", json=body, headers={"Authorization": "Bearer secret"})
+        assert (known.status_code, known.json()["error"]["param"]) == (400, "messages")
+    app.close()
+
+
+def test_a_template_that_takes_too_much_ends_the_request_at_its_first_rendering(monkeypatch):
+    """Conversations that are fitted to a template are rendered several times."""
+    rendered: list[int] = []
+    render = BoundedEnvironment.render
+
+    def counted(self: Any, *arguments: Any) -> str:
+        rendered.append(1)
+        return render(self, *arguments)
+
+    monkeypatch.setattr(BoundedEnvironment, "render", counted)
+    source = "{# of this test #}{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}"
+    turns = [Message("system", "a"), Message("assistant", "b"), Message("user", "c"), Message("user", "d")]
+    with pytest.raises(UserError, match="not for this conversation"):
+        render_chat(source, turns)
+    assert len(rendered) == 1
