@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -102,16 +102,18 @@ def sent(kind: Any) -> Any:
 
 def note_ignored(request: HTTPConnection, names: Iterable[str]) -> None:
     """Tell the client in a header, and the log once, that fields of its request have no effect. Raises UserError under --strict-api."""
-    noted = request.scope.setdefault("state", {}).setdefault("ignored", [])
+    noted: dict[str, None] = request.scope.setdefault("state", {}).setdefault("ignored", {})
     logged: dict[str, None] = request.app.state.logged
+    new = []
     for name in names:
         if request.app.state.strict_api:
             raise UserError(f"'{name}' has no effect here, and --strict-api refuses what has none. Leave it out.", param=name)
-        if name not in noted:
-            noted.append(name)
+        noted[name] = None
         if name not in logged and len(logged) < MAX_LOGGED:
             logged[name] = None
-            log.warning("a request had a field without effect: %s", _printable(name))
+            new.append(_printable(name))
+    if new:
+        log.warning("a request had fields without effect: %s", ", ".join(new))
 
 
 def _printable(name: str) -> str:
@@ -133,7 +135,7 @@ class IgnoredHeader:
         await self._app(scope, receive, told)
 
 
-def _in_one_line(names: list[str]) -> str:
+def _in_one_line(names: Collection[str]) -> str:
     line, rest = "", len(names)
     for name in map(_printable, names):
         if len(line) + len(name) > MAX_IGNORED:

@@ -14,10 +14,12 @@ from modules.settings.declare import Settings
 
 _LEAST = 5
 """Letters that a name has at least to be taken for a slip: shorter ones are too alike."""
-MAX_CHECKED = 256
-"""Unknown names of a request that are compared with ours, which takes a while for each."""
+MAX_UNKNOWN = 256
+"""Unknown names that a request may have: each is compared with ours, and told."""
 _REPLACED = {"functions": "Use 'tools' instead."}
 """What would change the form of the answer, and has a newer name."""
+_NO_SLIPS = frozenset({"models"})
+"""Fields of other servers that look like a slip: OpenRouter's list of models to fall back on."""
 
 
 class UnknownField(UserError):
@@ -52,13 +54,14 @@ class Tolerant(Settings):
         return made
 
     def ignored(self, *, strict: bool = False) -> list[str]:
-        """The fields without effect, those of lists once: `messages.*.x`. Raises UserError for a slip; strict: for every one."""
+        """The fields without effect, those of lists once: `messages.*.x`. Raises UserError for a slip, and for too many; strict: for every one."""
         found: dict[str, None] = {}
         for place, shown, kind, name in _unknown_fields(self, "", ""):
             if f"{shown}{name}" not in found:
                 found[f"{shown}{name}"] = None
-                if len(found) <= MAX_CHECKED:
-                    refuse_slip(name, kind.names(), place=place, strict=strict)
+                if len(found) > MAX_UNKNOWN:
+                    raise UnknownField(f"More than {MAX_UNKNOWN} fields of this request are not known here. Leave them out.")
+                refuse_slip(name, kind.names(), place=place, strict=strict)
         return list(found)
 
 
@@ -85,7 +88,7 @@ def refuse_slip(name: str, known: Sequence[str], *, place: str = "", strict: boo
     where = f"{place}{name}"
     if not place and name in _REPLACED:
         raise UnknownField(f"There is no field '{name}'. {_REPLACED[name]}", param=name)
-    meant = next((other for other in known if _one_slip(name, other)), None)
+    meant = next((other for other in known if _one_slip(name, other)), None) if name not in _NO_SLIPS else None
     if strict and meant is None:
         meant = next(iter(difflib.get_close_matches(name, known, 1, 0.7)), None)
     if meant is not None:

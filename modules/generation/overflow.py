@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Literal
 
-from modules.errors import ContextTooLong
+from modules.errors import ContextTooLong, UserError
 from modules.generation.types import GenerationRequest, Messages
 
 Overflow = Literal["refuse", "drop_oldest"]
@@ -15,9 +15,11 @@ Overflow = Literal["refuse", "drop_oldest"]
 def window(request: GenerationRequest, context_length: int) -> tuple[int, Overflow]:
     """(the tokens that prompt and reply may have together, what happens to a longer prompt).
 
-    A truncation length below the model's context asks for dropping by itself.
+    A truncation length below the model's context asks for dropping by itself. Raises UserError where it has no room for a prompt.
     """
     asked = request.sampling.truncation_length
+    if asked == 1:
+        raise UserError("One token is no room for a prompt and its reply. Take a longer one.", param="truncation_length")
     return (asked, "drop_oldest") if 0 < asked < context_length else (context_length, request.overflow)
 
 

@@ -30,6 +30,10 @@ DEFAULT_ORDER: tuple[SamplerName, ...] = get_args(SamplerName)
 MAX_TOKENS = 1_048_576
 
 
+MAX_BANNED_STRINGS = 1000
+"""Each is looked for at every token of a reply."""
+
+
 class SamplingParams(Settings):
     """What a request, a preset and the Parameters tab can set."""
 
@@ -170,8 +174,16 @@ class SamplingParams(Settings):
         text = value.strip()
         try:
             return json.loads(text if text.startswith("[") else f"[{text}]", strict=False)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError('write them as a list of texts, such as ["\\n", ":"]') from None
+
+    @field_validator("banned_strings")
+    @classmethod
+    def _not_too_many(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """Each is looked for at every token of a reply."""
+        if len(value) > MAX_BANNED_STRINGS:
+            raise ValueError(f"there may be {MAX_BANNED_STRINGS} texts at most, not {len(value)}")
+        return value
 
     @field_validator("stop", "banned_strings")
     @classmethod

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from jinja2 import Template, TemplateSyntaxError
 from jinja2.ext import Extension, loopcontrols
@@ -18,6 +18,7 @@ from jinja2.parser import Parser
 from modules.errors import UserError
 from modules.generation.sandbox import BoundedEnvironment, TooMuch
 from modules.generation.turns import fitted
+from modules.settings.texts import check_text
 
 if TYPE_CHECKING:
     from modules.generation.types import Message, Role
@@ -77,6 +78,10 @@ class _TakesTooMuch(UserError):
     """A template went beyond its allowance of time, steps or text."""
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
 class Arguments(dict[str, Any]):
     """The arguments of a call: an object for templates that look into it, and the text as it was sent for those that join it.
 
@@ -85,9 +90,12 @@ class Arguments(dict[str, Any]):
 
     def __init__(self, sent: str) -> None:
         try:
-            values = json.loads(sent) if sent.strip() else {}
+            values = json.loads(sent, parse_constant=_refuse_constant) if sent.strip() else {}
+            check_text(values)
         except RecursionError:
             raise ValueError("too deep") from None
+        except UserError as error:
+            raise ValueError(error.message) from None
         if not isinstance(values, dict):
             raise ValueError("not an object")
         super().__init__(values)
@@ -182,6 +190,7 @@ def _as_they_are(
     values["add_generation_prompt"] = add_generation_prompt and not continue_reply
     try:
         text = _environment().render(_compiled(source), {"messages": turns, **values})
+        text.encode()
     except _Refused as error:
         raise UserError(f"The model's chat template refuses this conversation: {_told(error)}", param="messages") from None
     except TooMuch as error:

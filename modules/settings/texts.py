@@ -22,6 +22,6 @@ def check_text(value: Any) -> None:
             for key, item in value.items():
                 check_text(key)
                 check_text(item)
-        case list():
+        case list() | tuple():
             for item in value:
                 check_text(item)

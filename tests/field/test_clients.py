@@ -175,7 +175,7 @@ def test_names_that_no_header_can_hold_are_written_so_that_it_can(shared):
     answer = shared.post(CHAT, body)
     assert answer.headers["x-textloom-ignored"] == "%E5%AD%97, a%0D%0Aset-cookie%3A x%3D1, b%2Cc"
     assert "set-cookie" not in answer.headers
-    many = shared.post(CHAT, {"messages": HI, **{f"unknown_{number}": 1 for number in range(5000)}})
+    many = shared.post(CHAT, {"messages": HI, **{f"unknown_{number}_{'x' * 100}": 1 for number in range(200)}})
     assert many.status_code == 200
     assert len(many.headers["x-textloom-ignored"]) < 4200
     assert many.headers["x-textloom-ignored"].endswith(" more")
@@ -186,7 +186,19 @@ def test_the_log_says_it_once(serve, caplog):
     with caplog.at_level(logging.WARNING, "modules.api.common"):
         for _ in range(3):
             server.post(CHAT, {"messages": HI, "qqq": 5})
-    assert [record.getMessage() for record in caplog.records] == ["a request had a field without effect: qqq"]
+    assert [record.getMessage() for record in caplog.records] == ["a request had fields without effect: qqq"]
+
+
+def test_a_flood_of_unknown_fields_is_refused(shared):
+    flood = {f"unknown_{number}": 1 for number in range(300)}
+    for body in ({"messages": HI, **flood}, {"messages": [{**HI[0], **flood}]}):
+        answer = shared.post(CHAT, body)
+        assert answer.status_code == 400 and "More than 256 fields" in answer.json()["error"]["message"]
+
+
+def test_a_list_of_models_to_fall_back_on_is_no_slip(shared):
+    answer = shared.post(CHAT, {"messages": HI, "models": ["a", "b"]})
+    assert (answer.status_code, answer.headers["x-textloom-ignored"]) == (200, "models")
 
 
 SLIPS = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from modules.api.chat import template_for
 from modules.api.foreign import TABLE, in_our_words
-from modules.api.tolerance import MAX_CHECKED, refuse_slip
+from modules.api.tolerance import MAX_UNKNOWN, refuse_slip
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, Message
@@ -48,7 +48,9 @@ def ignored(body: Mapping[str, Any], *, chat: bool, strict: bool) -> list[str]:
     """The fields of a body that have no effect. Raises UserError for a slip of the pen, and for all of them where strict."""
     known = sorted(_CHAT if chat else _GENERATE)
     unknown = [name for name, value in body.items() if value is not None and name not in known]
-    for name in unknown[:MAX_CHECKED]:
+    if len(unknown) > MAX_UNKNOWN:
+        raise UserError(f"More than {MAX_UNKNOWN} fields of this request are not known here. Leave them out.")
+    for name in unknown:
         refuse_slip(name, known, strict=strict)
     return unknown
 
