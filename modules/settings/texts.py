@@ -1,4 +1,4 @@
-"""Texts are whole characters: what JSON can spell besides is refused where it comes in."""
+"""Texts are whole characters, in values of some depth: what JSON can spell besides is refused where it comes in."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ from typing import Any
 
 from modules.errors import UserError
 
+DEEPEST = 200
+"""Levels of lists and objects within each other."""
+
 
 def check_text(value: Any) -> None:
-    """JSON can spell half a surrogate pair, which is no character: no tokenizer and no answer could hold it. Raises UserError."""
+    """JSON can spell half a surrogate pair, which is no character: no tokenizer and no answer could hold it. Raises UserError.
+
+    Nor is anything nested more deeply than `DEEPEST`, as whatever walks through it later has an end to its stack.
+    """
+    _check(value, DEEPEST)
+
+
+def _check(value: Any, levels: int) -> None:
     match value:
         case str():
             if not value.isascii():
@@ -19,9 +29,16 @@ def check_text(value: Any) -> None:
                         "A text has half of a surrogate pair (\\ud800 to \\udfff); write whole characters."
                     ) from None
         case dict():
+            _check_levels(levels)
             for key, item in value.items():
-                check_text(key)
-                check_text(item)
+                _check(key, levels - 1)
+                _check(item, levels - 1)
         case list() | tuple():
+            _check_levels(levels)
             for item in value:
-                check_text(item)
+                _check(item, levels - 1)
+
+
+def _check_levels(left: int) -> None:
+    if left == 0:
+        raise UserError(f"The request is nested too deeply: {DEEPEST} levels of lists and objects are read. Make it flatter.")
