@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from modules.generation.reasoning import segments
-from modules.generation.template import render_chat
+from modules.errors import UserError
+from modules.generation.reasoning import opening_of, segments
+from modules.generation.template import Arguments, as_template_call, render_chat
 from modules.generation.types import Message, Messages
 
 MARK = "\ufdd0"
 """No character, by Unicode's own rule: stands in a control token that a person spelled, while a template is rendered."""
 _ESCAPED = "\\ufdd0"
-"""What becomes of it where a template writes a value out as Python or JSON does."""
+"""What becomes of it where a template writes a value out as Python or JSON does. Where people type it, it gets a mark too."""
 
 _UNUSUAL = re.compile(r"[^\w\s.,:;!?'\"()&/-]")
 """What names seldom have, and control tokens nearly always."""
@@ -43,13 +44,15 @@ class ControlTokens:
         # One letter has no inside for a mark; vocabularies that call single letters or spaces special mean no control by it.
         self.ids = {spelling: token for spelling, token in ids.items() if len(spelling.strip()) > 1}
         lengths: dict[str, set[int]] = defaultdict(set)
-        for spelling in self.ids:
+        for spelling in (*self.ids, _ESCAPED):
             lengths[spelling[0]].add(len(spelling))
         self._lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
-        self._first = re.compile("[" + "".join(map(re.escape, lengths)) + "]") if lengths else re.compile("(?!)")
+        self._first = re.compile("[" + "".join(map(re.escape, lengths)) + "]")
+        self._beginnings = frozenset(spelling[:length] for spelling in self.ids for length in range(1, len(spelling)))
+        self._longest_beginning = max(map(len, self._beginnings), default=0)
 
-    def find(self, text: str) -> Iterator[tuple[int, int]]:
-        """(start, end) of each control token that is spelled in a text, the longest where several begin; marked ones are none."""
+    def _find(self, text: str) -> Iterator[tuple[int, int]]:
+        """(start, end) of what gets a mark in a text, the longest where several begin; what has one is none."""
         after = 0
         for match in self._first.finditer(text):
             start = match.start()
@@ -57,41 +60,48 @@ class ControlTokens:
                 continue
             for length in self._lengths[text[start]]:
                 spelling = text[start : start + length]
-                if spelling in self.ids:
+                if spelling in self.ids or spelling == _ESCAPED:
                     after = start + len(spelling)
                     yield start, after
                     break
 
     def marked(self, value: Any) -> Any:
-        """A text, or what holds texts, with a mark in each control token; the same object where there is none."""
+        """A text, or what holds texts, with a mark in each control token; the same object where there is none. Raises UserError."""
+        try:
+            return self._marked(value)
+        except RecursionError:
+            raise UserError("A message or a tool is nested too deeply. Make it flatter.", param="messages") from None
+
+    def _marked(self, value: Any) -> Any:
         match value:
             case str():
                 return self._marked_text(value)
+            case Arguments():
+                return value.changed(self._marked)
             case Mapping():
-                pairs = {self.marked(key): self.marked(inner) for key, inner in value.items()}
+                pairs = {self._marked(key): self._marked(inner) for key, inner in value.items()}
                 return pairs if any(one is not other for one, other in zip(_flat(pairs), _flat(value), strict=True)) else value
             case list() | tuple():
-                found = [self.marked(inner) for inner in value]
+                found = [self._marked(inner) for inner in value]
                 return found if any(one is not other for one, other in zip(found, value, strict=True)) else value
             case _:
                 return value
 
     def _marked_text(self, text: str, keep: frozenset[int] = frozenset()) -> str:
         pieces, at = [], 0
-        for start, _ in self.find(text):
+        for start, _ in self._find(text):
             if start not in keep:
                 pieces += [text[at : start + 1], MARK]
                 at = start + 1
-        if self._begins_at_end(text):
-            pieces += [text[at:], MARK]
-            at = len(text)
+        for end in sorted({len(text.rstrip()), len(text)}):  # templates trim
+            if self._begins_before(text, end):
+                pieces += [text[at:end], MARK]
+                at = end
         return "".join([*pieces, text[at:]]) if pieces else text
 
-    def _begins_at_end(self, text: str) -> bool:
-        """Whether a text ends within a control token, which the text after it could complete."""
-        longest = max((lengths[0] for lengths in self._lengths.values()), default=1)
-        ends = (text[at:] for at in range(max(0, len(text) - longest + 1), len(text)) if text[at] in self._lengths)
-        return any(spelling.startswith(end) and spelling != end for end in ends for spelling in self.ids)
+    def _begins_before(self, text: str, end: int) -> bool:
+        """Whether text[:end] ends within a control token, which the text after it could complete."""
+        return any(text[at:end] in self._beginnings for at in range(max(0, end - self._longest_beginning), end))
 
     def marked_messages(self, messages: Messages) -> Messages:
         """A conversation in which no text has control tokens, save for those around what a model thought before it answered."""
@@ -99,11 +109,29 @@ class ControlTokens:
         return tuple(found)
 
     def _marked_message(self, message: Message) -> Message:
-        keep = _around_thinking(message.content) if message.role == "assistant" else frozenset()
-        content, extra = self._marked_text(message.content, keep), self.marked(message.extra)
+        keep = self._around_thinking(message.content) if message.role == "assistant" else frozenset()
+        content, extra = self._marked_text(message.content, keep), self._marked_extra(message.extra)
         return (
             message if content is message.content and extra is message.extra else replace(message, content=content, extra=extra)
         )
+
+    def _around_thinking(self, text: str) -> frozenset[int]:
+        """Where the marks stand that a model put around its thinking, at the head of a reply: they are in none of its segments."""
+        parts = segments(text)
+        gaps = zip([0, *(part.end for part in parts)], [part.start for part in parts], strict=False)
+        places = [at for start, end in gaps for at in range(start, end)]
+        opening = opening_of("".join(text[at] for at in places).strip())
+        if opening and opening not in self.ids:  # an end alone, of what no control token begins: it may be the end of a turn
+            return frozenset()
+        return frozenset(places)
+
+    def _marked_extra(self, extra: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Arguments of calls are read first: JSON has other spellings for a letter."""
+        if not isinstance(calls := extra.get("tool_calls"), list | tuple):
+            return self.marked(extra)
+        read = {**extra, "tool_calls": [as_template_call(call) for call in calls]}
+        found = self.marked(read)
+        return extra if found is read else found
 
     def marked_variables(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         """What a request gives to the template (tools, documents, …); names of tokens such as eos_token are no one's text."""
@@ -112,10 +140,12 @@ class ControlTokens:
     def stretches(self, text: str) -> list[Stretch]:
         """A rendered text, told apart: all of it, in order."""
         found, at = [], 0
-        for start, end in self.find(text):
+        for start, end in self._find(text):
+            if (token := self.ids.get(text[start:end])) is None:
+                continue
             if start > at:
                 found.append(Stretch(at, start))
-            found.append(Stretch(start, end, self.ids[text[start:end]]))
+            found.append(Stretch(start, end, token))
             at = end
         return [*found, Stretch(at, len(text))] if at < len(text) else found
 
@@ -124,15 +154,6 @@ def _flat(pairs: Mapping[Any, Any]) -> Iterator[Any]:
     for key, value in pairs.items():
         yield key
         yield value
-
-
-def _around_thinking(text: str) -> frozenset[int]:
-    """Where the marks stand that a model put around its thinking, at the head of a reply: they are in none of its segments."""
-    parts = segments(text)
-    if not text[: parts[0].start].strip():
-        return frozenset()
-    gaps = zip([0, *(part.end for part in parts)], [part.start for part in parts], strict=False)
-    return frozenset(at for start, end in gaps for at in range(start, end))
 
 
 def render_marked(
@@ -149,8 +170,29 @@ def render_marked(
     own: variables of the model (bos_token, …); given: those of the request (tools, …). Raises UserError.
     """
     variables = {**own, **control.marked_variables(given)}
-    text = render_chat(source, control.marked_messages(messages), continue_reply=continue_reply, variables=variables)
-    return as_marked(text)
+    return render_with_marks(source, control.marked_messages(messages), variables=variables, continue_reply=continue_reply)
+
+
+def render_with_marks(
+    source: str,
+    messages: Messages,
+    *,
+    variables: Mapping[str, Any],
+    add_generation_prompt: bool = True,
+    continue_reply: bool = False,
+) -> str:
+    """Like `render_chat`, of texts that have marks: so has the result, also where the template escaped them; errors have none."""
+    try:
+        text = render_chat(
+            source,
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            continue_reply=continue_reply,
+            variables=variables,
+        )
+    except UserError as error:
+        raise UserError(without_marks(_with_marks_unescaped(error.message)), param=error.param) from None
+    return _with_marks_unescaped(text)
 
 
 def as_text(name: str) -> str:
@@ -158,8 +200,7 @@ def as_text(name: str) -> str:
     return MARK.join(name) if _UNUSUAL.search(name) else name
 
 
-def as_marked(text: str) -> str:
-    """What a template made of marked texts, with the marks themselves where it escaped them."""
+def _with_marks_unescaped(text: str) -> str:
     return text.replace(_ESCAPED, MARK)
 
 

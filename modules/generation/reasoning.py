@@ -39,6 +39,11 @@ def opened_by(prompt: str) -> str:
     return next((opening for opening, _ in _THINKING if prompt.endswith(opening)), "")
 
 
+def opening_of(closing: str) -> str:
+    """The mark that begins what `closing` ends; "" where it is no such mark."""
+    return next((opening for opening, end in _THINKING if end == closing), "")
+
+
 def segments(text: str, opened: str | None = None) -> list[Segment]:
     """Where a model thinks aloud: up to the mark that ends what the reply begins with; without its end, all is thinking.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
@@ -101,6 +101,17 @@ class Arguments(dict[str, Any]):
         super().__init__(values)
         self._sent = sent if sent.strip() else "{}"
 
+    def changed(self, change: Callable[[Any], Any]) -> Arguments:
+        """With what `change` makes of the object and of the text; itself where both stay the same objects."""
+        values = dict(self)
+        changed, sent = change(values), change(self._sent)
+        if changed is values and sent is self._sent:
+            return self
+        made = Arguments("")
+        made.update(changed)
+        made._sent = sent
+        return made
+
     def __str__(self) -> str:
         return self._sent
 
@@ -118,11 +129,12 @@ def as_template_message(message: Message) -> dict[str, Any]:
         content = [{"type": "image"} for _ in message.images] + [{"type": "text", "text": message.content}]
     extra = dict(message.extra)
     if isinstance(calls := extra.get("tool_calls"), list | tuple):
-        extra["tool_calls"] = [_as_template_call(call) for call in calls]
+        extra["tool_calls"] = [as_template_call(call) for call in calls]
     return {**extra, "role": message.role, "content": content}
 
 
-def _as_template_call(call: Any) -> Any:
+def as_template_call(call: Any) -> Any:
+    """A call of a tool in the form that chat templates expect; as it is where its arguments are no JSON object."""
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(sent := function.get("arguments"), str):
         return call

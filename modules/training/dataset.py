@@ -208,7 +208,12 @@ def _marked(
         except UserError as error:
             raise RowError("broken", error.message) from None
 
-    match form.read_row(control.marked(row) if isinstance(form, KeySetFormat) else row):
+    if isinstance(form, KeySetFormat):
+        try:
+            row = control.marked(row)
+        except UserError as error:
+            raise RowError("broken", error.message) from None
+    match form.read_row(row):
         case Conversation() as conversation:
             texts, begin = rendered(conversation), False
         case Preference(chosen, rejected) if config.objective == "dpo":

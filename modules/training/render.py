@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modules.generation.control import ControlTokens, as_marked
-from modules.generation.template import render_chat
+from modules.generation.control import ControlTokens, render_with_marks
 from modules.generation.types import Message, Messages
 from modules.training.formats import Conversation
 
@@ -93,4 +92,4 @@ def _common_length(one: str, other: str) -> int:
 
 def _render(template: str, messages: Messages, variables: Mapping[str, Any], *, add_generation_prompt: bool = False) -> str:
     plain = tuple(Message(m.role, m.content, extra={k: v for k, v in m.extra.items() if k != "weight"}) for m in messages)
-    return as_marked(render_chat(template, plain, add_generation_prompt=add_generation_prompt, variables=variables))
+    return render_with_marks(template, plain, variables=variables, add_generation_prompt=add_generation_prompt)
