@@ -10,7 +10,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, ItemsView, Iterable, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, Sized, ValuesView
 from contextvars import ContextVar
 from functools import update_wrapper, wraps
 from types import BuiltinMethodType, MethodType
@@ -24,7 +24,7 @@ from jinja2.nodes import Compare, Concat, Const, Dict, Expr, Getitem, Node, Outp
 from jinja2.nodes import List as ListNode
 from jinja2.nodes import Tuple as TupleNode
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter, safe_range
 from jinja2.utils import Namespace
 
 STEPS = 1_000_000
@@ -39,8 +39,13 @@ _STEPS_PER_LOOK = 64
 _ITEM = 8
 _SCALARS = frozenset((str, int, float, bool, type(None)))
 _WIDEST_INDENT = 64
-_LARGEST_INTEGER = 16_384
-"""Bits."""
+_LARGEST_POWER = 16_384
+_LARGEST_INTEGER = 64
+"""Bits. Larger ones could all have the same hash, and a dictionary of such keys takes the square of its size."""
+_LETTERS_PER_STEP = 1024
+"""Of a text that is read through once; also pairs of letters that a search may compare are counted so, 16 for one."""
+_MOST_COMPARED = 1 << 30
+"""Pairs of letters."""
 
 
 class TooMuch(Exception):
@@ -71,6 +76,10 @@ class Allowance:
             if time.thread_time() > self._end:
                 raise TooMuch("it takes too long")
 
+    def read(self, letters: int) -> None:
+        """So many letters are gone through."""
+        self.step(letters // _LETTERS_PER_STEP)
+
     def reserve(self, letters: int) -> None:
         """Raises TooMuch where something of so many letters must not be made."""
         if letters > self.letters:
@@ -95,7 +104,7 @@ def _weight(value: Any, limit: float) -> tuple[int, int, int]:
             letters += len(value)
             continue
         if isinstance(value, dict):
-            inner: Iterable[Any] = (*value.keys(), *value.values())
+            inner: Collection[Any] = (*value.keys(), *value.values())
         elif isinstance(value, list | tuple | set | frozenset | KeysView | ValuesView | ItemsView):
             inner = value
         elif type(value) is Namespace:
@@ -103,6 +112,8 @@ def _weight(value: Any, limit: float) -> tuple[int, int, int]:
         else:
             letters += value.bit_length() // 3 if type(value) is int else 0
             continue
+        if values + len(inner) > limit:
+            raise TooMuch("it takes too many steps")
         deepest = max(deepest, depth + 1)
         waiting.extend((item, depth + 1) for item in inner)
     return values, letters, deepest
@@ -206,11 +217,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     """A sandbox in which every rendering has an Allowance. It is shared: nothing of a rendering is kept in it."""
 
     code_generator_class = _Code
-    intercepted_binops = frozenset(("+", "*", "**", "%"))
+    intercepted_binops = frozenset(("+", "-", "*", "**", "%"))
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, optimized=False, finalize=_finalized)
         del self.globals["lipsum"]
+        self.globals["range"] = self.range
         filters = {**self.filters, "tojson": _to_json, "join": _join, "sum": _sum, "format": _format}
         self.filters = {name: self._counted_filter(name, function) for name, function in filters.items()}
         self.tests = {name: self._counted_test(name, function) for name, function in self.tests.items()}
@@ -240,7 +252,22 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             values, letters, _ = _weight(value, allowed.largest)
             allowed.step(values)
             allowed.reserve(letters)
+        else:
+            letters = len(value) if isinstance(value, str) else 0
+        _allowance.get().read(letters)
         return value
+
+    def range(self, *bounds: int) -> range:
+        for bound in bounds:
+            self.made(bound)
+        return safe_range(*bounds)
+
+    def counted(self, values: Iterable[Any], steps: int = 1) -> Iterator[Any]:
+        """`values`, each of which takes so many steps."""
+        allowed = _allowance.get()
+        for value in values:
+            allowed.step(steps)
+            yield value
 
     def made(self, value: Any) -> Any:
         """`value`, which was just made, and counts."""
@@ -273,7 +300,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             case "*":
                 allowed.reserve(_product(left, right))
             case "**":
-                if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > _LARGEST_INTEGER:
+                if isinstance(left, int) and isinstance(right, int) and left.bit_length() * right > _LARGEST_POWER:
                     raise TooMuch("it makes too large a number")
             case "%":
                 if isinstance(left, str | bytes):
@@ -295,6 +322,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         for value in (*args, *kwargs.values()):
             self.light(value)
         if isinstance(owner, str):
+            if name in _COMPARING_METHODS:
+                _check_compared(owner, args, kwargs)
+            self.light(owner)
             _allowance.get().reserve(_text_size(owner, name, args, kwargs))
         elif isinstance(owner, list | tuple) and name in ("index", "count"):
             self.light(owner)
@@ -334,6 +364,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
                     self.light(value)
             if given:
                 _check_filter(name, given[0], given[1:], kwargs)
+                if name in _BY_ATTRIBUTE and isinstance(given[0], Sized) and given[0]:
+                    parts = 1 + sum(len(re.findall("[.,]", text)) for text in (*given[1:], *kwargs.values()) if isinstance(text, str))
+                    args = (*args[: len(args) - len(given)], self.counted(given[0], parts), *given[1:])  # type: ignore[arg-type]
             return self.made(function(*args, **kwargs))
 
         return counted
@@ -425,12 +458,31 @@ def _replaced_size(text: Any, old: Any = "", new: Any = "", count: Any = None, *
     return len(text) + _at_most(text.count(old), count) * max(0, len(new) - len(old))
 
 
+def _check_compared(text: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    longest = max((len(part) for part in (*args, *kwargs.values()) if isinstance(part, str)), default=0)
+    pairs = len(text) * longest if isinstance(text, str) else 0
+    if pairs > _MOST_COMPARED:
+        raise TooMuch("it searches too long a text")
+    _allowance.get().read(pairs // 16)
+
+
 _SHALLOW = frozenset(
     ("attr", "batch", "count", "d", "default", "first", "items", "join", "last", "length", "list", "map", "random", "reject")
     + ("rejectattr", "reverse", "select", "selectattr", "slice", "sum", "tojson")
 )
 """Filters that look at no more than the first level of a value, or measure it themselves."""
-_SLOW = {"urlize": 10_000, "striptags": 10_000, "pprint": 10_000, "wordwrap": 100_000, "xmlattr": 100_000}
+_BY_ATTRIBUTE = frozenset(("groupby", "join", "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "sort", "unique"))
+"""Filters that do something with each item, such as looking up an attribute with several parts."""
+_QUICK = frozenset(
+    ("attr", "batch", "center", "count", "d", "default", "e", "escape", "first", "forceescape", "format", "indent", "int")
+    + ("float", "items", "join", "last", "length", "list", "lower", "map", "random", "reject", "rejectattr", "replace")
+    + ("reverse", "safe", "select", "selectattr", "slice", "string", "sum", "tojson", "trim", "truncate", "upper")
+)
+"""Filters that go through a text once, in native code, or count each letter themselves. Others get no very long text."""
+_LONGEST_TEXT = 100_000
+_COMPARING_METHODS = frozenset(("lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"))
+"""Methods of texts that may compare each letter with each letter of what they get."""
+_SLOW = {"urlize": 10_000, "striptags": 10_000, "pprint": 10_000, }
 """Filters that take more than one way through a text, and the longest that they get."""
 _SPLITTING = frozenset(("batch", "groupby", "list", "max", "min", "reverse", "slice", "sort", "unique"))
 """Filters that make a list of the letters of a text."""
@@ -446,11 +498,13 @@ def _check_filter(name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str
     longest = max((len(text) for text in (*args, *kwargs.values()) if isinstance(text, str)), default=0)
     if name in _SPLITTING and isinstance(value, str):
         allowed.reserve(_ITEM * len(value))
-    if name in _SLOW:
+    if name in _SLOW or (name not in _QUICK and isinstance(value, str)) or name == "xmlattr":
         values, letters, _ = _weight(value, allowed.largest)
-        if values + letters > _SLOW[name]:
+        if values + letters > _SLOW.get(name, _LONGEST_TEXT):
             raise TooMuch(f"it gives {name} too long a text")
     match name:
+        case "trim":
+            _check_compared(value, args, kwargs)
         case "center":
             allowed.reserve(largest)
         case "indent":
@@ -469,14 +523,15 @@ def _check_filter(name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str
 @pass_environment
 def _join(environment: BoundedEnvironment, value: Any, d: Any = "", attribute: Any = None) -> str:
     if attribute is not None:
-        value = map(make_attrgetter(environment, attribute), value)
+        value = map(make_attrgetter(environment, attribute), value)  # counted as the filter's input
     return environment.joined(list(value), environment.text(d))
 
 
 @pass_environment
 def _sum(environment: BoundedEnvironment, iterable: Any, attribute: Any = None, start: Any = 0) -> Any:
     if attribute is not None:
-        iterable = map(make_attrgetter(environment, attribute), iterable)
+        steps = str(attribute).count(".")
+        iterable = map(make_attrgetter(environment, attribute), environment.counted(iterable, steps))
     for value in iterable:
         start = environment.operated("+", start, value)
     return start
