@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from modules.api.common import CommonRequest
 from modules.api.tolerance import Tolerant
@@ -124,13 +125,26 @@ class ChatMessage(Tolerant):
         return self
 
 
+def _of_an_object(schema: Json) -> Json:
+    """The arguments of a call are an object; with another schema a forced call could not have any."""
+    kind = schema.get("type", "object")
+    if kind == "object" or (isinstance(kind, list) and "object" in kind):
+        return schema
+    error = PydanticCustomError("parameters_type", "the arguments of a call are an object; give it the type 'object'")
+    raise ValidationError.from_exception_data("parameters", [{"type": error, "loc": ("type",), "input": kind}])
+
+
+ArgumentsSchema = Annotated[Json, AfterValidator(_of_an_object)]
+"""A JSON schema of the arguments of a function."""
+
+
 class FunctionSpec(Tolerant):
     """A function that the model may call."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     description: str | None = None
-    parameters: Json | None = None
-    """JSON schema of its arguments."""
+    parameters: ArgumentsSchema | None = None
+    """JSON schema of its arguments; its type is object."""
     strict: bool | None = None
     """Accepted; a forced call always follows the schema."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from modules.api.chat_request import ChatCompletionRequest, Json, RefusalPart
+from modules.api.chat_request import ArgumentsSchema, ChatCompletionRequest, Json, RefusalPart
 from modules.api.common import CommonRequest
 from modules.api.tolerance import Tolerant
 from modules.generation.sampling import MAX_TOKENS
@@ -114,7 +114,7 @@ class FunctionTool(Tolerant):
     type: Literal["function"]
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     description: str | None = None
-    parameters: Json | None = None
+    parameters: ArgumentsSchema | None = None
     strict: bool | None = None
 
 

@@ -40,7 +40,7 @@ def place_in_tools(body: ChatCompletionRequest, place: str, parameters: str) -> 
 
 def _call_schema(tool: Tool, shared: dict[str, Any]) -> dict[str, Any]:
     """The schema of a call; definitions move up to the root, where references look for them."""
-    arguments = dict(tool.function.parameters or {"type": "object"})
+    arguments = {**(tool.function.parameters or {}), "type": "object"}
     for key in ("$defs", "definitions"):
         if key in arguments:
             shared.setdefault(key, {}).update(arguments.pop(key))

@@ -28,6 +28,7 @@ SamplerName = Literal[
 ]
 DEFAULT_ORDER: tuple[SamplerName, ...] = get_args(SamplerName)
 MAX_TOKENS = 1_048_576
+_LONGEST_ID = 20
 
 
 MAX_BANNED_STRINGS = 1000
@@ -159,8 +160,8 @@ class SamplingParams(Settings):
     @classmethod
     def _bias_in_range(cls, value: dict[str, float]) -> dict[str, float]:
         for token, bias in value.items():
-            if not token.lstrip("-").isdigit() or int(token) < 0:
-                raise ValueError(f"{token!r} is not a token id")
+            if not (token.isascii() and token.isdigit()) or len(token) > _LONGEST_ID:
+                raise ValueError(f"{token[:_LONGEST_ID]!r}{'…' * (len(token) > _LONGEST_ID)} is not a token id")
             if not -100 <= bias <= 100:
                 raise ValueError(f"the bias of token {token} must be between -100 and 100, not {bias:g}")
         return value

@@ -365,7 +365,9 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             if given:
                 _check_filter(name, given[0], given[1:], kwargs)
                 if name in _BY_ATTRIBUTE and isinstance(given[0], Sized) and given[0]:
-                    parts = 1 + sum(len(re.findall("[.,]", text)) for text in (*given[1:], *kwargs.values()) if isinstance(text, str))
+                    parts = 1 + sum(
+                        len(re.findall("[.,]", text)) for text in (*given[1:], *kwargs.values()) if isinstance(text, str)
+                    )
                     args = (*args[: len(args) - len(given)], self.counted(given[0], parts), *given[1:])  # type: ignore[arg-type]
             return self.made(function(*args, **kwargs))
 
@@ -471,7 +473,9 @@ _SHALLOW = frozenset(
     + ("rejectattr", "reverse", "select", "selectattr", "slice", "sum", "tojson")
 )
 """Filters that look at no more than the first level of a value, or measure it themselves."""
-_BY_ATTRIBUTE = frozenset(("groupby", "join", "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "sort", "unique"))
+_BY_ATTRIBUTE = frozenset(
+    ("groupby", "join", "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "sort", "unique")
+)
 """Filters that do something with each item, such as looking up an attribute with several parts."""
 _QUICK = frozenset(
     ("attr", "batch", "center", "count", "d", "default", "e", "escape", "first", "forceescape", "format", "indent", "int")
@@ -482,7 +486,11 @@ _QUICK = frozenset(
 _LONGEST_TEXT = 100_000
 _COMPARING_METHODS = frozenset(("lstrip", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "strip"))
 """Methods of texts that may compare each letter with each letter of what they get."""
-_SLOW = {"urlize": 10_000, "striptags": 10_000, "pprint": 10_000, }
+_SLOW = {
+    "urlize": 10_000,
+    "striptags": 10_000,
+    "pprint": 10_000,
+}
 """Filters that take more than one way through a text, and the longest that they get."""
 _SPLITTING = frozenset(("batch", "groupby", "list", "max", "min", "reverse", "slice", "sort", "unique"))
 """Filters that make a list of the letters of a text."""

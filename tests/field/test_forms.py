@@ -209,7 +209,8 @@ def test_json_does_not_drown_in_white_space_and_ends_with_its_last_bracket(name:
 # --- over the API
 
 
-Post = Callable[[str, dict[str, Any]], httpx.Response]
+Post = Callable[[str, dict[str, Any] | str], httpx.Response]
+JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +228,11 @@ def post(model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         stack.callback(app.close)
         address = stack.enter_context(serving(app))
         client = stack.enter_context(httpx.Client(base_url=address, timeout=60))
-        yield lambda path, body: client.post(path, json=body)
+
+        def post(path: str, body: dict[str, Any] | str) -> httpx.Response:
+            return client.post(path, content=body if isinstance(body, str) else json.dumps(body), headers=JSON)
+
+        yield post
 
 
 ASK = [{"role": "user", "content": "Hi"}]
@@ -353,7 +358,102 @@ def test_nothing_is_told_of_a_schema_that_is_held(post: Post) -> None:
     assert "x-textloom-ignored" not in answer.headers
 
 
+@pytest.mark.parametrize("name", forms("inexact"))
+def test_a_number_that_would_become_another_is_refused_with_its_place(name: str, model: LoadedModel) -> None:
+    form = read("inexact", name)
+    place = {"const.json": "const", "digits.json": "properties.a.const", "enum.json": "enum.1.a"}.get(name, "minimum")
+    with pytest.raises(UserError, match=rf"at {place}: so large a number") as raised:
+        start(model, **form)
+    assert (raised.value.status, raised.value.param) == (400, f"json_schema.{place}")
+
+
+@pytest.mark.parametrize("number", [2**53, -(2**53), 2**53 - 1])
+def test_large_integers_that_can_be_held_are(number: int, model: LoadedModel) -> None:
+    for schema in (
+        {"const": number},
+        {"enum": [number]},
+        {"type": "integer", "minimum": number, "maximum": number},
+    ):
+        assert json.loads(reply(model, json_schema=json.dumps(schema))[0]) == number
+
+
+def test_upper_bounds_that_no_reply_reaches_are_none(model: LoadedModel) -> None:
+    for schema in (
+        {"type": "array", "items": {"type": "integer"}, "maxItems": 1_000_000_000},
+        {"type": "string", "maxLength": 1_000_000_000},
+        {"type": "object", "maxProperties": 1_000_000_000},
+    ):
+        start(model, json_schema=json.dumps(schema)).close()
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ({"grammar": 'root ::= "a"\n  "\\uD800"'}, r"^The grammar has a mistake in line 2: \\ud800 is no character"),
+        ({"grammar": 'root ::= "\\U00110000"'}, "in line 1: Unicode has no character 110000"),
+        ({"grammar": 'start: "\ud800"'}, "in line 1: "),
+        ({"regex": "\ud800"}, "in line 1: "),
+        ({"grammar": f'root ::= "a"{{ {"9" * 5000}}}'}, "no reply is that long"),
+        ({"grammar": f'root ::= "a"{{1,{"9" * 5000}}}'}, "no reply is that long"),
+        ({"regex": "(" * 3000 + "a" + ")" * 3000}, "nested parentheses"),
+        ({"json_schema": '{"items": {"type": "number", "minimum": 1e-300, "maximum": 1e300}}'}, "at items.m[a-z]+imum: "),
+        ({"json_schema": '{"const": 1e999}'}, "at const: so large a number"),
+    ],
+)
+def test_a_mistake_is_told_with_its_cause_and_place(form: dict[str, str], said: str, model: LoadedModel) -> None:
+    with pytest.raises(UserError, match=said) as raised:
+        start(model, **form)
+    assert raised.value.status == 400
+    assert len(raised.value.message) < 350
+
+
+def test_counts_of_counts_in_gbnf_keep_their_brackets(model: LoadedModel) -> None:
+    assert reply(model, grammar='root ::= (("a"{2}){3}){1} ("b"*)?', logit_bias={})[0].startswith("a" * 6)
+
+
+def test_a_bias_of_no_token_is_told_in_a_sentence() -> None:
+    for token in ("9" * 5000, "-1", "²"):
+        with pytest.raises(ValueError, match="is not a token id") as raised:
+            SamplingParams(logit_bias={token: 1})
+        assert len(str(raised.value)) < 600
+
+
 # --- calls
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+@pytest.mark.parametrize("kind", ["string", "array", ["array", "null"]])
+def test_arguments_that_are_no_object_are_refused(kind: Any, choice: str, post: Post) -> None:
+    spec = tool("event", {"type": kind})
+    body = {"template": TOOLS_TEMPLATE, "tool_choice": choice}
+    answer = post("/v1/chat/completions", {**body, "messages": ASK, "tools": [spec]})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tools.0.function.parameters.type")
+    answer = post("/v1/responses", {"tool_choice": choice, "input": "Hi", "tools": [{"type": "function", **spec["function"]}]})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "tools.0.parameters.type")
+
+
+@pytest.mark.parametrize("schema", [{"type": ["object", "string"]}, {"anyOf": [{"type": "string"}, {"type": "object"}]}])
+def test_a_forced_call_has_an_object_as_its_arguments(schema: dict[str, Any], post: Post, model: LoadedModel) -> None:
+    (quote,) = model.tokenize('"')
+    body = {"messages": ASK, "template": TOOLS_TEMPLATE, "tools": [tool("event", schema)], "tool_choice": "required"}
+    answer = post("/v1/chat/completions", {**body, "seed": 1, "max_tokens": 60, "logit_bias": {str(quote): 50}})
+    assert answer.status_code == 200, answer.text
+    (call,) = answer.json()["choices"][0]["message"]["tool_calls"]
+    assert call["function"]["arguments"].startswith("{")
+
+
+def test_a_number_of_thousands_of_digits_in_a_body_is_a_400(post: Post) -> None:
+    nines = "9" * 5000
+    ask = '{"prompt": "Hi", "max_tokens": 1, '
+    for body in (
+        ask + '"logit_bias": [[' + nines + ", 1]]}",
+        ask + '"logit_bias": {"' + nines + '": 1}}',
+        ask + '"json_schema": {"const": ' + nines + "}}",
+        ask + '"seed": ' + nines + "}",
+    ):
+        answer = post("/v1/completions", body)
+        assert answer.status_code == 400, answer.text
+        assert "set_int_max_str_digits" not in answer.text
 
 
 CALL = '<tool_call>{"name": "time", "arguments": {"zone": "CET"}}</tool_call>'

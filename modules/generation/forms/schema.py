@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +26,13 @@ _SINGLE = (
     "unevaluatedItems",
     "unevaluatedProperties",
 )
+_LARGEST_INTEGER = 1 << 53
+"""llguidance has numbers as floats of 64 bits, and writes and compares no larger integer exactly."""
+_VALUES = ("const", "enum")
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_MOST = {"maxItems": "minItems", "maxLength": "minLength", "maxProperties": "minProperties"}
+_UNREACHED = 100_000
+"""An upper bound above this means the same as none: a reply ends before."""
 _LEAST = ("minItems", "minLength", "minProperties", "minContains")
 _Place = tuple[str, ...]
 
@@ -42,6 +50,12 @@ def prepare(schema: Any, most: int) -> tuple[Any, tuple[str, ...]]:
             del node["format"]
         if node.pop("uniqueItems", False) and not _at_most_one(node):
             ignored.append(_path(*place, "uniqueItems"))
+        for keyword in _VALUES + _BOUNDS:
+            if keyword in node:
+                _check_numbers((*place, keyword), node[keyword])
+        for keyword, opposite in _MOST.items():
+            if _number(node.get(keyword)) > max(_UNREACHED, _number(node.get(opposite))):
+                del node[keyword]
         for keyword in _LEAST:
             least = node.get(keyword)
             if isinstance(least, int | float) and least > most:
@@ -51,6 +65,36 @@ def prepare(schema: Any, most: int) -> tuple[Any, tuple[str, ...]]:
                     param=f"json_schema.{where}",
                 )
     return schema, tuple(ignored)
+
+
+def _check_numbers(place: _Place, value: Any) -> None:
+    """Refuse numbers that would become others in silence. value: of a keyword, with all that is in it."""
+    waiting = [(place, value)]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [((*place, name), part) for name, part in value.items()]
+        elif isinstance(value, list):
+            waiting += [((*place, str(at)), part) for at, part in enumerate(value)]
+        elif isinstance(value, int | float) and not _is_held(place[-1], value):
+            where = _path(*place)
+            raise UserError(
+                f"The JSON schema cannot be used at {where}: so large a number cannot be held exactly. "
+                "Use integers between -2^53 and 2^53, or a text.",
+                param=f"json_schema.{where}",
+            )
+
+
+def _is_held(keyword: str, value: float) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if keyword in ("minimum", "maximum"):
+        return abs(value) < 1 << 63 and int(float(value)) == value
+    return abs(value) < _LARGEST_INTEGER if keyword.startswith("exclusive") else abs(value) <= _LARGEST_INTEGER
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) else 0
 
 
 def places_of(keyword: str, schema: Any) -> tuple[str, ...]:
@@ -75,6 +119,10 @@ def place_of_fault(schema: Any, problem: str, fails: Callable[[Any], bool]) -> s
         return _path(*innermost)
     for keyword in sorted(node, key=lambda keyword: (keyword not in problem, keyword == "type")):
         if keyword not in shared and not fails({**shared, **{key: node[key] for key in node if key != keyword}}):
+            return _path(*innermost, keyword)
+    for keyword in node:  # there may be more than one at fault
+        alone = {"type": node["type"]} if "type" in node else {}
+        if keyword not in shared and keyword != "type" and fails({**shared, **alone, keyword: node[keyword]}):
             return _path(*innermost, keyword)
     return _path(*innermost)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from modules.errors import UserError
 from modules.generation.forms.builtin import Library, Matcher
-from modules.generation.forms.lark import MOST_REPEATED, NAMES, as_lark
+from modules.generation.forms.lark import MOST_REPEATED, NAMES, as_lark, read_schema
 from modules.generation.forms.schema import place_of_fault, places_of
 from modules.generation.forms.size import shortest
 
@@ -34,9 +34,11 @@ ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator
 """The llguidance in llama.cpp lets white space come again and again; there JSON has the form that Python's json.dumps gives it."""
 NUMBERED = re.compile(r"<\[[^\]\n]*\]>")
 """Tokens that a grammar names by their numbers."""
-LONGEST = 300
+LONGEST = 200
 """Letters of what is quoted in a sentence."""
 _END = 256
+_WORD = re.compile(r"(\S{40})\S{40,}")
+"""What is quoted in a message and has so many letters without a space."""
 _PLACE = re.compile(r"(?:at )?(\d+)\(\d+\): ")
 _TERMINAL = re.compile(r"^([A-Z_][A-Z0-9_-]*)(?:\.\d+)?\s*:", re.MULTILINE)
 _START = re.compile(r"^start\b[^:\n]*:", re.MULTILINE)
@@ -108,7 +110,7 @@ def try_form(asked: Asked, library: Library | None) -> Trial:
     if field == "grammar" and ("&" in asked.text or "~" in asked.text):
         _check_terminals(lark, guide)
     if field == "json_schema" and any("oneOf" in warning for warning in warnings):
-        ignored += places_of("oneOf", json.loads(asked.text))
+        ignored += places_of("oneOf", read_schema(asked.text))
     if library is None:
         return Trial(lark, ignored, None, asked.special)
     compiling = time.process_time()
@@ -226,7 +228,7 @@ def _mistake(asked: Asked, lark: str, problem: str, fails: Callable[[str], bool]
     field, why, where = asked.field, _short(problem), ""
     found = _PLACE.search(problem)
     if field == "json_schema":
-        where = place_of_fault(json.loads(asked.text), problem, lambda part: fails(as_lark(field, json.dumps(part))[0]))
+        where = place_of_fault(read_schema(asked.text), problem, lambda part: fails(as_lark(field, json.dumps(part))[0]))
         what = f"The JSON schema cannot be used{f' at {_cut(where)}' if where else ''}"
     elif field == "regex" or found is None:
         what = f"The {NAMES[field]} cannot be used"
@@ -249,7 +251,7 @@ def _where(text: str, lark: str, line: int) -> str:
 def _short(message: str) -> str:
     """llguidance's message without its place and its picture of the source."""
     lines = [line for line in _PLACE.sub("", message, count=1).splitlines() if not re.match(r"\s*(\d+ \||\^)", line)]
-    return _cut(" ".join(line.strip() for line in lines if line.strip()))
+    return _cut(_WORD.sub(r"\1…", " ".join(line.strip() for line in lines if line.strip())))
 
 
 def _cut(text: str) -> str:
