@@ -377,6 +377,12 @@ def test_large_integers_that_can_be_held_are(number: int, model: LoadedModel) ->
         assert json.loads(reply(model, json_schema=json.dumps(schema))[0]) == number
 
 
+@pytest.mark.parametrize(("least", "most"), [(-(2**63), 2**63 - 1), (0, 2**64 - 1)])
+def test_the_range_of_a_64_bit_integer_is_told_and_stops_nothing(least: int, most: int, model: LoadedModel) -> None:
+    with start(model, json_schema=json.dumps({"type": "integer", "minimum": least, "maximum": most})) as events:
+        assert events.ignored == (("minimum", "maximum") if least else ("maximum",))
+
+
 def test_upper_bounds_that_no_reply_reaches_are_none(model: LoadedModel) -> None:
     for schema in (
         {"type": "array", "items": {"type": "integer"}, "maxItems": 1_000_000_000},

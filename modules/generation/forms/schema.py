@@ -33,6 +33,8 @@ _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multip
 _MOST = {"maxItems": "minItems", "maxLength": "minLength", "maxProperties": "minProperties"}
 _UNREACHED = 100_000
 """An upper bound above this means the same as none: a reply ends before."""
+_OUTERMOST = {"minimum": -(1 << 63), "maximum": (1 << 63) - 1}
+"""Generators write the range of their 64-bit integers; nobody means a number beyond it."""
 _LEAST = ("minItems", "minLength", "minProperties", "minContains")
 _Place = tuple[str, ...]
 
@@ -50,6 +52,11 @@ def prepare(schema: Any, most: int) -> tuple[Any, tuple[str, ...]]:
             del node["format"]
         if node.pop("uniqueItems", False) and not _at_most_one(node):
             ignored.append(_path(*place, "uniqueItems"))
+        for keyword, outermost in _OUTERMOST.items():
+            bound = node.get(keyword)
+            if isinstance(bound, int) and (bound <= outermost if outermost < 0 else bound >= outermost):
+                ignored.append(_path(*place, keyword))
+                del node[keyword]
         for keyword in _VALUES + _BOUNDS:
             if keyword in node:
                 _check_numbers((*place, keyword), node[keyword])
