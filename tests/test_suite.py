@@ -196,6 +196,24 @@ for number in range(30):
     assert len(lines) == 120
 
 
+def test_tests_that_train_with_the_server_itself_do_so_one_after_the_other(tmp_path):
+    code = """
+import sys, time
+from pathlib import Path
+from tests.harness.alone import Turns
+turns, log = Turns(Path(sys.argv[1])), open(sys.argv[2], "a", buffering=1)
+for number in range(30):
+    with turns.turn(alone=number % 10 == 0, trains=True):
+        log.write("in\\n")
+        time.sleep(0.002)
+        log.write("out\\n")
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / "lock"), str(tmp_path / "log")]
+    both = [subprocess.Popen(words, cwd=ROOT) for _ in range(2)]
+    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    assert (tmp_path / "log").read_text().splitlines() == ["in", "out"] * 60
+
+
 def test_what_was_changed_selects_the_tests_that_need_it(tmp_path):
     files = {
         "modules/__init__.py": "", "modules/low.py": "", "modules/high.py": "from modules import low",

@@ -56,6 +56,7 @@ def write(page: Page, name: str, value: str) -> None:
 @pytest.mark.browser
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.trains_here
 def test_a_made_up_fact_is_learnt_through_a_reload_and_said_in_chat(page):
     page.get_by_role("tab", name="Training").click()
     expect(page.locator("#training-setting-model input")).to_have_value("SmolLM2-135M-Instruct", timeout=MINUTES)

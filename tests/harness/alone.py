@@ -2,6 +2,8 @@
 
 Two locks on bytes of one file, which the system takes back from a process that ends. The door is held while waiting for the
 room, so that a test that wants the room for itself is not overtaken for ever by those that share it.
+
+Tests marked `trains_here` start server.py itself and train with it: it has one folder of runs, and lets one run go at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 
 LOCK = "TEXTLOOM_TEST_LOCK"
-_DOOR, _ROOM = 0, 1
+_DOOR, _ROOM, _RUNS = 0, 1, 2
 
 
 def lock_path() -> Path:
@@ -42,11 +44,16 @@ class Turns:
     # Outermost, so that waiting counts for no time limit; around reruns too.
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        with self.turn(alone=item.get_closest_marker("alone") is not None):
+        alone = item.get_closest_marker("alone") is not None
+        with self.turn(alone=alone, trains=item.get_closest_marker("trains_here") is not None):
             return (yield)
 
     @contextmanager
-    def turn(self, *, alone: bool) -> Iterator[None]:
+    def turn(self, *, alone: bool, trains: bool = False) -> Iterator[None]:
+        if trains:
+            with _held(self._file, _RUNS, fcntl.LOCK_EX), self.turn(alone=alone):
+                yield
+            return
         with _held(self._file, _DOOR, fcntl.LOCK_EX):
             fcntl.lockf(self._file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH, 1, _ROOM)
         try:

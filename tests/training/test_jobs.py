@@ -109,6 +109,7 @@ def clean_runs():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.slow
+@pytest.mark.trains_here
 def test_worker_and_server_killed_together_lose_nothing_but_the_last_steps(training_root, make_run, clean_runs, tmp_path):
     """server.py itself: the run is begun, and after both were killed resumed, by requests to its API."""
     from modules.training.worker.__main__ import train
