@@ -90,7 +90,6 @@ MIGRATIONS = (
     # a word of one or two letters, as most Chinese ones are, begins terms of the index (message_terms, title_terms). What a
     # change takes out of the index comes before what it puts in: two triggers were run the other way round.
     """
-    DROP INDEX chats_of_owner;
     CREATE INDEX chats_in_order ON chats (owner, pinned, updated, id) WHERE deleted IS NULL;
     CREATE TABLE chat_lists (owner TEXT NOT NULL PRIMARY KEY, revision INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TRIGGER list_grown AFTER INSERT ON chats BEGIN
