@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from modules.api import remote_pictures
 from modules.api.chat_request import ChatMessage, ImagePart, Tool
+from modules.api.errors import shortened
 from modules.errors import UserError
 from modules.generation.template import Arguments
 from modules.generation.types import Image, Message, Role
@@ -94,15 +95,11 @@ def _checked(arguments: str, message: int, call: int) -> str:
     except ValueError:
         where = f"messages.{message}.tool_calls.{call}.function.arguments"
         raise UserError(
-            f"The arguments of a call in message {message + 1} ('{where}') are not a JSON object: {_shortened(arguments)}. "
+            f"The arguments of a call in message {message + 1} ('{where}') are not a JSON object: {shortened(arguments)}. "
             "Send them as the model wrote them; an empty text is a call without arguments.",
             param=where,
         ) from None
     return arguments
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def tools_for_template(tools: Sequence[Tool]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from starlette.types import Scope
 
 from modules.api import request_id
 from modules.errors import DiskFull, NotAllowed, NotFound, TooManyTries, UserError
+from modules.settings.paths import path_of
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def install(web: FastAPI) -> None:
 
 def is_of_api(scope: Scope) -> bool:
     """Whether a request is for the API, and not for the page or its files."""
-    return scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")).startswith(("/v1/", "/api/"))
+    return path_of(scope).startswith(("/v1/", "/api/"))
 
 
 _ROUTE_CODES = {404: "unknown_url", 405: "method_not_allowed"}
@@ -239,8 +240,12 @@ def _reason(problem: Mapping[str, Any]) -> str:
     return text.replace("a valid tuple", "a list").replace("a valid dictionary", "a JSON object")
 
 
+def shortened(text: str) -> str:
+    """What a message quotes of a longer text."""
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
 def _shown(value: Any) -> str:
     if value is None or isinstance(value, dict | list | tuple):
         return ""
-    text = json.dumps(value, default=str)
-    return f", not {text if len(text) <= 60 else text[:57] + '…'}"
+    return f", not {shortened(json.dumps(value, default=str))}"

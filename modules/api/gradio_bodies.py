@@ -5,16 +5,13 @@ One of them, for its Python client, breaks at each name that it does not know: i
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modules.api.errors import body_of
-from modules.errors import UserError
-from modules.settings.texts import check_text
+from modules.settings.paths import path_of
+from modules.settings.texts import parse_json
 
 PREFIX = "/gradio_api/"
 CLOSED = "/gradio_api/call/v2/"
@@ -27,7 +24,7 @@ class ReadableJson:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
+        path = path_of(scope)
         if path.startswith(CLOSED):
             await JSONResponse(body_of(f"There is no {path} here.", 404, code="unknown_url"), 404)(scope, receive, send)
             return
@@ -43,8 +40,9 @@ class ReadableJson:
             data += message.get("body", b"")
             more = message.get("more_body", False)
         try:
-            check_text(json.loads(data, parse_constant=_refuse) if data else None)
-        except (ValueError, RecursionError, UserError):
+            if data:
+                parse_json(data)
+        except ValueError:
             await JSONResponse(body_of("The body is not valid JSON.", 400, code="invalid_json"), 400)(scope, receive, send)
             return
         unread = True
@@ -57,7 +55,3 @@ class ReadableJson:
             return await receive()
 
         await self._app(scope, again, send)
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is no number of JSON")

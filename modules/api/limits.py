@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modules.api.errors import body_of, is_of_api
 from modules.errors import TooLarge
+from modules.settings.paths import path_of
 
 MIB = 1024 * 1024
 OF_THE_API = 64 * MIB
@@ -62,7 +63,7 @@ class BodyLimit:
             await _refuse(limit, scope, receive, send)
 
     def _limit(self, scope: Scope) -> int:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = path_of(scope)
         if is_of_api(scope) and not _ADMINISTERS.fullmatch(path):
             return OF_THE_API
         return next((limit for pattern, limit in self._larger if pattern.fullmatch(path)), OF_THE_REST)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import Template, TemplateSyntaxError
 from jinja2.ext import Extension, loopcontrols
@@ -18,7 +17,7 @@ from jinja2.parser import Parser
 from modules.errors import UserError
 from modules.generation.sandbox import BoundedEnvironment, TooMuch
 from modules.generation.turns import fitted
-from modules.settings.texts import check_text
+from modules.settings.texts import parse_json
 
 if TYPE_CHECKING:
     from modules.generation.types import Message, Role
@@ -78,10 +77,6 @@ class _TakesTooMuch(UserError):
     """A template went beyond its allowance of time, steps or text."""
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
 class Arguments(dict[str, Any]):
     """The arguments of a call: an object for templates that look into it, and the text as it was sent for those that join it.
 
@@ -89,13 +84,7 @@ class Arguments(dict[str, Any]):
     """
 
     def __init__(self, sent: str) -> None:
-        try:
-            values = json.loads(sent, parse_constant=_refuse_constant) if sent.strip() else {}
-            check_text(values)
-        except RecursionError:
-            raise ValueError("too deep") from None
-        except UserError as error:
-            raise ValueError(error.message) from None
+        values = parse_json(sent) if sent.strip() else {}
         if not isinstance(values, dict):
             raise ValueError("not an object")
         super().__init__(values)
@@ -218,13 +207,21 @@ def shows(source: str, roles: tuple[Role, ...]) -> bool:
     from modules.generation.types import Message
 
     turns = [Message(role, f"what turn {number} says") for number, role in enumerate(roles)]
+    text = _tried(source, turns)
+    return text is not None and all(turn.content in text for turn in turns)
+
+
+def _tried(source: str, turns: Sequence[Message], variables: Mapping[str, Any] | None = None) -> str | None:
+    """The text of turns that are made to learn what a template does; None where it cannot render them.
+
+    Raises UserError where it takes too much: that ends the request, and is no word about the template.
+    """
     try:
-        text = _as_they_are(source, turns)
+        return _as_they_are(source, turns, variables=variables)
     except _TakesTooMuch:
-        raise  # once for a request, and no word about the template
+        raise
     except UserError:
-        return False
-    return all(turn.content in text for turn in turns)
+        return None
 
 
 @lru_cache(maxsize=256)
@@ -239,13 +236,8 @@ def _loses_answers(source: str) -> bool:
         Message("assistant", "", extra={"tool_calls": [call]}),
         Message("tool", _PLACE, extra={"tool_call_id": call["id"], "name": "clock"}),
     ]
-    try:
-        text = _as_they_are(source, turns, variables={"tools": [{"type": "function", "function": function}]})
-    except _TakesTooMuch:
-        raise  # once for a request, and no word about the template
-    except UserError:
-        return False  # it says itself what it cannot render
-    return _PLACE not in text
+    text = _tried(source, turns, {"tools": [{"type": "function", "function": function}]})
+    return text is not None and _PLACE not in text  # what it cannot render it says itself
 
 
 _KINDS: dict[TurnKind, tuple[Role, ...]] = {
@@ -275,11 +267,8 @@ def picture_mark(source: str) -> str:
     if "image" not in source:
         return ""
     picture = Image(b"")
-    try:
-        one, two = (_as_they_are(source, (Message("user", _PLACE, (picture,) * number),)) for number in (1, 2))
-    except _TakesTooMuch:
-        raise  # once for a request, and no word about the template
-    except UserError:
+    one, two = (_tried(source, (Message("user", _PLACE, (picture,) * number),)) for number in (1, 2))
+    if one is None or two is None:
         return ""
     common = next((at for at, (here, there) in enumerate(zip(one, two, strict=False)) if here != there), len(one))
     return two[max(0, common - len(two) + len(one)) : common]

@@ -76,7 +76,8 @@ def with_adapter(model: Any, path: Path, **arguments: Any) -> Any:
 
     if (problem := _adapter_problem(path)) is not None:
         raise UserError(problem)
-    read_adapter_weights(path.name, path)
+    if not (path / "adapter_model.safetensors").exists():
+        read_adapter_weights(path.name, path)  # the list has read no more than a header, which a pickled file does not have
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, NoReturn
 
 from modules.errors import UserError
 
@@ -16,6 +17,23 @@ def check_text(value: Any) -> None:
     Nor is anything nested more deeply than `DEEPEST`, as whatever walks through it later has an end to its stack.
     """
     _check(value, DEEPEST)
+
+
+def parse_json(text: str | bytes | bytearray) -> Any:
+    """The value of a JSON text, by the letter of the standard: without NaN and Infinity, and as `check_text` wants it.
+
+    Raises ValueError for everything else.
+    """
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+        check_text(value)
+    except (RecursionError, UserError) as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _check(value: Any, levels: int) -> None:

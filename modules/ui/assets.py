@@ -5,6 +5,8 @@ from __future__ import annotations
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from modules.settings.paths import path_of
+
 FOLDER = "/assets/"
 """Every name in it carries a hash of the content, so that what is kept is never out of date."""
 MOST_BYTES = 32 * 1024**2
@@ -19,7 +21,7 @@ class KeptAssets:
         self._room = MOST_BYTES
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
+        path = path_of(scope)
         headers = Headers(scope=scope) if path.startswith(FOLDER) else Headers({})
         if not path.startswith(FOLDER) or scope["method"] != "GET" or "range" in headers:
             await self._app(scope, receive, send)

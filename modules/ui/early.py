@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modules.settings.page import PageSettings, Tab
+from modules.settings.paths import path_of
 from modules.ui.words import script_words
 
 STATIC = Path(__file__).parent / "static"
@@ -69,7 +70,7 @@ class EarlyHead:
         self._opens_on = opens_on
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
+        path = path_of(scope)
         if path not in ("", "/") or scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -28,6 +28,7 @@ from modules.ui import (
     preferences,
     training_routes,
     transfer_routes,
+    uploads,
     views,
     writing_routes,
 )
@@ -40,7 +41,7 @@ LARGER_BODIES = {
     "/chats/import": transfer.LARGEST_FILE,
     "/chats/pictures": pictures.LARGEST_FILE,
     "/chats/characters/import|/chats/characters/[^/]+/picture": character_files.LARGEST_FILE,
-    "/gradio_api/upload": 2 * 1024**3,
+    uploads.ADDRESS: 2 * 1024**3,
 }
 """Patterns of paths that take files, with the largest body of each; Gradio's is for training data."""
 MOST_CHATS = 1000

@@ -11,6 +11,8 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from modules.settings.paths import path_of
+
 ADDRESS = "/gradio_api/upload"
 LARGEST = 1024**3
 """Bytes of one upload: training data."""
@@ -57,7 +59,7 @@ class UploadRoom:
         self._arriving = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"].removeprefix(scope.get("root_path", "")) if scope["type"] == "http" else ""
+        path = path_of(scope)
         if path != ADDRESS or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
