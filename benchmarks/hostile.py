@@ -14,19 +14,15 @@ import json
 import socket
 import statistics
 import sys
-import tempfile
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from tests.serving import Server
-from tests.tiny import write_tiny_llama
-from tests.tiny_gguf import write_gguf
+from benchmarks.tiny_server import tiny_server
 
 BAR = 3.0
 CHAT = "/v1/chat/completions"
@@ -245,19 +241,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4, help="of each attack, and of the quiet beside it")
     parser.add_argument("--gguf", action="store_true", help="with llama.cpp's loader instead of our own")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "models").mkdir()
-        weights = write_tiny_llama(folder / "models" / "tiny", layers=2)
-        if options.gguf:
-            write_gguf(weights, folder / "models" / "tiny-gguf.gguf")
-        arguments = ["--model", "tiny-gguf" if options.gguf else "tiny", "--model-dir", str(folder / "models")]
-        arguments += ["--max-parallel", str(options.clients + 2)]
-        arguments += ["--gradio-auth", f"{USER}:{PASSWORD}"]
-        with Server(arguments, data=folder / "data") as server:
-            with Streams(Target.logged_in(server.port), options.clients) as streams:
-                quiet(streams, 5)
-                sys.exit(run(streams, options.seconds))
+    arguments = ["--max-parallel", str(options.clients + 2), "--gradio-auth", f"{USER}:{PASSWORD}"]
+    with tiny_server(arguments, gguf=options.gguf) as server:
+        with Streams(Target.logged_in(server.port), options.clients) as streams:
+            quiet(streams, 5)
+            sys.exit(run(streams, options.seconds))
 
 
 def run(streams: Streams, seconds: float) -> int:

@@ -14,7 +14,6 @@ import json
 import math
 import random
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -22,14 +21,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psutil
 
+from benchmarks.tiny_server import tiny_server
 from tests.serving import Server
-from tests.tiny import write_tiny_llama
-from tests.tiny_gguf import write_gguf
 
 PHRASES = [f"Request {number} of a long day, with its own words: {'round and ' * (number % 7)}round." for number in range(40)]
 MEMORY_BAR = 1.02
@@ -260,15 +257,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=24)
     parser.add_argument("--gguf", action="store_true", help="with llama.cpp's loader instead of our own")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "models").mkdir()
-        weights = write_tiny_llama(folder / "models" / "soak", layers=2)
-        if options.gguf:
-            write_gguf(weights, folder / "models" / "soak-gguf.gguf")
-        arguments = ["--model", "soak-gguf" if options.gguf else "soak", "--model-dir", str(folder / "models"), "--nowebui"]
-        with Server(arguments, data=folder / "data") as server:
-            sys.exit(run(Soak(server, options.requests, options.clients)))
+    with tiny_server(["--nowebui"], gguf=options.gguf) as server:
+        sys.exit(run(Soak(server, options.requests, options.clients)))
 
 
 def run(soak: Soak) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 from tests.leash import leashed
 from tests.serving import free_port
@@ -27,6 +30,36 @@ parameters.verbosity, parameters.ui = 0, False
 server = xllamacpp.Server(parameters)
 sys.stdin.read()
 """
+
+VLLM = """
+import json, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+words = sys.argv[1:]
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        models = [{"id": words[words.index("--served-model-name") + 1], "object": "model", "created": 0,
+                   "owned_by": "vllm", "max_model_len": 321}]
+        body = json.dumps({"object": "list", "data": models}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *words):
+        pass
+def serve():
+    ThreadingHTTPServer(("127.0.0.1", int(words[words.index("--port") + 1])), Handler).serve_forever()
+"""
+"""The beginning of a program that answers as `vllm serve` does once it is ready."""
+
+
+def answer_json(handler: BaseHTTPRequestHandler, status: int, body: Any) -> None:
+    data = json.dumps(body).encode()
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
 
 
 @contextmanager

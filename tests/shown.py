@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from modules.ui.markdown import Block
+from modules.ui.live import difference
+from modules.ui.markdown import Block, LiveMarkdown
 
 
 def after(shown: Sequence[Block], change: Any) -> list[Block]:
@@ -20,3 +21,14 @@ def after(shown: Sequence[Block], change: Any) -> list[Block]:
         blocks.append(Block(last.start, last.kind, kept.decode("utf-16-le") + text + end.decode("utf-16-le")))
     blocks = [block for block in blocks if "at" not in change or block.start < change["at"]]
     return blocks + [Block(*block) for block in change.get("b", ())]
+
+
+def streamed(text: str, step: int) -> list[Block]:
+    """The blocks that a browser has at the end of a text that came in pieces, and had at each of them as the server did."""
+    live, shown = LiveMarkdown(), []
+    for end in [*range(step, len(text), step), len(text)]:
+        blocks = list(live.update(text[:end]))
+        if change := difference(shown, blocks):
+            shown = after(shown, change)
+        assert shown == blocks
+    return shown

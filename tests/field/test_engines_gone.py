@@ -22,6 +22,7 @@ from modules.loaders import remote, vllm
 from modules.loaders.choose import load as load_any
 from modules.loaders.options import LoadOptions
 from tests.api.conftest import servers, wait_until
+from tests.engines import VLLM, answer_json
 
 INPUTS = Path(__file__).parent / "inputs"
 HELLO = GenerationRequest((Message("user", "Hello there"),))
@@ -44,12 +45,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.says(self)  # type: ignore[attr-defined]
 
     def _send(self, status: int, body: Any) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        answer_json(self, status, body)
 
     def stream(self, *chunks: dict[str, Any], whole: bool = True) -> None:
         self.send_response(200)
@@ -258,24 +254,15 @@ def test_without_an_exception_the_last_words_are_told() -> None:
     assert vllm.root_cause([]) == "it said nothing."
 
 
-STAND_IN = """
-import json, sys, threading, os
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-words = sys.argv[1:]
+STAND_IN = (
+    VLLM
+    + """
+import os, threading
 if "--fail" in words:
     print(open(words[words.index("--fail") + 1]).read(), flush=True)
     print("\\n".join(f"line {at}" for at in range(100)), flush=True)
     sys.exit(1)
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        models = [{"id": words[words.index("--served-model-name") + 1], "object": "model", "created": 0,
-                   "owned_by": "vllm", "max_model_len": 321}]
-        body = json.dumps({"object": "list", "data": models}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+class Handler(Handler):
     def do_POST(self):
         print("(EngineCore_0 pid=7) ERROR 11-29 10:00:12 [core.py:1] torch.OutOfMemoryError: CUDA out of memory.", flush=True)
         print("(APIServer pid=1) vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.", flush=True)
@@ -285,10 +272,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         self.wfile.write(b"data: " + json.dumps({"error": error}).encode() + b"\\n\\n")
-    def log_message(self, *words):
-        pass
-ThreadingHTTPServer(("127.0.0.1", int(words[words.index("--port") + 1])), Handler).serve_forever()
+serve()
 """
+)
 
 
 @pytest.fixture

@@ -100,41 +100,41 @@ def test_a_question_without_room_for_its_reply_is_not_kept(app, monkeypatch):
     assert app.store.chats("local") == []
 
 
+def held_reply(app: App, url: str) -> tuple[replies.Reply, int]:
+    """(a reply that has come to its end on a disk that became full meanwhile, the number of its message)."""
+    full = threading.Event()
+    app.engine.model.reply = lambda request: LONG if full.wait(60) else ""  # type: ignore[attr-defined]
+    preferences.set_sampling(app, "local", SamplingParams(max_tokens=100_000), None)
+    id_ = httpx.post(url + "/chats/send", json={"content": "hello"}).json()["reply"]
+    fill(app.store)
+    full.set()
+    reply = app.replies.get(id_)
+    assert reply is not None
+    until(lambda: reply.progress.unsaved and reply.progress.state == "whole")
+    return reply, id_
+
+
 def test_a_reply_that_does_not_fit_is_held_until_there_is_room(app, monkeypatch):
     monkeypatch.setattr(replies, "RETRY_SECONDS", 0.05)
-    full = threading.Event()
-    app.engine.model.reply = lambda request: LONG if full.wait(60) else ""
-    preferences.set_sampling(app, "local", SamplingParams(max_tokens=100_000), None)
     with serving(app) as url:
-        sent = httpx.post(url + "/chats/send", json={"content": "hello"}).json()
-        fill(app.store)
-        full.set()
-        reply = app.replies.get(sent["reply"])
-        until(lambda: reply.progress.unsaved and reply.progress.state == "whole")
+        reply, id_ = held_reply(app, url)
         assert str(app.data) in reply.progress.unsaved
         assert reply.progress.phase != "over"
-        with httpx.stream("GET", f"{url}/chats/replies/{sent['reply']}/events", timeout=30) as events:
+        with httpx.stream("GET", f"{url}/chats/replies/{id_}/events", timeout=30) as events:
             told = ""
             for line in events.iter_lines():
                 told += line
                 if "unsaved" in line:
                     empty(app.store)
         assert "over" in told
-        assert app.store.message("local", sent["reply"]).content == LONG
-        assert app.store.message("local", sent["reply"]).state == "whole"
-        assert app.store.message("local", sent["reply"]).figures.error is None
+        assert app.store.message("local", id_).content == LONG
+        assert app.store.message("local", id_).state == "whole"
+        assert app.store.message("local", id_).figures.error is None
 
 
 def test_a_server_that_ends_does_not_wait_for_room(app):
-    full = threading.Event()
-    app.engine.model.reply = lambda request: LONG if full.wait(60) else ""
-    preferences.set_sampling(app, "local", SamplingParams(max_tokens=100_000), None)
     with serving(app) as url:
-        sent = httpx.post(url + "/chats/send", json={"content": "hello"}).json()
-        fill(app.store)
-        full.set()
-        reply = app.replies.get(sent["reply"])
-        until(lambda: reply.progress.unsaved and reply.progress.state == "whole")
+        held_reply(app, url)
         app.replies.close()
         until(lambda: not app.replies._running)
 

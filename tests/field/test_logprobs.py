@@ -11,13 +11,11 @@ import httpx
 import pytest
 
 from modules.chats.token_data import pack, unpack
-from modules.generation.llamacpp.launch import Launch
 from modules.generation.llamacpp.model import LlamacppModel
 from modules.generation.local.model import Limits, LocalModel
 from modules.generation.remote.reading import ChunkReader
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, LoadedModel, TextDelta, Token, TokenAlternative, name_of, own_bytes
-from modules.library.gguf_header import read_control_tokens
 from modules.ui.token_view import token_row
 from tests.api.conftest import servers
 from tests.fakes import EchoModel
@@ -26,24 +24,6 @@ from tests.tiny import CHATML
 
 CHINESE = "饕餮🙂"
 ASKED = {"messages": [{"role": "user", "content": "hi"}], "temperature": 0}
-
-
-@pytest.fixture(scope="module")
-def local(tiny_llama_folder: Path) -> Iterator[LocalModel]:
-    from transformers import AutoTokenizer, LlamaForCausalLM
-
-    weights = LlamaForCausalLM.from_pretrained(tiny_llama_folder)
-    model = LocalModel("tiny", weights, AutoTokenizer.from_pretrained(tiny_llama_folder), Limits(cache_bytes=1 << 26))
-    yield model
-    model.close()
-
-
-@pytest.fixture(scope="module")
-def llamacpp(tiny_gguf: Path) -> Iterator[LlamacppModel]:
-    launch = Launch(str(tiny_gguf), "", 4096, 2, threads=1, cpu=True)
-    model = LlamacppModel("tiny", launch, chat_template=CHATML, control=read_control_tokens(tiny_gguf))
-    yield model
-    model.close()
 
 
 @pytest.fixture(scope="module")

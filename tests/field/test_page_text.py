@@ -18,7 +18,7 @@ from modules.ui.live import difference
 from modules.ui.markdown import LONGEST_FORMULA, LiveMarkdown, render
 from tests.fakes import EchoModel
 from tests.in_process import make_app
-from tests.shown import after
+from tests.shown import after, streamed
 from tests.ui.test_routes import Page
 
 INPUTS = Path(__file__).parent / "inputs"
@@ -197,12 +197,7 @@ def test_on_the_page_only_what_the_models_template_opened_folds(page: Page):
 @pytest.mark.parametrize("name", ["readme-in-markdown.md", "readme-without-empty-lines.md"])
 def test_markdown_that_holds_code_is_one_block_streamed_and_finished(name: str, step: int):
     text = (INPUTS / name).read_text(encoding="utf-8")
-    live, shown = LiveMarkdown(), []
-    for end in [*range(step, len(text), step), len(text)]:
-        blocks = list(live.update(text[:end]))
-        if change := difference(shown, blocks):
-            shown = after(shown, change)
-        assert shown == blocks
+    shown = streamed(text, step)
     assert shown[:-1] == render(text)[:-1] and words_of(shown) == words_of(render(text))
 
 

@@ -36,7 +36,7 @@ from modules.library.spec import ModelSpec
 from modules.loaders import remote
 from modules.loaders.choose import choose
 from modules.loaders.options import LoadOptions
-from tests.engines import free_port, llama_server, transformers_serve
+from tests.engines import answer_json, free_port, llama_server, transformers_serve
 from tests.tiny import CHATML
 
 KEY = "sesame"
@@ -265,12 +265,7 @@ class Engine(http.server.BaseHTTPRequestHandler):
         if callable(body):
             body(self)
             return
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+        answer_json(self, status, body)
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -15,12 +15,12 @@ from modules.library.spec import ModelSpec
 from modules.loaders import vllm
 from modules.loaders.choose import load
 from modules.loaders.options import LoadOptions
+from tests.engines import VLLM
 
-STAND_IN = """
-import json, subprocess, sys, time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-words = sys.argv[1:]
-port = int(words[words.index("--port") + 1])
+STAND_IN = (
+    VLLM
+    + """
+import subprocess
 print("INFO starting", words[1], flush=True)
 worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print("worker", worker.pid, flush=True)
@@ -28,20 +28,9 @@ if "--fail" in words:
     print("ValueError: No available memory for the cache blocks.", flush=True)
     worker.kill()
     sys.exit(1)
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        models = [{"id": words[words.index("--served-model-name") + 1], "object": "model", "created": 0,
-                   "owned_by": "vllm", "max_model_len": 321}]
-        body = json.dumps({"object": "list", "data": models}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *words):
-        pass
-ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+serve()
 """
+)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modules.ui.live import difference
 from modules.ui.markdown import LiveMarkdown, as_html, render
-from tests.shown import after
+from tests.shown import streamed
 
 
 def html_of(text: str) -> str:
@@ -177,12 +177,7 @@ def test_growing_text_ends_as_the_whole_text_looks():
 @pytest.mark.parametrize("step", [1, 3, 17])
 @pytest.mark.parametrize("text", [DOCUMENT, "<think>a\n\nb</think>\n\nc 😀😀 d", "thought\n\nmore</think>\n\nanswer"])
 def test_the_differences_lead_a_browser_to_the_same_blocks(text: str, step: int):
-    live, shown = LiveMarkdown(), []
-    for end in [*range(step, len(text), step), len(text)]:
-        blocks = list(live.update(text[:end]))
-        if change := difference(shown, blocks):
-            shown = after(shown, change)
-        assert shown == blocks
+    streamed(text, step)
 
 
 def test_a_long_reply_costs_few_bytes_and_little_time():

@@ -16,6 +16,7 @@ from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, Image, Message
 from tests.generation.local.conftest import tokens_of
 from tests.generation.local.test_rows import finished, reply_of
+from tests.tiny import tiny_llava_processor
 
 TEMPLATE = (
     "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -38,11 +39,9 @@ def llava(tiny_llama_folder: Path) -> Any:
     from transformers import (
         AutoConfig,
         AutoTokenizer,
-        CLIPImageProcessorPil,
         CLIPVisionConfig,
         LlavaConfig,
         LlavaForConditionalGeneration,
-        LlavaProcessor,
     )
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama_folder)
@@ -55,14 +54,7 @@ def llava(tiny_llama_folder: Path) -> Any:
     token = tokenizer.convert_tokens_to_ids("<image>")
     config: Any = LlavaConfig(vision_config=vision, text_config=text, tie_word_embeddings=False)
     config.image_token_id = token
-    processor = LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
-        tokenizer=tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token="<image>",
-    )
+    processor = tiny_llava_processor(tokenizer)
     models = []
     for _ in range(2):
         torch.manual_seed(1)
