@@ -18,7 +18,7 @@ from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.library.machine import keep_one_heap
 from modules.loaders.options import LoadOptions
-from modules.settings import command_line, ports, proxies
+from modules.settings import command_line, ports, proxies, terminal
 from modules.settings.addresses import in_url
 from modules.settings.page import PageSettings
 from modules.settings.retired import RETIRED
@@ -235,6 +235,7 @@ def _announce(running: Running) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run until Ctrl-C. Returns the exit status."""
+    terminal.take_any_text()
     signal.signal(signal.SIGTERM, lambda *_: _raise_interrupt())
     running = None
     try:

@@ -15,7 +15,7 @@ from modules.chats.pictures import PictureStore
 from modules.chats.replies import Replies
 from modules.chats.sheets import Sheets
 from modules.chats.store import ChatStore
-from modules.errors import Conflict, NotFound, Unavailable, UserError
+from modules.errors import Conflict, NotFound, ReadOnly, Unavailable, UserError
 from modules.generation.engine import Engine
 from modules.generation.sampling import SamplingParams
 from modules.generation.template import has_no_place_for, template_problem
@@ -24,6 +24,7 @@ from modules.library.characters import CharacterLibrary
 from modules.library.download_jobs import DownloadJobs
 from modules.library.loras import LoraLibrary
 from modules.library.models import ModelLibrary
+from modules.library.places import why_not_written
 from modules.library.presets import PresetLibrary
 from modules.library.prompts import PromptLibrary
 from modules.library.spec import ModelSpec
@@ -57,9 +58,9 @@ class App:
         self.sampling = sampling or SamplingParams()
         self.page = page or PageSettings()
         models = root / self.options.model_dir
-        models.mkdir(parents=True, exist_ok=True)
         self.data = root / self.options.data_dir
         _make_private(self.data)
+        _warn_of_read_only(root, models, root / self.options.lora_dir)
         self.access = make_access(self.options, self.data)
         self.models = ModelLibrary(models)
         self.loras = LoraLibrary(root / self.options.lora_dir)
@@ -205,9 +206,21 @@ class App:
 
 
 def _make_private(folder: Path) -> None:
-    """Make the folder with chats and logins, and close it to the machine's other users."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make the folder with chats and logins, and close it to the machine's other users. Raises ReadOnly."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReadOnly(folder, error.strerror) from None
+    if reason := why_not_written(folder):
+        raise UserError(f"{reason} Or choose another folder with --data-dir.")
     try:
         folder.chmod(0o700)
     except OSError as error:
         log.warning("%s could not be closed to other users of this machine (%s): they may read chats.", folder, error.strerror)
+
+
+def _warn_of_read_only(root: Path, models: Path, loras: Path) -> None:
+    """Say of each folder that is not needed to start that nothing can be saved in it."""
+    for folder in (models, loras, *(root / name for name in ("characters", "presets", "prompts", "training"))):
+        if reason := why_not_written(folder):
+            log.warning("%s", reason)

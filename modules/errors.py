@@ -6,6 +6,7 @@ UserError                400  the request or setting is wrong; the message says 
 │   └── TooManyTries     429  wrong ones too often: it is not looked at before some seconds are over
 ├── Forbidden            403  who asks is known, and may not do this
 ├── NotFound             404  no such model, chat, preset, …
+├── ReadOnly             403  the server may not write there
 ├── Conflict             409  the thing is in use, or exists already
 ├── TooLarge             413  more was sent than is taken at once
 ├── Unavailable          503  right now this cannot be done: no model loaded, out of memory, queue full
@@ -60,6 +61,19 @@ class TooManyTries(NotAllowed):
 class Forbidden(UserError):
     status = 403
     code = "forbidden"
+
+
+class ReadOnly(UserError):
+    """where: a file or folder that may not be written."""
+
+    status = 403
+    code = "read_only"
+
+    def __init__(self, where: object, reason: str | None) -> None:
+        super().__init__(
+            f"{where} cannot be written ({reason or 'no permission'}), and nothing can be saved there. "
+            "Let the user who runs this program write it."
+        )
 
 
 class NotFound(UserError):

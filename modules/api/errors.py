@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from modules.api import request_id
-from modules.errors import DiskFull, NotAllowed, NotFound, TooManyTries, UserError
+from modules.errors import DiskFull, NotAllowed, NotFound, ReadOnly, TooManyTries, UserError
 from modules.settings.paths import path_of
 
 log = logging.getLogger(__name__)
@@ -74,9 +74,14 @@ def install_for_users(web: FastAPI) -> None:
 
     @web.exception_handler(OSError)
     async def refuse_write(request: Request, error: OSError) -> JSONResponse:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or "this server"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            told = DiskFull(where)
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            told = ReadOnly(where, error.strerror)
+        else:
             raise error
-        status, body = body_of_exception(DiskFull(error.filename or "this server"))
+        status, body = body_of_exception(told)
         return JSONResponse(body, status)
 
 

@@ -5,8 +5,11 @@ Only what transformers itself cannot use is refused; what it takes, however odd,
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from modules.library.real_files import check_real, what_instead
 
 Json = Mapping[str, Any]
 
+_ABSENT = object()
 GENERATION = "generation_config.json"
 _DTYPE = re.compile(r"^(b?float\d*\w*|half|double|u?int\d+|bool|complex\d+)$")
 _ROPE_NUMBERS = (
@@ -27,10 +31,64 @@ _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "adde
 _OLD_TOKENIZERS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt")
 
 
+@dataclass(frozen=True)
+class Number:
+    """What a number in a file may be. whole: without a fraction; empty: null, which counts as not written."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    whole: bool = False
+    empty: bool = False
+
+    def takes(self, value: Any) -> bool:
+        if value is None:
+            return self.empty
+        kinds = int if self.whole else (int, float)
+        return isinstance(value, kinds) and not isinstance(value, bool) and self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        if self.least > -math.inf and self.most < math.inf:
+            return f"{kind} from {self.least:g} to {self.most:g}"
+        return f"{kind} of at least {self.least:g}" if self.least > -math.inf else kind
+
+
+_SIZES: dict[str, Number] = {
+    "num_hidden_layers": Number(1, 10_000, whole=True, empty=True),
+    **dict.fromkeys(("hidden_size", "num_attention_heads", "vocab_size"), Number(1, 2**31, whole=True, empty=True)),
+}
+_QUANTISATION = {
+    **dict.fromkeys(("bits", "w_bit", "w_bits"), Number(1, 16, whole=True, empty=True)),
+    **dict.fromkeys(("group_size", "q_group_size"), Number(-1, whole=True, empty=True)),
+}
+_LENGTHS: dict[str, Number] = dict.fromkeys(
+    ("max_length", "max_new_tokens", "min_length", "min_new_tokens"), Number(empty=True)
+)
+
+
+def check_numbers(values: Json, numbers: Mapping[str, Number], place: str) -> None:
+    """Raises UserError that names `place`, key and value for the first of `numbers` that `values` has as something else.
+
+    Lists are passed over: some families write a number for each layer.
+    """
+    for key, number in numbers.items():
+        value = values.get(key, _ABSENT)
+        if value is not _ABSENT and not isinstance(value, list) and not number.takes(value):
+            raise UserError(f'{place} has {json.dumps(value)[:60]} as "{key}", where {number} is expected. Correct it.')
+
+
+def check_quantization(described: Any, place: str) -> None:
+    """The settings of a quantisation. Raises UserError that names `place` and key."""
+    if not isinstance(described, dict):
+        raise UserError(f"{place} is no object of settings. Download it again.")
+    check_numbers(described, _QUANTISATION, place)  # pyright: ignore[reportUnknownArgumentType]
+
+
 def check_config(config: Json, files: Mapping[str, Path]) -> None:
     """config.json. Raises UserError that names file, key and value."""
     place = f"config.json in {files['config.json'].parent.name}"
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        check_numbers(part, _SIZES, place)
         for key in ("dtype", "torch_dtype"):
             value = part.get(key)
             if value is not None and not isinstance(value, dict) and not (isinstance(value, str) and _DTYPE.match(value)):
@@ -71,6 +129,10 @@ def generation_problem(files: Mapping[str, Path]) -> str | None:
                 f'{path.name} in {path.parent.name} has {value!r} as "{key}", where the number of a token or a list of them '
                 "is expected. Correct it, or delete the file."
             )
+    try:
+        check_numbers(config, _LENGTHS, f"{path.name} in {path.parent.name}")
+    except UserError as error:
+        return error.message
     return None
 
 

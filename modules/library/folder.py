@@ -6,12 +6,14 @@ import importlib.util
 import logging
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
-from modules.library.config_files import check_config, check_tokenizer, generation_problem
+from modules.library.config_files import check_config, check_quantization, check_tokenizer, generation_problem
+from modules.library.entries import files_of, unreadable
 from modules.library.json_files import read_json
 from modules.library.real_files import check_real
 from modules.library.spec import ModelShape, ModelSpec, Quantization
@@ -28,27 +30,45 @@ from modules.library.whole import architecture_of, not_whole
 
 log = logging.getLogger(__name__)
 Json = Mapping[str, Any]
+_READ = (".json", ".safetensors", ".bin", ".pt", ".pth", ".model", ".txt", ".jinja")
+"""Endings of files that make a model."""
 
 
-def describe_folder(path: Path) -> ModelSpec:
-    """Never raises for what is in the folder: what is wrong with it is in `problem`."""
-    files = {file.name: file for file in sorted(path.iterdir()) if file.is_file()}
+def describe_folder(path: Path, name: str | None = None) -> ModelSpec:
+    """name: what it is called where that is not the folder's own name.
+
+    Never raises for what is in the folder: what is wrong with it is in `problem`.
+    """
+    name = name or path.name
+    files: dict[str, Path] = {}
+    unread: dict[str, str] = {}
     try:
-        return _described(path, files)
+        files, unread = files_of(path)
+        spec = _described(path, name, files)
     except (UserError, OSError) as error:
-        reason = error.message if isinstance(error, UserError) else f"{path.name} cannot be read: {error.strerror}."
+        spec = _unusable(path, name, files, error.message if isinstance(error, UserError) else unreadable(path, error))
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError):
-        log.info("%s cannot be described", path.name, exc_info=True)
-        reason = f"config.json in {path.name} has values of another kind than transformers writes. Download it again."
-    return ModelSpec(path.name, path, "folder", sum(file.stat().st_size for file in files.values()), problem=reason)
+        log.info("%s cannot be described", name, exc_info=True)
+        spec = _unusable(
+            path, name, files, f"config.json in {name} has values of another kind than transformers writes. Download it again."
+        )
+    # What cannot be read is why something is missing; where all is there, it is only odd.
+    reasons = tuple(reason for file, reason in unread.items() if file.endswith(_READ))
+    if spec.problem and reasons:
+        return replace(spec, problem=f"In {name}, {reasons[0]}")
+    return replace(spec, warnings=spec.warnings + reasons)
 
 
-def _described(path: Path, files: Mapping[str, Path]) -> ModelSpec:
+def _unusable(path: Path, name: str, files: Mapping[str, Path], problem: str) -> ModelSpec:
+    return ModelSpec(name, path, "folder", sum(file.stat().st_size for file in files.values()), problem=problem)
+
+
+def _described(path: Path, name: str, files: Mapping[str, Path]) -> ModelSpec:
     if "config.json" not in files:
-        raise UserError(_without_config(path.name, files))
+        raise UserError(_without_config(name, files))
     config = read_json(files["config.json"])
     check_config(config, files)
-    weights, headers = _weights(path.name, config, files)
+    weights, headers = _weights(name, config, files)
     warnings = check_tokenizer(files)
     tensors = [entry for header in headers.values() for entry in header.items()]
     quantization = _quantization(config, files, headers)
@@ -56,7 +76,7 @@ def _described(path: Path, files: Mapping[str, Path]) -> ModelSpec:
     dtype = main_dtype(tensors) or config.get("dtype") or config.get("torch_dtype")
     text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
     return ModelSpec(
-        name=path.name,
+        name=name,
         path=path,
         format="folder",
         size_bytes=size,
@@ -111,10 +131,13 @@ def _without_config(name: str, files: Mapping[str, Path]) -> str:
 
 def _quantization(config: Json, files: Mapping[str, Path], headers: Mapping[Path, dict[str, Tensor]]) -> Quantization | None:
     described = config.get("quantization_config") or {}
+    place = "quantization_config in config.json"
     for name in ("quantize_config.json", "quant_config.json"):
         if not described and name in files:
             described = read_json(files[name])
             described.setdefault("quant_method", "awq" if "w_bit" in described else "gptq")
+            place = name
+    check_quantization(described, f"{place} of {files['config.json'].parent.name}")
     if not described:
         found = (packed_weights(file, header) for file, header in headers.items())
         return next(filter(None, found), None)
@@ -185,7 +208,7 @@ def shape_of(config: Json) -> ModelShape | None:
 
 def chat_template_in(folder: Path) -> str | None:
     """The chat template of a model folder; a file without one hides no other. Raises UserError for a file that cannot be read."""
-    return _chat_template({file.name: file for file in folder.iterdir() if file.is_file()})
+    return _chat_template(files_of(folder)[0])
 
 
 def _chat_template(files: Mapping[str, Path]) -> str | None:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from modules.errors import NotFound, UserError
+from modules.library.config_files import Number, check_numbers
+from modules.library.entries import Patience, entries_of, files_of, shown_name, unreadable, why_not_read
 from modules.library.gguf_header import read_gguf_header
+from modules.library.hub_cache import is_cache, snapshots
 from modules.library.json_files import read_json
 from modules.library.real_files import check_real
 from modules.library.weights import read_safetensors_header
+
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_NUMBERS = {
+    "r": Number(whole=True, least=1),
+    "lora_alpha": Number(),
+    "lora_dropout": Number(least=0, most=1),
+}
 
 
 @dataclass(frozen=True)
@@ -35,17 +45,23 @@ class LoraSpec:
 
 
 class LoraLibrary:
-    """The adapters in one folder."""
+    """The adapters in one folder. Safe to use from any thread."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._patience: Patience[list[LoraSpec]] = Patience()
 
     def all(self) -> list[LoraSpec]:
-        """Every adapter, by name; those that cannot be used too, with their problem."""
-        if not self.folder.is_dir():
-            return []
-        entries = [entry for path in sorted(self.folder.iterdir()) if (entry := describe_adapter(path))]
+        """Every adapter, by name; those that cannot be used too, with their problem. Raises UserError where nothing can be read."""
+        entries = [adapter for path in entries_of(self.folder) for adapter in self._adapters(path)]
         return sorted(entries, key=lambda entry: entry.name.lower())
+
+    def _adapters(self, path: Path) -> list[LoraSpec]:
+        try:
+            return self._patience.ask(path, lambda: list(adapters_in(path)))
+        except (UserError, OSError) as error:
+            reason = error.message if isinstance(error, UserError) else unreadable(path, error)
+            return [LoraSpec(shown_name(path), path, "peft", 0, problem=reason)]
 
     def find(self, name: str) -> LoraSpec:
         """The adapter called `name`, as listed or as ORG/NAME. Raises NotFound."""
@@ -61,47 +77,65 @@ class LoraLibrary:
         raise NotFound(f"There is no adapter called {name} in loras/. {hint}", param="adapter")
 
 
-def describe_adapter(path: Path) -> LoraSpec | None:
-    """None for what is no adapter at all. Never raises for what is in the files."""
-    if path.name.startswith(".") or path.name.endswith(".part"):
-        return None
+def adapters_in(path: Path) -> Iterator[LoraSpec]:
+    """The adapters that one entry of the adapters folder is, or holds as the hub's cache."""
+    places = snapshots(path) if is_cache(path) else ((shown_name(path), path),)
+    for name, place in places:
+        if adapter := describe_adapter(place, name):
+            yield adapter
+
+
+def describe_adapter(path: Path, name: str | None = None) -> LoraSpec | None:
+    """None for what is no adapter at all. Never raises for what is in the files. name: what it is called, where not as its path."""
+    name = name or shown_name(path)
     is_gguf = path.suffix.lower() == ".gguf"
-    if not path.is_dir() and not is_gguf:
+    if not is_gguf and not path.is_symlink() and not path.is_dir():
         return None
-    files = [path] if is_gguf else [file for file in path.glob("adapter_model.*") if file.is_file()]
-    size = sum(file.stat().st_size for file in files)
     form: Literal["peft", "gguf"] = "gguf" if is_gguf else "peft"
+    size = 0
     try:
-        return _gguf_adapter(path, size) if is_gguf else _peft_adapter(path, size)
+        if reason := why_not_read(path):
+            raise UserError(reason)
+        if not is_gguf and not path.is_dir():
+            return None
+        size = sum(file.stat().st_size for file in ([path] if is_gguf else path.glob("adapter_model.*")) if file.is_file())
+        return _gguf_adapter(path, size) if is_gguf else _peft_adapter(path, name, size)
     except (UserError, OSError) as error:
-        return LoraSpec(path.name, path, form, size, problem=str(error))
+        reason = error.message if isinstance(error, UserError) else unreadable(path, error)
+        return LoraSpec(name, path, form, size, problem=reason)
 
 
-def _peft_adapter(path: Path, size: int) -> LoraSpec:
-    if not (path / "adapter_config.json").is_file():
-        if (path / "config.json").is_file():
-            raise UserError(f"{path.name} is a whole model, not an adapter: move it into models/.")
-        raise UserError(f"{path.name} has no adapter_config.json, which says what adapter it is.")
-    if not any((path / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
-        raise UserError(
-            f"{path.name} has no weights (adapter_model.safetensors). Download it again, or let its training finish."
-        )
-    config = read_json(path / "adapter_config.json")
-    if (path / "adapter_model.safetensors").is_file():
-        _check_pairs(path.name, read_safetensors_header(path / "adapter_model.safetensors"))
+def _peft_adapter(path: Path, name: str, size: int) -> LoraSpec:
+    files, unread = files_of(path)
+    for file in (*_WEIGHTS, "adapter_config.json"):
+        if file in unread:
+            raise UserError(f"In {name}, {unread[file]}")
+    if "adapter_config.json" not in files:
+        if "config.json" in files:
+            raise UserError(f"{name} is a whole model, not an adapter: move it into models/.")
+        raise UserError(f"{name} has no adapter_config.json, which says what adapter it is.")
+    weights = next((files[file] for file in _WEIGHTS if file in files), None)
+    if weights is None:
+        raise UserError(f"{name} has no weights (adapter_model.safetensors). Download it again, or let its training finish.")
+    config = read_json(files["adapter_config.json"])
+    kind = str(config.get("peft_type") or "LORA")
+    if kind == "LORA":
+        check_numbers(config, _NUMBERS, f"adapter_config.json in {name}")
+    if weights.suffix == ".safetensors":
+        _check_pairs(name, read_safetensors_header(weights))
     else:
-        check_real(path / "adapter_model.bin")
+        check_real(weights)
     modules, base, rank, alpha = (config.get(key) for key in ("target_modules", "base_model_name_or_path", "r", "lora_alpha"))
     return LoraSpec(
-        name=path.name,
+        name=name,
         path=path,
         format="peft",
         size_bytes=size,
         base_model=base if isinstance(base, str) else None,
         rank=rank if isinstance(rank, int) else None,
         alpha=alpha if isinstance(alpha, int | float) else None,
-        target_modules=tuple(sorted(map(str, modules))) if isinstance(modules, list) else (modules,) if modules else (),
-        kind=str(config.get("peft_type") or "LORA"),
+        target_modules=tuple(sorted(map(str, modules))) if isinstance(modules, list) else (str(modules),) if modules else (),
+        kind=kind,
     )
 
 

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from modules.errors import NotFound
+from modules.errors import NotFound, UserError
+from modules.library.entries import Patience, entries_of, files_of, shown_name, unreadable, why_not_read
 from modules.library.folder import describe_folder
 from modules.library.gguf_file import describe_gguf, name_of, parts_of
+from modules.library.hub_cache import CACHED, is_cache, is_other_cache, snapshots
 from modules.library.remote_address import SETTINGS_FILES, describe_remote
 from modules.library.spec import ModelSpec
 
@@ -23,9 +25,11 @@ class ModelLibrary:
         self.folder = folder
         self._known: dict[Path, tuple[Signature, ModelSpec]] = {}
         self._lock = threading.Lock()
+        self._finding: Patience[list[tuple[str, Path]]] = Patience()
+        self._describing: Patience[tuple[Signature, ModelSpec]] = Patience()
 
     def all(self) -> list[ModelSpec]:
-        """Every model, by name; those that cannot be loaded too, with their problem."""
+        """Every model, by name; those that cannot be loaded too, with their problem. Raises UserError where nothing can be read."""
         with self._lock:
             entries = [self._described(name, path) for name, path in self._places()]
             self._known = {spec.path: self._known[spec.path] for spec in entries if spec.path in self._known}
@@ -40,56 +44,87 @@ class ModelLibrary:
                 return self._described(key, places[key])
         raise NotFound(_not_found(name, list(places)), param="model")
 
-    def _places(self) -> Iterator[tuple[str, Path]]:
-        """(name, path) of everything that may be a model."""
-        if not self.folder.is_dir():
-            return
-        for path in sorted(self.folder.iterdir()):
-            if path.name.startswith(".") or path.name.endswith(".part"):
-                continue
-            if path.is_dir():
-                yield from models_in(path)
-            elif path.suffix.lower() == ".gguf":
-                if name := name_of(path):
-                    yield name, path
-            elif path.suffix.lower() in (".yaml", ".yml") and path.name not in SETTINGS_FILES:
-                yield path.stem, path
+    def _places(self) -> list[tuple[str, Path]]:
+        """(name, path) of everything that may be a model; each name once, and a folder's own before one of the hub's cache."""
+        found: dict[str, Path] = {}
+        for path in sorted(entries_of(self.folder), key=lambda path: path.name.startswith(CACHED)):
+            try:
+                places = self._finding.ask(path, lambda path=path: list(places_in(path)))
+            except (UserError, OSError):
+                places = [(shown_name(path), path)]
+            for name, place in places:
+                found.setdefault(name if name not in found else f"{path.name}/{place.name}", place)
+        return list(found.items())
 
     def _described(self, name: str, path: Path) -> ModelSpec:
-        signature = _signature(path)
-        before = self._known.get(path)
-        if before and before[0] == signature and before[1].name == name:
-            return before[1]
-        spec = describe(path, name)
-        self._known[path] = (signature, spec)
-        return spec
+        try:
+            self._known[path] = self._describing.ask(path, lambda: _read(name, path, self._known.get(path)))
+        except (UserError, OSError) as error:
+            reason = error.message if isinstance(error, UserError) else unreadable(path, error)
+            return ModelSpec(name, path, "gguf" if path.suffix.lower() == ".gguf" else "folder", 0, problem=reason)
+        return self._known[path][1]
+
+
+def places_in(path: Path) -> Iterator[tuple[str, Path]]:
+    """(name, path) of the models that one entry of the models folder is or holds; none for an entry that is no model."""
+    suffix = path.suffix.lower()
+    if (name := shown_name(path)) != path.name:
+        yield name, path
+    elif suffix == ".gguf":
+        if name := name_of(path):
+            yield name, path
+    elif suffix in (".yaml", ".yml"):
+        if path.name not in SETTINGS_FILES:
+            yield path.stem, path
+    elif why_not_read(path):
+        if path.is_symlink() or path.is_dir():
+            yield path.name, path
+    elif is_cache(path):
+        for name, snapshot in snapshots(path):
+            yield from models_in(snapshot, name)
+    elif path.is_dir() and not is_other_cache(path):
+        yield from models_in(path)
 
 
 def describe(path: Path, name: str | None = None) -> ModelSpec:
-    """One model, by its path: a folder, a .gguf file (the first of several), or a .yaml file."""
+    """One model, by its path: a folder, a .gguf file (the first of several), or a .yaml file.
+
+    Never raises for what is in it: what is wrong with it is in `problem`.
+    """
     if path.is_dir():
-        return describe_folder(path)
+        return describe_folder(path, name)
     if path.suffix.lower() == ".gguf":
         return describe_gguf(path, name or name_of(path) or path.name)
     return describe_remote(path)
 
 
-def models_in(folder: Path) -> Iterator[tuple[str, Path]]:
+def models_in(folder: Path, called: str | None = None) -> Iterator[tuple[str, Path]]:
     """(name, path) of what a folder holds: it is one model, unless it only holds .gguf files: then each of those is."""
+    called = called or folder.name
     gguf = sorted(file for file in folder.glob("*.gguf") if file.is_file())
-    found = [(f"{folder.name}/{name}", file) for file in gguf if (name := name_of(file))]
+    found = [(f"{called}/{name}", file) for file in gguf if (name := name_of(file))]
     if not found or ((folder / "config.json").exists() and any(folder.glob("*.safetensors"))):
-        yield folder.name, folder
+        yield called, folder
     elif len(found) == 1:
-        yield folder.name, found[0][1]
+        yield called, found[0][1]
     else:
         yield from found
 
 
+def _read(name: str, path: Path, before: tuple[Signature, ModelSpec] | None) -> tuple[Signature, ModelSpec]:
+    """A model as it is now: `before` where none of its files changed."""
+    signature = _signature(path)
+    if before is not None and before[0] == signature and before[1].name == name:
+        return before
+    return signature, describe(path, name)
+
+
 def _signature(path: Path) -> Signature:
     """What changes when a model's files do."""
-    files = sorted(path.iterdir()) if path.is_dir() else [part for part in parts_of(path) if part.exists()]
-    stats = ((file.name, file.stat()) for file in files if file.exists())
+    if reason := why_not_read(path):
+        raise UserError(reason)
+    files, _ = files_of(path) if path.is_dir() else ({part.name: part for part in parts_of(path) if part.exists()}, {})
+    stats = ((name, file.stat()) for name, file in files.items())
     return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -10,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from modules.errors import UserError
+from modules.errors import ReadOnly, UserError
 
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10))}
 
@@ -42,9 +44,15 @@ def folder_of(personal: Path, owner: str) -> Path:
 
 @contextmanager
 def written_whole(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place at the end, or vanishes: nobody sees half of it. mode: who may read it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}-", suffix=".part", dir=path.parent)
+    """A temporary file beside `path` that takes its place at the end, or vanishes: nobody sees half of it. mode: who may read it.
+
+    Raises ReadOnly where the folder may not be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}-", suffix=".part", dir=path.parent)
+    except OSError as error:
+        raise ReadOnly(path.parent, error.strerror) if error.errno in NOT_WRITABLE else error from None
     os.close(handle)
     draft = Path(name)
     try:
@@ -53,6 +61,17 @@ def written_whole(path: Path, mode: int = 0o644) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def why_not_written(folder: Path) -> str | None:
+    """Why nothing can be saved in `folder`, or made where it will be, in a sentence; None where it can. Leaves nothing behind."""
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return ReadOnly(folder, error.strerror).message
+    return None
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 
 from modules.errors import Forbidden, NotFound, UserError
 from modules.generation.sampling import SamplingParams
+from modules.library.entries import named, read_bytes
 from modules.library.places import folder_of, path_inside, write_text
 from modules.settings.declare import hints_of
 from modules.settings.yaml_text import parse_yaml
@@ -52,16 +54,16 @@ class PresetLibrary:
         return PresetLibrary(folder_of(self._personal, owner), shared=self.folder)
 
     def names(self) -> list[str]:
-        found = {file.stem for folder in self._folders() for file in folder.glob("*.yaml") if not file.name.startswith(".")}
+        found = {file.stem for folder in self._folders() for file in named(folder, ".yaml")}
         return sorted(found, key=str.lower)
 
     def read(self, name: str) -> SamplingParams:
         """Raises NotFound, and UserError where the file has a value that is out of bounds."""
-        path = next((path for folder in self._folders() if (path := _file(folder, name)).is_file()), None)
+        path = next((path for folder in self._folders() if os.path.lexists(path := _file(folder, name))), None)
         if path is None:
             raise NotFound(f"There is no preset called {name}. There are: {', '.join(self.names())}.", param="preset")
         try:
-            values = read_preset(path.read_bytes(), path.name)
+            values = read_preset(read_bytes(path), path.name)
         except UserError as error:
             raise UserError(error.message, param="preset") from None
         return SamplingParams.read(_known(values, path.name))

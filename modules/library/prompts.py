@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from modules.errors import Forbidden, NotFound
+from modules.library.entries import named, read_bytes
 from modules.library.places import folder_of, path_inside, write_text
 
 _WHAT = "prompt's name"
@@ -28,15 +30,15 @@ class PromptLibrary:
         return PromptLibrary(folder_of(self._personal, owner), shared=self.folder)
 
     def names(self) -> list[str]:
-        found = {file.stem for folder in self._folders() for file in folder.glob("*.txt") if not file.name.startswith(".")}
+        found = {file.stem for folder in self._folders() for file in named(folder, ".txt")}
         return sorted(found, key=str.lower)
 
     def read(self, name: str) -> str:
-        """The text without the line end that closes the file. Raises NotFound."""
-        path = next((path for folder in self._folders() if (path := _file(folder, name)).is_file()), None)
+        """The text without the line end that closes the file. Raises NotFound, UserError."""
+        path = next((path for folder in self._folders() if os.path.lexists(path := _file(folder, name))), None)
         if path is None:
             raise NotFound(f"There is no prompt called {name}. There are: {', '.join(self.names())}.", param="prompt")
-        return path.read_text(encoding="utf-8", errors="replace").removesuffix("\n")
+        return read_bytes(path).decode("utf-8-sig", errors="replace").removesuffix("\n")
 
     def save(self, name: str, text: str) -> None:
         """Raises UserError for a name that cannot be a file."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from modules.errors import Conflict, UserError
+from modules.library.entries import read_text
 from modules.library.places import path_inside, write_text
 from modules.library.spec import ModelSpec
 from modules.settings.yaml_text import parse_yaml
@@ -31,8 +32,8 @@ class RemoteAddress:
 def read_address(path: Path) -> RemoteAddress:
     """Raises UserError where the file does not name an engine, or has a key that means nothing here."""
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
+        values = parse_yaml(read_text(path))
+    except yaml.YAMLError:
         raise UserError(f"{path.name} is not valid YAML.") from None
     address = values.get("base_url") if isinstance(values, dict) else None
     if not isinstance(address, str) or not _ADDRESS.match(address):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ import yaml
 
 from modules.errors import NotFound, UserError
 from modules.generation.template import check_template
+from modules.library.entries import named, read_text
 from modules.library.places import path_inside, write_text
 from modules.settings.yaml_text import parse_yaml
 
 BY_NAME = "by-name.yaml"
+_SUFFIXES = (".jinja", ".yaml", ".yml")
 _STOP = re.compile(r"\{#-?\s*stop:\s*(\[.*?\])\s*-?#\}", re.DOTALL)
 
 
@@ -35,15 +39,15 @@ class TemplateLibrary:
 
     def names(self) -> list[str]:
         """Every template, by name."""
-        files = (*self.folder.glob("*.jinja"), *self.folder.glob("*.yaml"), *self.folder.glob("*.yml"))
-        return sorted({file.stem for file in files if file.name != BY_NAME and not file.name.startswith(".")}, key=str.lower)
+        files = named(self.folder, *_SUFFIXES)
+        return sorted({file.stem for file in files if file.name != BY_NAME}, key=str.lower)
 
     def read(self, name: str) -> str:
         """The Jinja source of a template. Raises UserError, NotFound."""
-        for suffix in (".jinja", ".yaml", ".yml"):
+        for suffix in _SUFFIXES:
             path = path_inside(self.folder, name, suffix, "template's name")
-            if path.is_file() and path.name != BY_NAME:
-                text = path.read_text(encoding="utf-8")
+            if os.path.lexists(path) and path.name != BY_NAME:
+                text = read_text(path)
                 return text.removesuffix("\n") if suffix == ".jinja" else from_turn_template(_mapping(text, path.name))
         raise NotFound(f"There is no chat template called {name}. There are: {', '.join(self.names())}.", param="template")
 
@@ -56,7 +60,7 @@ class TemplateLibrary:
         """Raises NotFound."""
         if name not in self.names():
             raise NotFound(f"There is no chat template called {name}.", param="template")
-        for suffix in (".jinja", ".yaml", ".yml"):
+        for suffix in _SUFFIXES:
             path_inside(self.folder, name, suffix).unlink(missing_ok=True)
 
     def choose(self, model_name: str, own: str | None = None) -> ChatTemplate | None:
@@ -65,11 +69,20 @@ class TemplateLibrary:
             return ChatTemplate(own, "model")
         plain = re.sub(r"[_ ]", "-", model_name)
         path = self.folder / BY_NAME
-        rules = parse_yaml(path.read_text(encoding="utf-8")) if path.is_file() else []
-        for rule in rules or []:
-            if re.search(rule["name"], plain, re.IGNORECASE):
-                return ChatTemplate(self.read(rule["template"]), rule["template"])
+        for pattern, template in _rules(path) if path.exists() else ():
+            if pattern.search(plain):
+                return ChatTemplate(self.read(template), template)
         return None
+
+
+def _rules(path: Path) -> Iterator[tuple[re.Pattern[str], str]]:
+    """(pattern of names, template) as they stand in a file. Raises UserError."""
+    try:
+        rules: Any = parse_yaml(read_text(path)) or []
+        for rule in rules:
+            yield re.compile(rule["name"], re.IGNORECASE), rule["template"]
+    except (yaml.YAMLError, TypeError, LookupError, re.error) as error:
+        raise UserError(f"{path.name} must be a list of `name` (a pattern) and `template`: {error}.") from None
 
 
 def stop_texts(source: str) -> tuple[str, ...]:

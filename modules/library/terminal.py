@@ -23,6 +23,7 @@ from modules.library.places import safe_name
 from modules.library.starter import fetch_starter, starter_as_transformers
 from modules.library.wanted import Wanted, choose_files, default_quantization, quantizations, total_size
 from modules.settings import proxies
+from modules.settings.terminal import take_any_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +45,7 @@ environment:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status. What the user can act on is one sentence on stderr."""
+    take_any_text()
     parser = _parser()
     options = parser.parse_args(arguments)
     if sum(map(bool, (options.model, options.from_meta, options.meta_url))) != 1:

@@ -15,7 +15,7 @@ from modules.library.weights import BITS, Tensor
 
 Json = Mapping[str, Any]
 
-_LAYER = re.compile(r"^(?P<group>(?:.*?\.)?(?:layers|layer|h|blocks|block))\.(?P<number>\d+)\.")
+_LAYER = re.compile(r"^(?P<group>(?:.*?\.)?(?:layers|layer|h|blocks|block))\.(?P<number>\d{1,4})\.")
 _OF_A_TRANSFORMER = re.compile(r"attn|attention|mixer|mamba|norm|ln_")
 _OTHER_NUMBERS = frozenset({"albert", "funnel", "lxmert"})
 """Families whose layers are shared, or numbered in another way."""

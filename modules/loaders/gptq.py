@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.errors import UserError
+from modules.library.entries import files_of
 from modules.library.json_files import read_json
 from modules.library.spec import ModelSpec, Quantization
 from modules.loaders.local import folder_problem, load_folder
@@ -58,7 +59,7 @@ def _prepare(model: Any) -> None:
 @contextmanager
 def in_todays_form(spec: ModelSpec) -> Iterator[Path]:
     """A folder that transformers understands: older ones have the settings of the quantisation in a file of their own, or nowhere."""
-    files = {file.name: file for file in spec.path.iterdir() if file.is_file()}
+    files, _ = files_of(spec.path)
     config = read_json(files["config.json"])
     if config.get("quantization_config"):
         with as_listed(spec) as folder:

@@ -17,6 +17,7 @@ from traceback import extract_tb
 from typing import Any
 
 from modules.errors import Unavailable, UserError
+from modules.library.entries import files_of
 from modules.library.loras import describe_adapter
 from modules.library.models import describe
 from modules.library.spec import ModelSpec
@@ -171,7 +172,7 @@ def as_listed(spec: ModelSpec, config: Mapping[str, Any] | None = None, without:
     """
     if not spec.weights and (problem := (spec := describe(spec.path)).problem):
         raise UserError(problem, param="model")
-    files = {file.name: file for file in spec.path.iterdir() if file.is_file()}
+    files, _ = files_of(spec.path)
     marked = {file.name for file in files.values() if file.suffix in (".json", ".jinja") and _begins_with_mark(file)}
     left_out = {*without, *_ADAPTER}
     if config is None and not marked | files.keys() & left_out and _found_first(files) == spec.weights:

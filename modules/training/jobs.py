@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import logging
 import re
 import shutil
 import threading
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from modules.errors import Conflict, NotFound, UserError
+from modules.library.entries import entries_of
 from modules.library.loras import LoraLibrary
 from modules.library.models import ModelLibrary
 from modules.library.places import safe_name, write_text
@@ -27,6 +28,7 @@ from modules.training.folder import Plan, RunFolder
 from modules.training.merging import Merge, read_merge, start_merge
 from modules.training.samples import load_tokenizer
 
+log = logging.getLogger(__name__)
 State = Literal["queued", "starting", "running", "stopping", "done", "stopped", "failed", "interrupted", "new"]
 ACTIVE: tuple[State, ...] = ("starting", "running", "stopping")
 _CHECKED_ROWS = 2000
@@ -180,14 +182,14 @@ class TrainingJobs:
 
     def list(self) -> list[TrainingJob]:
         """All runs, the newest first."""
-        if not self.runs.is_dir():
-            return []
-        names = sorted((path.name for path in self.runs.iterdir() if (path / "plan.json").exists()), reverse=True)
         jobs = []
-        for name in names:
+        for path in reversed(entries_of(self.runs)):
             # A folder that is deleted meanwhile, or damaged, must not hide the others.
-            with contextlib.suppress(UserError, OSError):
-                jobs.append(self.get(name))
+            try:
+                if (path / "plan.json").exists():
+                    jobs.append(self.get(path.name))
+            except (UserError, OSError) as error:
+                log.warning("the run %s cannot be listed: %s", path.name, error)
         return jobs
 
     def get(self, id: str) -> TrainingJob:

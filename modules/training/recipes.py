@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import yaml
 
 from modules.errors import NotFound, UserError
+from modules.library.entries import named, read_text
 from modules.library.places import path_inside
 from modules.settings.yaml_text import parse_yaml
 from modules.training.config import TrainingConfig
@@ -25,16 +27,16 @@ class Recipe:
 
 def list_recipes(folder: Path) -> list[str]:
     """Names of the recipes, in alphabetical order."""
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+    return [path.stem for path in named(folder, ".yaml")]
 
 
 def read_recipe(folder: Path, name: str) -> Recipe:
     """One recipe, checked against the settings. Raises NotFound, UserError."""
     path = path_inside(folder, name, ".yaml", "recipe")
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise NotFound(f"There is no recipe called {name}. There are: {', '.join(list_recipes(folder))}.", param="recipe")
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
+        values = parse_yaml(read_text(path))
     except yaml.YAMLError as error:
         raise UserError(f"{path.name} is not valid YAML: {error}") from None
     if not isinstance(values, dict):

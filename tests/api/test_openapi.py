@@ -56,7 +56,6 @@ def schema(tmp_path_factory):
 
 LIMITS = settings(
     max_examples=15,
-    deadline=None,
     derandomize=True,
     database=None,
     phases=[Phase.generate],

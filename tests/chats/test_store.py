@@ -237,7 +237,7 @@ _operations = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_operations)
 def test_whatever_is_done_the_shown_branch_runs_from_a_first_message_to_the_leaf(operations: list[tuple[str, int]]):
     store = ChatStore(":memory:")

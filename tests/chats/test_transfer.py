@@ -113,7 +113,7 @@ def through_the_store(kept: tuple[ChatStore, PictureStore], chat: PortableChat) 
 
 
 @given(chat=trees())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_our_own_form_keeps_the_whole_tree(kept, chat: PortableChat):
     first = through_the_store(kept, chat)
     assert first == chat
@@ -125,7 +125,7 @@ def test_our_own_form_keeps_the_whole_tree(kept, chat: PortableChat):
 
 @pytest.mark.parametrize("form", FLAT)
 @given(data=st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_import_export_import_gives_the_same_chat(kept, form: str, data: st.DataObject):
     chat = data.draw(lines(form))
     text = export_file(through_the_store(kept, chat), form)[1]
@@ -136,7 +136,7 @@ def test_import_export_import_gives_the_same_chat(kept, form: str, data: st.Data
 
 @pytest.mark.parametrize("form", FLAT)
 @given(chat=trees())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_any_chat_is_written_in_any_form_and_what_was_written_stays_the_same(form: str, chat: PortableChat):
     said = [turn.content for turn in chat.branch() if turn.role in ROLES and (turn.content.strip() or turn.pictures)]
     text = export_file(chat, form)[1]

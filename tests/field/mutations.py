@@ -145,7 +145,9 @@ def _with_strange_bytes(data: bytes, chance: random.Random) -> bytes:
 
 
 def _in_another_encoding(data: bytes, chance: random.Random) -> bytes:
-    return data.decode("utf-8", "replace").encode(chance.choice(["utf-16", "utf-16-le", "gb18030", "utf-8-sig", "latin-1"]), "replace")
+    return data.decode("utf-8", "replace").encode(
+        chance.choice(["utf-16", "utf-16-le", "gb18030", "utf-8-sig", "latin-1"]), "replace"
+    )
 
 
 _OF_BYTES: list[Callable[[bytes, random.Random], bytes]] = [

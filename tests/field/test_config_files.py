@@ -106,7 +106,7 @@ def test_positions_as_text_are_told_in_the_list(folder, change, key):
         ({"eos_token_id": [[5]]}, "eos_token_id"),
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0}}, "factor"),
-        ({"num_attention_heads": 0}, "cannot be loaded"),
+        ({"num_attention_heads": 0}, "num_attention_heads"),
         ({"quantization_config": []}, "cannot be loaded"),
     ],
     ids=str,

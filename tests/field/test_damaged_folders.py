@@ -76,7 +76,10 @@ REFUSED: dict[str, tuple[Damage, str]] = {
     "cut off": (bytes_of(SINGLE, lambda data: data[:-1000]), "cut off"),
     "another file": (bytes_of(SINGLE, lambda data: b"GGUF\x03\0\0\0" + bytes(500)), "not a safetensors file"),
     "a part of a download": (lambda folder: (folder / SINGLE).rename(folder / f"{SINGLE}.part"), "no weights"),
-    "a link to nowhere": (in_place_of(SINGLE, lambda path: path.symlink_to("/nowhere/file")), "no weights"),
+    "a link to nowhere": (
+        in_place_of(SINGLE, lambda path: path.symlink_to("/nowhere/file")),
+        "a link to /nowhere/file, which is not there",
+    ),
     "a folder for the weights": (in_place_of(SINGLE, lambda path: path.mkdir()), "no weights"),
     "a folder for config.json": (in_place_of("config.json", lambda path: path.mkdir()), "no config.json"),
     "config.json in UTF-16": (bytes_of("config.json", lambda data: data.decode().encode("utf-16")), "not valid JSON"),

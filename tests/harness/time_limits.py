@@ -1,4 +1,6 @@
-"""A test that takes too long leaves the stacks of all threads; one that cannot be interrupted ends its process."""
+"""A test that takes too long leaves the stacks of all threads; one that cannot be interrupted ends its process. These are the only
+clocks: hypothesis has none for each of its examples.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import pytest_timeout
 
@@ -68,5 +71,7 @@ class TimeLimits:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    hypothesis.settings.register_profile("suite", deadline=None)
+    hypothesis.settings.load_profile("suite")
     worker = getattr(config, "workerinput", {}).get("workerid", "main")
     config.pluginmanager.register(TimeLimits(this_run() / f"hung-{worker}.txt"), "time limits")

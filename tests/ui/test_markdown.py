@@ -71,7 +71,7 @@ def test_hostile_text_is_harmless_whole_and_at_every_moment_of_its_arrival(text:
         assert_harmless("\n".join(block.html for block in live.update(text[:end])))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.sampled_from([*HOSTILE, "\n\n", "- ", "> ", "`", "```", "$", "**", "<", ">", '"', "1. "]), max_size=6))
 def test_hostile_texts_together_are_harmless(pieces: list[str]):
     assert_harmless(html_of("".join(pieces)))

@@ -42,7 +42,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             # Ctrl-C in the terminal is for the server, which then ends this process itself.
             start_new_session=True,

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from modules.errors import UserError
 from modules.library.places import path_inside
+from modules.settings.terminal import take_any_text
 from modules.training.events import Failed, append_event
 from modules.training.folder import RunFolder
 
@@ -25,6 +26,7 @@ log = logging.getLogger("training")
 
 def main(arguments: list[str]) -> int:
     """Exit status: 0 done or stopped, 1 failed; the reason is the last event."""
+    take_any_text()
     parser = argparse.ArgumentParser("python -m modules.training.worker", description="Train what a run's folder says.")
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--as", dest="name", metavar="NAME", help="repeat the run from its beginning under this name")

@@ -14,6 +14,7 @@ from modules.library.config_files import GENERATION
 from modules.library.models import describe as model_of
 from modules.loaders.noise import hush_imports, import_gptqmodel
 from modules.loaders.pretrained import as_listed, explained, load_whole, with_adapter
+from modules.settings.terminal import take_any_text
 from modules.training.samples import load_tokenizer
 from modules.training.worker.__main__ import describe
 from modules.training.worker.writing import merged, write_model
@@ -21,6 +22,7 @@ from modules.training.worker.writing import merged, write_model
 
 def main(arguments: list[str]) -> int:
     """Exit status: 0 done, 1 failed; the last line of the output is the reason."""
+    take_any_text()
     if len(arguments) != 3:
         print("usage: python -m modules.training.worker.merge BASE ADAPTER OUTPUT", file=sys.stderr)
         return 2
