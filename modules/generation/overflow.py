@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, NoReturn
 
 from modules.errors import ContextTooLong, UserError
 from modules.generation.types import GenerationRequest, Messages
 
 Overflow = Literal["refuse", "drop_oldest"]
+_LETTERS = 16
+"""For each token of the context: three or four times what most texts have."""
+_AT_ONCE = 1 << 16
+"""Letters that are tokenized in some milliseconds, whatever the context."""
+_AT_THE_CUT = 64
+"""Tokens by which a text that is cut anywhere may be longer than the same part of the whole."""
 
 
 def window(request: GenerationRequest, context_length: int) -> tuple[int, Overflow]:
@@ -29,11 +36,11 @@ def room_for_prompt(context_length: int, max_tokens: int) -> int:
 
 
 def fit_messages(
-    messages: Messages, count: Callable[[Messages], int], context_length: int, max_tokens: int, overflow: Overflow
+    messages: Messages, count: Callable[[Messages], float], context_length: int, max_tokens: int, overflow: Overflow
 ) -> tuple[Messages, int]:
     """(messages that fit, how many were left out). Raises ContextTooLong.
 
-    count: the tokens of a conversation as the model will see it. Whole turns go, the oldest first: a user's message with
+    count: the tokens of a conversation as the model will see it, infinite for one that is `far_too_long`. Whole turns go, the oldest first: a user's message with
     all that answers it. System messages at the beginning and the last turn stay.
     """
     if overflow == "refuse":
@@ -70,13 +77,33 @@ def fit_tokens(
     return tokens[:keep_first] + tokens[len(tokens) - room + keep_first :]
 
 
-def _refuse_unless_it_fits(length: int, context_length: int, of: str = "tokens") -> None:
+def far_too_long(text: str, encode: Callable[[str], Sequence[int]], context_length: int) -> bool:
+    """Whether the beginning of `text` alone is longer than the context: the rest is not tokenized then, as that takes minutes.
+
+    encode: token ids of a text.
+    """
+    beginning = text[: max(_LETTERS * context_length, _AT_ONCE)]
+    return len(beginning) < len(text) and len(encode(beginning)) > context_length + _AT_THE_CUT
+
+
+def refuse_far_too_long(context_length: int) -> NoReturn:
+    """Raises ContextTooLong for a prompt whose length is not known."""
+    raise ContextTooLong(
+        f"The prompt is many times longer than the model's context, which holds {context_length} tokens with the reply. "
+        "Shorten it.",
+        param="messages",
+    )
+
+
+def _refuse_unless_it_fits(length: float, context_length: int, of: str = "tokens") -> None:
+    if length == math.inf:
+        refuse_far_too_long(context_length)
     if length >= context_length:
         raise ContextTooLong(
             f"The prompt has {length} {of}, and the model's context holds {context_length} with the reply. "
             "Shorten it, or load the model with a larger context.",
             param="messages",
-            tokens=length,
+            tokens=int(length),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from modules.generation.llamacpp.parameters import SUPPORTED, as_fields
 from modules.generation.llamacpp.parts import Joined, told_apart
 from modules.generation.llamacpp.process import Process
 from modules.generation.llamacpp.reading import ReplyReader, likeliest
-from modules.generation.overflow import fit_messages, fit_tokens, window
+from modules.generation.overflow import far_too_long, fit_messages, fit_tokens, refuse_far_too_long, window
 from modules.generation.reasoning import opened_by
 from modules.generation.stream import EventStream
 from modules.generation.types import (
@@ -195,6 +196,10 @@ class LlamacppModel:
         return fit_tokens(tokens, limit, request.sampling.max_tokens, overflow, keep_first=keep)
 
     def _render_text(self, text: str, request: GenerationRequest) -> RenderedPrompt:
+        if window(request, self.context_length)[1] == "refuse" and far_too_long(
+            text, lambda part: self._tokens(part, add=False), self.context_length
+        ):
+            refuse_far_too_long(self.context_length)
         tokens = self._tokens(text, add=request.sampling.add_bos)
         if self._bos and tokens[:2] == self._bos * 2:
             tokens = tokens[1:]
@@ -213,7 +218,10 @@ class LlamacppModel:
             raise UserError(f"{self._name} cannot see images here.", param="messages")
         seen: dict[int, tuple[str, list[int]]] = {}
 
-        def count(turns: Messages) -> int:
+        def encode(text: str) -> list[int]:
+            return self._tokens(text, add=False) if MARK not in text else self._apart(text)
+
+        def count(turns: Messages) -> float:
             text = render_marked(
                 self._control,
                 template,
@@ -222,7 +230,9 @@ class LlamacppModel:
                 given=request.template_variables,
                 continue_reply=request.continue_reply,
             )
-            tokens = self._tokens(text, add=False) if MARK not in text else self._apart(text)
+            if far_too_long(text, encode, self.context_length):
+                return math.inf
+            tokens = encode(text)
             seen[len(turns)] = without_marks(text), tokens
             return len(tokens)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -9,7 +10,7 @@ from typing import Any, cast
 from modules.errors import UserError
 from modules.generation.control import ChatEncoder, render_marked, without_marks
 from modules.generation.local.pictures import Eyes
-from modules.generation.overflow import fit_messages, fit_tokens, window
+from modules.generation.overflow import far_too_long, fit_messages, fit_tokens, refuse_far_too_long, window
 from modules.generation.types import GenerationRequest, Messages
 
 
@@ -44,6 +45,10 @@ class Prompter:
         """Raises UserError where there is no template, or the prompt does not fit."""
         asked = request.prompt
         if isinstance(asked, str):
+            if window(request, self.context_length)[1] == "refuse" and far_too_long(
+                asked, lambda text: self.tokenize(text, begin=False), self.context_length
+            ):
+                refuse_far_too_long(self.context_length)
             tokens = self.tokenize(asked, begin=request.sampling.add_bos)
             return self._plain(request, tokens, asked)
         if not asked:
@@ -86,24 +91,26 @@ class Prompter:
             )
         if self._eyes is None and any(message.images for message in messages):
             raise UserError("This model cannot see pictures. Leave them out, or load a model that can.", param="messages")
-        done: dict[int, Prompt] = {}
+        done: dict[int, Prompt | None] = {}
 
-        def read(part: Messages) -> Prompt:
+        def count(part: Messages) -> float:
             # What is left after dropping old turns is told apart by its length.
             if len(part) not in done:
                 done[len(part)] = self._read(request, part, template)
-            return done[len(part)]
+            prompt = done[len(part)]
+            return len(prompt.tokens) if prompt is not None else math.inf
 
         limit, overflow = window(request, self.context_length)
-        kept, dropped = fit_messages(
-            messages, lambda part: len(read(part).tokens), limit, request.sampling.max_tokens, overflow
-        )
-        prompt = read(kept)
+        kept, dropped = fit_messages(messages, count, limit, request.sampling.max_tokens, overflow)
+        count(kept)
+        prompt = done[len(kept)]
+        assert prompt is not None  # it fits
         if not prompt.tokens:
             raise UserError("The chat template made an empty prompt of this conversation.", param="template")
         return replace(prompt, dropped=dropped, shortened=dropped > 0)
 
-    def _read(self, request: GenerationRequest, messages: Messages, template: str) -> Prompt:
+    def _read(self, request: GenerationRequest, messages: Messages, template: str) -> Prompt | None:
+        """None for a conversation that is far too long."""
         text = render_marked(
             self._encoder.control,
             template,
@@ -114,6 +121,8 @@ class Prompter:
         )
         shown, starts = without_marks(text), not request.continue_reply
         images = [image for message in messages for image in message.images]
+        if not images and far_too_long(text, self._encoder.encode, self.context_length):
+            return None
         if not images or self._eyes is None:
             return Prompt(self._encoder.encode(text), shown, starts_reply=starts)
         tokens, identity, seen = self._eyes.read(text, images, self._encoder)
