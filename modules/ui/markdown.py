@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
 import re
 from collections.abc import Callable, Sequence
@@ -23,6 +22,9 @@ from mdit_py_plugins.dollarmath.index import math_block_dollar
 from mdit_py_plugins.footnote import footnote_plugin
 
 from modules.generation.reasoning import Kind, segments
+from modules.ui import formulas
+from modules.ui.formulas import LONGEST_FORMULA, formula
+from modules.ui.links import link_addresses
 
 _CJK = re.compile(r"[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
 
@@ -33,7 +35,7 @@ def _words(text: str) -> set[str]:
 
 _MATH_TAGS = _words(
     "math mrow mi mo mn ms mtext mspace mfrac msqrt mroot msup msub msubsup munder mover munderover mmultiscripts mprescripts"
-    " mtable mtr mtd mlabeledtr mpadded mphantom mstyle menclose mfenced merror"
+    " mtable mtr mtd mpadded mphantom mstyle merror"
 )
 _TEXT_TAGS = _words(
     "p br hr h1 h2 h3 h4 h5 h6 ul ol li blockquote pre code span div em strong b i u s del a table thead tbody tr th td"
@@ -41,8 +43,7 @@ _TEXT_TAGS = _words(
 )
 _MATH_ATTRIBUTES = _words(
     "stretchy fence form largeop movablelimits separator minsize maxsize symmetric lspace rspace mathvariant accent"
-    " accentunder columnalign rowspacing columnspacing columnlines rowlines width height depth linethickness notation"
-    " displaystyle scriptlevel"
+    " accentunder width height depth linethickness displaystyle scriptlevel mathcolor"
 )
 _ATTRIBUTES = {
     **dict.fromkeys(_MATH_TAGS, _MATH_ATTRIBUTES),
@@ -55,6 +56,7 @@ _ATTRIBUTES = {
     "input": {"type", "checked", "disabled"},
 }
 _CLASSES = {
+    **{tag: set(formulas.CLASSES) for tag in ("mtable", "mtd", "mrow", "mo")},
     "span": _words("k s c m f t d i math inline"),
     "div": _words("math block"),
     "li": {"task-list-item"},
@@ -183,6 +185,7 @@ def _cleaner() -> nh3.Cleaner:
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
     parser.core.ruler.after("inline", "task_list", _task_list)
+    parser.core.ruler.after("task_list", "addresses", link_addresses)
     footnote_plugin(parser)
     dollarmath_plugin(parser, renderer=_dollar_math)
     parser.inline.ruler.at("math_inline", _dollar_inline)
@@ -233,30 +236,7 @@ def _dollar_math(content: str, options: dict[str, Any]) -> str:
     return formula(content, display=options["display_mode"])
 
 
-LONGEST_FORMULA = 5_000
-"""In characters. What is longer, or never closed, is no formula but a model that repeats itself, and shown as it was written."""
 MOST_FORMULA_LINES = 200
-
-
-@lru_cache(maxsize=2048)
-def formula(source: str, *, display: bool) -> str:
-    """LaTeX as MathML; what is too long or cannot be converted is shown as it was written."""
-    from latex2mathml.converter import convert
-
-    if len(source) <= LONGEST_FORMULA:
-        with contextlib.suppress(Exception):  # the converter has none of its own: half a formula raises anything
-            return _FUNCTION.sub(_spaced, convert(source, display="block" if display else "inline"))
-    return f"<code>{html.escape(source)}</code>"
-
-
-_FUNCTION = re.compile(r"(</mi>|</mn>)?<mi>([a-z]{2,})</mi>(<mo stretchy)?")
-
-
-def _spaced(function: re.Match[str]) -> str:
-    """The name of a function (log, sin) with the thin spaces that TeX has around it."""
-    before, name, opened = function.groups(default="")
-    left, right = "0.17em" if before else "0em", "0em" if opened else "0.17em"
-    return f'{before}<mo lspace="{left}" rspace="{right}">{name}</mo>{opened}'
 
 
 _OPENS_FORMULA = re.compile(r"\$\$(?!\$)|\\\[|\\begin\{(\w+\*?)\}")

@@ -54,7 +54,8 @@
   // Ours comes after Gradio's styles, which arrive one by one; sheets of this kind are behind all others, wherever those are.
   const style = document.getElementById("tl-style");
   const sheet = new CSSStyleSheet();
-  sheet.replaceSync([...style.sheet.cssRules].map((rule) => rule.cssText).join("\n"));
+  const own = [...style.sheet.cssRules].filter((rule) => !(rule instanceof CSSFontFaceRule)); // a font is found beside its first sheet
+  sheet.replaceSync(own.map((rule) => rule.cssText).join("\n"));
   document.adoptedStyleSheets.push(sheet);
 
   // Which tab is in front is remembered, for this browser tab.
