@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from modules.chats.files import words_of
 from modules.generation.reasoning import without_reasoning
 
 
@@ -56,7 +57,7 @@ def title_of(messages: Iterable[tuple[str, str, str | None]]) -> str:
 
     Each as (role, content, the mark of thinking that its prompt ended with).
 
-    It is what the user asks first; a mere greeting only where nothing else was said; and where the user said nothing
+    It is what the user asks first, without attached files; a mere greeting only where nothing else was said; and where the user said nothing
     in words (a picture, a character that speaks first), what was said to them, without the reasoning before it.
 
     >>> title_of([("user", "Hello!", None), ("assistant", "Hi. What can I do?", ""), ("user", "Explain tides.", None)])
@@ -65,7 +66,7 @@ def title_of(messages: Iterable[tuple[str, str, str | None]]) -> str:
     said, told = [], []
     for role, content, opened in messages:
         if role == "user":
-            said.append(titled(content))
+            said.append(titled(words_of(content)))
         elif role == "assistant":
             told.append(titled(without_reasoning(content, opened)))
     asked = [title for title in said if title and not _GREETING.fullmatch(" ".join(re.findall(r"\w+", title.lower())))]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from modules.app import App
+from modules.chats import files
 from modules.chats.conversation import ChatSettings, request_for
 from modules.chats.records import Chat, Figures, Run, StoredMessage, pictures_of
 from modules.errors import UserError
@@ -222,10 +223,15 @@ def continue_reply(app: App, owner: str, message_id: int) -> StoredMessage:
 
 
 def edit(app: App, owner: str, message_id: int, content: str, *, answer: bool = True) -> StoredMessage:
-    """A new version of a message beside the old one; one of the user's is answered, unless `answer` is off."""
+    """A new version of a message beside the old one; one of the user's is answered, unless `answer` is off.
+
+    Its pictures and files stay.
+    """
     message = app.store.message(owner, message_id)
     chat = app.store.chat(owner, message.chat_id)
     pictures = pictures_of(message.extra)
+    if message.role == "user":
+        content = files.joined(files.split(message.content)[0], content)
     if message.role == "user" and answer:
         return _say_and_answer(app, chat, branch_of(app, owner, chat.id, message.parent_id), content, pictures)
     if not content.strip():

@@ -9,7 +9,9 @@ from urllib.parse import quote
 
 from fastapi import Depends, Header, Query, Request
 from fastapi.responses import Response
+from pydantic import BaseModel
 
+from modules.chats import files
 from modules.errors import TooLarge
 
 IN_MEMORY = 16 * 1024**2
@@ -29,6 +31,22 @@ def _start(position: Annotated[int, Query(alias="from")] = 0, last_event_id: Ann
 
 Start = Annotated[int, Depends(_start)]
 """What a reader of events has already: as it was asked for, or, where the line broke, what came last."""
+
+
+class AttachedFile(BaseModel):
+    name: str
+    text: str
+
+
+class Said(BaseModel):
+    """What somebody says, with the text files that belong to it."""
+
+    content: str = ""
+    files: list[AttachedFile] = []
+
+    def whole(self) -> str:
+        """The content of a message. Raises UserError for files that cannot be attached."""
+        return files.joined([files.attached(file.name, file.text) for file in self.files], self.content)
 
 
 async def body_of(request: Request, limit: int) -> bytes:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from modules.app import App
 from modules.chats import marks
 from modules.chats.differences import differences
+from modules.chats.files import words_of
 from modules.chats.search import titled
 from modules.errors import Conflict, UserError
 from modules.generation.stream import EventStream
@@ -20,7 +21,7 @@ from modules.generation.types import Queued, TextDelta
 from modules.library.places import path_inside, write_text
 from modules.ui import compare, preferences, prompt_view, repeat, token_view
 from modules.ui.actions import new_chat
-from modules.ui.bodies import Owner
+from modules.ui.bodies import Owner, Said
 
 EXCERPT = 70
 
@@ -44,12 +45,11 @@ class ColumnChoice(BaseModel):
     template: str | None = None
 
 
-class Draft(BaseModel):
+class Draft(Said):
     """What is about to be said, and where: chat None is a new one, with `settings`."""
 
     chat: int | None = None
     after: int | None = None
-    content: str = ""
     settings: dict[str, Any] | None = None
 
 
@@ -100,7 +100,7 @@ def router(app: App) -> APIRouter:
     def begin_comparison(owner: Owner, body: Comparison) -> dict[str, Any]:
         columns = [compare.Column(**column.model_dump()) for column in body.columns]
         made = compare.compare(
-            app, owner, columns, chat_id=body.chat, after=body.after, content=body.content, settings=body.settings
+            app, owner, columns, chat_id=body.chat, after=body.after, content=body.whole(), settings=body.settings
         )
         return {"chat": made[0].chat_id, "replies": [reply.id for reply in made]}
 
@@ -112,12 +112,12 @@ def router(app: App) -> APIRouter:
 
     @routes.post("/context")
     def context(owner: Owner, body: Draft) -> dict[str, Any]:
-        request = prompt_view.draft_request(app, owner, body.chat, body.after, body.content, body.settings)
+        request = prompt_view.draft_request(app, owner, body.chat, body.after, body.whole(), body.settings)
         return prompt_view.context_view(app, request)
 
     @routes.post("/prompt")
     def prompt(owner: Owner, body: Draft) -> dict[str, Any]:
-        request = prompt_view.draft_request(app, owner, body.chat, body.after, body.content, body.settings)
+        request = prompt_view.draft_request(app, owner, body.chat, body.after, body.whole(), body.settings)
         if request is None:
             raise UserError("There is nothing to show yet: write a message first.")
         return prompt_view.prompt_view(app, request)
@@ -133,13 +133,14 @@ def router(app: App) -> APIRouter:
 
     @routes.post("/add")
     def add(owner: Owner, body: Added) -> dict[str, int]:
-        if not body.content.strip():
+        content = body.whole()
+        if not content:
             raise UserError("The message is empty: write something first.")
         if body.chat is None:
             chat = app.store.create_chat(owner, settings=new_chat(owner, body.settings).settings)
         else:
             chat = app.store.chat(owner, body.chat)
-        message = app.store.add(owner, chat.id, body.after, body.role, body.content.strip())
+        message = app.store.add(owner, chat.id, body.after, body.role, content)
         return {"chat": chat.id, "message": message.id}
 
     # --- made again
@@ -168,7 +169,7 @@ def router(app: App) -> APIRouter:
                     "parent": message.parent_id,
                     "role": message.role,
                     "state": message.state,
-                    "words": titled(message.content, EXCERPT),
+                    "words": titled(words_of(message.content) if message.role == "user" else message.content, EXCERPT),
                     "good": bool(message.extra.get("good")),
                 }
                 for message in app.store.tree(owner, chat_id)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from modules.app import App
-from modules.errors import UserError
+from modules.errors import ContextTooLong, UserError
 from modules.generation.overflow import room_for_prompt
 from modules.generation.template import takes_as_they_are, template_problem
 from modules.generation.types import GenerationRequest, LoadedModel, Message, RenderedPrompt
@@ -31,12 +31,18 @@ def draft_request(
 
 
 def context_view(app: App, request: GenerationRequest | None) -> dict[str, Any]:
-    """How many tokens the prompt has, how many the context holds, how many the reply may take, and what will be left out."""
+    """How many tokens the prompt has, how many the context holds, how many the reply may take, and what will be left out.
+
+    over: not even the last message fits, and it would be refused.
+    """
     model = app.engine.model
-    view: dict[str, Any] = {"context": model.context_length, "tokens": 0, "reply": 0, "dropped": 0}
+    view: dict[str, Any] = {"context": model.context_length, "tokens": 0, "reply": 0, "dropped": 0, "over": False}
     if request is None:
         return view
-    rendered = model.render(request)
+    try:
+        rendered = model.render(request)
+    except ContextTooLong as error:
+        return {**view, "tokens": error.tokens or model.context_length, "over": True}
     used = len(rendered.tokens)
     reply = min(request.sampling.max_tokens, model.context_length - used)
     return {**view, "tokens": used, "reply": max(0, reply), "dropped": rendered.dropped_messages}

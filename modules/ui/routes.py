@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from modules.app import App
 from modules.chats import pictures, transfer
@@ -32,7 +32,7 @@ from modules.ui import (
     views,
     writing_routes,
 )
-from modules.ui.bodies import Owner, Start, download, file_of
+from modules.ui.bodies import Owner, Said, Start, download, file_of
 from modules.ui.live import Renderings, event_response, follow, over
 
 STATIC = Path(__file__).parent / "static"
@@ -55,14 +55,13 @@ class View(BaseModel):
     limit: int = views.PAGE_OF_MESSAGES
 
 
-class NewMessage(BaseModel):
+class NewMessage(Said):
     """chat: None begins a new one, with `settings`. after: the message that this one follows."""
 
-    content: str
     chat: int | None = None
     after: int | None = None
     settings: dict[str, Any] | None = None
-    pictures: list[int] = []
+    pictures: list[int] = Field(default_factory=list)
 
 
 class Edit(BaseModel):
@@ -186,14 +185,14 @@ def router(app: App) -> APIRouter:
     @routes.post("/send")
     def send(owner: Owner, body: NewMessage) -> dict[str, int]:
         if body.chat is None:
-            reply = actions.begin_chat(app, owner, body.content, body.settings or {}, body.pictures)
+            reply = actions.begin_chat(app, owner, body.whole(), body.settings or {}, body.pictures)
         else:
-            reply = actions.send(app, owner, body.chat, body.content, body.after, body.pictures)
+            reply = actions.send(app, owner, body.chat, body.whole(), body.after, body.pictures)
         return {"chat": reply.chat_id, "reply": reply.id}
 
     @routes.get("/messages/{message_id}")
-    def source(owner: Owner, message_id: int) -> dict[str, str]:
-        return {"content": app.store.message(owner, message_id).content}
+    def source(owner: Owner, message_id: int) -> dict[str, Any]:
+        return views.source_view(app.store.message(owner, message_id))
 
     @routes.post("/messages/{message_id}/regenerate")
     def regenerate(owner: Owner, message_id: int) -> dict[str, int]:

@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from modules.app import VERSION, App
+from modules.chats import files
 from modules.chats.records import ListedChat, PathMessage, StoredMessage
 from modules.errors import UserError
 from modules.generation.engine import EngineStatus
@@ -64,12 +65,21 @@ def message_view(node: PathMessage, known: Mapping[int, float]) -> dict[str, Any
 
 def text_view(message: StoredMessage) -> dict[str, Any]:
     """The text of a message: as it is for people's own, as blocks for a model's. Replies being written come by events."""
+    if message.role == "user":
+        attached, words = files.split(message.content)
+        return {"text": words, "files": [[file.name, len(file.text)] for file in attached]}
     if message.role != "assistant":
         return {"text": message.content}
     if message.state == "streaming":
         return {"blocks": []}
     blocks = _rendered(message.id, message.changed, message.content, message.figures.opened)
     return {"blocks": [block_view(block) for block in blocks]}
+
+
+def source_view(message: StoredMessage) -> dict[str, Any]:
+    """A message as it is edited: what was said, and the files that stay with it."""
+    attached, words = files.split(message.content) if message.role == "user" else ([], message.content)
+    return {"content": words, "files": [dataclasses.asdict(file) for file in attached]}
 
 
 def reply_view(app: App, owner: str, node: PathMessage, known: Mapping[int, float]) -> dict[str, Any]:

@@ -442,7 +442,7 @@ def test_pictures_are_attached_and_looked_at(site: Site, tmp_path: Path):
     (tmp_path / "two.jpg").write_bytes(picture(size=(300, 200)))
     site.model.chat_template = "{% for m in messages %}{{ m.role }}\n{% endfor %}"
     phone = Phone(site)
-    phone.give("pictures.add", [tmp_path / "one.jpg", tmp_path / "two.jpg"])
+    phone.give("attach", [tmp_path / "one.jpg", tmp_path / "two.jpg"])
     expect(phone.page.locator(".tl-attached")).to_have_count(2)
     phone.tap("pictures.remove", n=2)
     expect(phone.page.locator(".tl-attached")).to_have_count(1)

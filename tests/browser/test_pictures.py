@@ -44,7 +44,7 @@ def test_pictures_are_attached_in_three_ways_sent_and_shown(site: Site, tmp_path
     (tmp_path / "red.png").write_bytes(png("red"))
     page = site.open()
     with page.expect_file_chooser() as chooser:
-        page.get_by_role("button", name="Attach pictures").click()
+        page.get_by_role("button", name="Attach files").click()
     chooser.value.set_files(tmp_path / "red.png")
     expect(page.locator(".tl-attached")).to_have_count(1)
     give(page, "paste", ".tl-composer textarea", png("blue"))
@@ -94,15 +94,15 @@ def test_a_model_that_cannot_see_says_so(site: Site):
     expect(page.locator(".tl-attached")).to_have_count(1)
     site.model.capabilities = dataclasses.replace(EVERYTHING, images=False)
     button = page.locator(".tl-attach")
-    expect(button).to_have_attribute("aria-disabled", "true")
-    expect(button).to_have_attribute("title", "echo cannot see pictures.")
+    expect(button).to_have_attribute("title", "Attach files (echo cannot see pictures.)")
     say(page, "look")
     expect(page.locator(".tl-toast.tl-wrong")).to_contain_text("cannot see pictures")
     expect(page.locator(".tl-attached")).to_have_count(1)
     expect(page.locator(".tl-composer textarea")).to_have_value("look")
     page.get_by_role("button", name="Remove picture 1").click()
-    button.click(force=True)
+    give(page, "paste", ".tl-composer textarea", png("red"))
     expect(page.locator(".tl-toast").last).to_contain_text("echo cannot see pictures.")
+    expect(page.locator(".tl-attached")).to_have_count(0)
 
 
 def test_what_is_no_picture_is_refused(site: Site):

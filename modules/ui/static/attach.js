@@ -1,29 +1,30 @@
-// Pictures for a message: chosen, pasted or dropped; small ones beside the text until it is sent, and in the message after.
+// What goes with a message: pictures and text files, chosen, pasted or dropped; shown beside the text until it is sent, and in the message after.
 
 import {address, attempt, send} from "./api.js";
 import {h, iconButton, toast} from "./dom.js";
 import {chooseFiles, openSheet} from "./sheet.js";
+import {chip, MOST_CHARACTERS, MOST_FILES, readText} from "./text_files.js";
 import {takeDrops} from "./transfer.js";
-import {t} from "./words.js";
+import {count, t} from "./words.js";
 
-const KINDS = "image/png,image/jpeg,image/webp,image/gif";
+const PICTURES = ["image/png", "image/jpeg", "image/webp", "image/gif"];
 const MOST = 16;
-const isPicture = (file) => file.type.startsWith("image/");
 const pictureAt = (id, small = false) => address(`/pictures/${id}${small ? "?small=true" : ""}`);
 
 export class Attachments {
-  // composer: {key, drawButton(), text}
+  // composer: {key, drawButton(), text, controller: {drafted()}}
   constructor(composer) {
     this.composer = composer;
     this.ids = [];
+    this.files = []; // {name, text}
+    this.kept = new Map(); // the files of other drafts, by their key
     this.why = t("pictures.none");
-    this.button = iconButton("picture", t("pictures.add"), () => {
-      if (this.why) toast(this.why);
-      else chooseFiles(KINDS, (files) => this.add(files), {several: true});
-    }, {class: "tl-attach"});
-    this.tray = h("div", {class: "tl-tray", role: "list", "aria-label": t("pictures"), hidden: true});
+    this.button = iconButton("clip", t("attach"), () => chooseFiles("", (files) => this.add(files), {several: true}), {class: "tl-attach"});
+    this.over = h("p", {class: "tl-tray-words tl-wrong-text", role: "status", hidden: true});
+    this.list = h("div", {class: "tl-tray-list", role: "list", "aria-label": t("attached")});
+    this.tray = h("div", {class: "tl-tray", hidden: true}, this.list, this.over);
     composer.text.addEventListener("paste", (event) => {
-      const files = [...(event.clipboardData?.files ?? [])].filter(isPicture);
+      const files = [...(event.clipboardData?.files ?? [])];
       if (!files.length) return;
       event.preventDefault();
       this.add(files);
@@ -31,62 +32,122 @@ export class Attachments {
     this.allow({});
   }
 
-  // Files that are dropped anywhere on `element`.
+  // What is dropped anywhere on `element`: files, and text that is no file goes into the box.
   watch(element) {
-    takeDrops(element, isPicture, (files) => this.add(files));
+    takeDrops(element, () => true, (files) => this.add(files));
+    element.addEventListener("dragover", (event) => { if (isText(event)) event.preventDefault(); });
+    element.addEventListener("drop", (event) => {
+      if (!isText(event)) return;
+      event.preventDefault();
+      const {text} = this.composer;
+      this.composer.fill([text.value, event.dataTransfer.getData("text/plain")].filter(Boolean).join("\n"));
+    });
   }
 
-  // Whether the model that is loaded sees; if not, the button says why.
+  // Whether the model that is loaded sees; if not, the button says that pictures wait for one that does.
   allow({engine}) {
     this.why = engine?.state === "asleep" ? "" : engine?.state !== "ready" ? t("pictures.none") : engine.images ? "" : t("pictures.blind", {name: engine.name});
-    this.button.setAttribute("aria-disabled", String(Boolean(this.why)));
-    this.button.title = this.why || t("pictures.add");
+    this.button.title = this.why ? `${t("attach")} (${this.why})` : t("attach");
   }
 
   async add(files) {
-    if (this.why) return toast(this.why, {wrong: true});
     for (const file of files) {
-      if (this.ids.length >= MOST) return toast(t("pictures.most", {n: MOST}), {wrong: true});
-      const kept = await attempt(() => send("/pictures", file));
-      if (kept && !this.ids.includes(kept.id)) this.ids.push(kept.id);
+      if (PICTURES.includes(file.type)) await this.addPicture(file);
+      else this.addText(await readText(file, (read) => this.addText(read)));
     }
     this.changed();
   }
 
-  take() {
-    const ids = this.ids;
-    this.ids = [];
-    this.draw();
-    return ids;
+  async addPicture(file) {
+    if (this.why) return toast(this.why, {wrong: true});
+    if (this.ids.length >= MOST) return toast(t("pictures.most", {n: MOST}), {wrong: true});
+    const kept = await attempt(() => send("/pictures", file));
+    if (kept && !this.ids.includes(kept.id)) this.ids.push(kept.id);
   }
 
-  putBack(ids) {
-    this.ids = [...ids];
+  addText(file) {
+    if (!file) return;
+    const characters = [...this.files, file].reduce((sum, {text}) => sum + text.length, 0);
+    if (this.files.length >= MOST_FILES) return toast(t("files.most", {n: MOST_FILES}), {wrong: true});
+    if (characters > MOST_CHARACTERS) return toast(t("files.long", {name: file.name, most: count(MOST_CHARACTERS)}), {wrong: true});
+    this.files.push(file);
+    this.changed();
+  }
+
+  get empty() {
+    return !this.ids.length && !this.files.length;
+  }
+
+  // {pictures, files}, as the server takes them.
+  take() {
+    const taken = {pictures: this.ids, files: this.files};
+    this.ids = [];
+    this.files = [];
+    this.draw();
+    return taken;
+  }
+
+  putBack({pictures = this.ids, files = this.files}) {
+    this.ids = [...pictures];
+    this.files = [...files];
     this.changed();
   }
 
   // The draft of another chat.
   turnTo(key) {
     this.ids = JSON.parse(sessionStorage.getItem(`${key}-pictures`) ?? "[]");
+    this.files = this.kept.get(key) ?? JSON.parse(sessionStorage.getItem(`${key}-files`) ?? "[]");
     this.draw();
   }
 
   forget(key) {
     sessionStorage.removeItem(`${key}-pictures`);
+    sessionStorage.removeItem(`${key}-files`);
+    this.kept.delete(key);
   }
 
   changed() {
-    sessionStorage.setItem(`${this.composer.key}-pictures`, JSON.stringify(this.ids));
+    const {key} = this.composer;
+    sessionStorage.setItem(`${key}-pictures`, JSON.stringify(this.ids));
+    this.kept.set(key, this.files);
+    try {
+      sessionStorage.setItem(`${key}-files`, JSON.stringify(this.files));
+    } catch {
+      sessionStorage.removeItem(`${key}-files`); // too large for a reload, but not for another chat and back
+    }
     this.draw();
     this.composer.drawButton();
+    this.composer.controller.drafted();
+  }
+
+  // What the context meter counted: whether this message would not fit even alone.
+  fits({over, tokens, context}) {
+    this.over.hidden = !over;
+    this.over.textContent = over ? t("context.over", {n: count(tokens), all: count(context)}) : "";
+    this.show();
+  }
+
+  show() {
+    this.list.hidden = this.empty;
+    this.tray.hidden = this.empty && this.over.hidden;
   }
 
   draw() {
-    this.tray.hidden = !this.ids.length;
-    this.tray.replaceChildren(...this.ids.map((id, at) => h("span", {class: "tl-attached", role: "listitem"},
-      h("img", {src: pictureAt(id, true), alt: t("pictures.one", {n: at + 1})}),
-      iconButton("close", t("pictures.remove", {n: at + 1}), () => this.putBack(this.ids.filter((other) => other !== id))))));
+    this.show();
+    this.list.replaceChildren(
+      ...this.ids.map((id, at) => h("span", {class: "tl-attached", role: "listitem"},
+        h("img", {src: pictureAt(id, true), alt: t("pictures.one", {n: at + 1})}),
+        iconButton("close", t("pictures.remove", {n: at + 1}), () => this.putBack({pictures: this.ids.filter((other) => other !== id)})))),
+      ...this.files.map((file) => h("span", {class: "tl-attached", role: "listitem"},
+        chip(() => this.tray.closest(".tl"), file.name, file.text.length, () => file.text),
+        iconButton("close", t("files.remove", {name: file.name}), () => this.putBack({files: this.files.filter((other) => other !== file)})))));
   }
+}
+
+// A selection or a link that is dragged, not onto a box that takes it by itself.
+function isText(event) {
+  const {types} = event.dataTransfer ?? {types: []};
+  return types.includes("text/plain") && !types.includes("Files") && !event.target.closest?.("textarea, input");
 }
 
 // The pictures of a message, small; a click shows one as it is.

@@ -160,7 +160,7 @@ async function openEditor(controller, row, draw) {
     face.replaceChildren(image);
   };
   face.append(row ? portrait(row.name, row.pictured ? row.id : null) : icon("face"));
-  takeDrops(face, (file) => file.type.startsWith("image/"), ([file]) => show(file));
+  takeDrops(face, (file) => file.type.startsWith("image/"), ([file]) => show(file), "drop.picture");
   const rows = FIELDS.map(({name, lines}) => {
     const control = lines ? h("textarea", {rows: String(lines), name}) : h("input", {type: "text", name, maxlength: "80", required: name === "name"});
     control.value = kept[name] ?? "";

@@ -64,7 +64,7 @@ export function columnWords({adapter, adapter_strength: strength, preset, templa
   return words.join(" · ") || t("compare.as.is");
 }
 
-// Ask what to compare, and begin. draft: {content, after}; without content the last message of the user is answered again.
+// Ask what to compare, and begin. draft: {content, files, after}; without content the last message of the user is answered again.
 export async function chooseColumns(chat, draft) {
   const menus = await attempt(() => get("/menus"));
   if (!menus) return false;
@@ -78,7 +78,7 @@ export async function chooseColumns(chat, draft) {
   third.addEventListener("change", draw);
   draw();
   const content = h("div", {},
-    h("p", {class: "tl-prompt-facts"}, draft.content ? t("compare.help.draft") : t("compare.help.again")),
+    h("p", {class: "tl-prompt-facts"}, draft.content || draft.files?.length ? t("compare.help.draft") : t("compare.help.again")),
     h("div", {class: "tl-column-choices"}, columns.map((one) => one.element)),
     h("label", {class: "tl-check"}, third, t("compare.third")));
   return new Promise((resolve) => {

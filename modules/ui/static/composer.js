@@ -5,7 +5,7 @@ import {h, icon} from "./dom.js";
 import {t} from "./words.js";
 
 export class Composer {
-  // controller: {send(text, pictures) → true when it was taken, stop(), editLast(), drafted()}; parts: {menu, chip, context} around it
+  // controller: {send(text, {pictures, files}) → true when it was taken, stop(), editLast(), drafted()}; parts: {menu, chip, context} around it
   constructor(controller, {menu, chip, context} = {}) {
     this.controller = controller;
     this.key = "textloom-draft-new";
@@ -46,26 +46,26 @@ export class Composer {
     const text = this.text.value;
     if (this.blank || this.sending || this.lent) return;
     this.sending = true;
-    const pictures = this.attached.take();
+    const attached = this.attached.take();
     this.drawButton();
     this.text.value = "";
     this.grow();
     const key = this.key;
-    const taken = await this.controller.send(text, pictures);
+    const taken = await this.controller.send(text, attached);
     this.sending = false;
     if (taken) {
       sessionStorage.removeItem(key);
       this.attached.forget(key);
     } else {
       if (!this.text.value) this.text.value = text;
-      this.attached.putBack(pictures);
+      this.attached.putBack(attached);
     }
     this.grow();
     this.drawButton();
   }
 
   get blank() {
-    return !this.text.value.trim() && !this.attached.ids.length;
+    return !this.text.value.trim() && this.attached.empty;
   }
 
   // The draft of another chat.
@@ -84,6 +84,7 @@ export class Composer {
   }
 
   empty() {
+    this.attached.putBack({files: []});
     this.fill("");
   }
 

@@ -21,14 +21,15 @@ export class ComposerMenu {
 
   open() {
     const {chat} = this;
+    const {files} = chat.composer.attached;
     const draft = Boolean(this.text.trim());
     const talk = Boolean(chat.leaf);
     showMenu(this.button, [
-      {label: t("compare.answers"), icon: "columns", disabled: !draft && !talk, run: () => this.compare()},
+      {label: t("compare.answers"), icon: "columns", disabled: !draft && !files.length && !talk, run: () => this.compare()},
       {label: t("impersonate"), icon: "edit", disabled: !talk, run: () => this.impersonate()},
       {label: t("start"), icon: "onward", run: () => this.editStart()},
       null,
-      {label: t("dummy.message"), icon: "plus", disabled: !draft, run: () => this.add("user")},
+      {label: t("dummy.message"), icon: "plus", disabled: !draft && !files.length, run: () => this.add("user")},
       {label: t("dummy.reply"), icon: "plus", disabled: !draft, run: () => this.add("assistant")},
       null,
       {label: t("last.remove"), icon: "trash", disabled: !talk, run: () => this.removeLast()},
@@ -37,14 +38,16 @@ export class ComposerMenu {
 
   async compare() {
     const content = this.text;
-    if (await chooseColumns(this.chat, {content, after: this.chat.leaf}) && content.trim()) this.chat.composer.empty();
+    const {files} = this.chat.composer.attached;
+    if (await chooseColumns(this.chat, {content, files, after: this.chat.leaf}) && (content.trim() || files.length)) this.chat.composer.empty();
   }
 
   // A message that nobody answers.
   async add(role) {
     const {chat} = this;
     const settings = chat.current ? null : chat.settings;
-    const answer = await attempt(() => post("/add", {chat: chat.current, after: chat.leaf, content: this.text, role, settings}));
+    const files = role === "user" ? chat.composer.attached.files : [];
+    const answer = await attempt(() => post("/add", {chat: chat.current, after: chat.leaf, content: this.text, files, role, settings}));
     if (!answer) return;
     chat.composer.empty();
     await chat.began(answer.chat);
@@ -59,7 +62,10 @@ export class ComposerMenu {
     const answer = await attempt(() => get(`/messages/${id}`));
     if (!answer || !(await chat.act(() => remove(`/messages/${id}`)))) return;
     const put = last && !this.text.trim();
-    if (put) chat.composer.fill(answer.content);
+    if (put) {
+      chat.composer.attached.putBack({files: answer.files});
+      chat.composer.fill(answer.content);
+    }
     toast(t("message.deleted"), {action: {label: t("undo"), run: async () => {
       await chat.act(() => post(`/messages/${id}/restore`));
       if (put && this.text === answer.content) chat.composer.empty();

@@ -45,19 +45,20 @@ export class ContextBar {
 
   // prompt and made: tokens of a reply that is being written
   live(prompt, made) {
-    if (this.view) this.draw({...this.view, tokens: prompt + made, reply: 0, dropped: 0});
+    if (this.view) this.draw({...this.view, tokens: prompt + made, reply: 0, dropped: 0, over: false});
   }
 
   draw(view) {
     this.view = view;
-    const {tokens, reply, context, dropped} = view;
+    const {tokens, reply, context, dropped, over} = view;
     const share = (part) => `${Math.min(100, (100 * part) / context)}%`;
     this.element.hidden = !tokens;
     this.fill.style.width = share(tokens);
     this.reply.style.width = share(Math.min(reply, context - tokens));
-    this.element.dataset.state = dropped ? "over" : tokens > 0.85 * context ? "tight" : "roomy";
+    this.element.dataset.state = dropped || over ? "over" : tokens > 0.85 * context ? "tight" : "roomy";
     const words = t("context.words", {n: count(tokens), all: count(context)});
     this.words.textContent = dropped ? `${words} · ${t("context.dropped", {n: dropped})}` : words;
+    this.chat.composer.attached.fits(view);
     this.element.setAttribute("aria-label", `${t("context")}: ${this.words.textContent}`);
     this.element.title = reply ? t("context.title", {n: count(tokens), reply: count(reply), all: count(context)}) : words;
   }

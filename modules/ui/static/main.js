@@ -14,6 +14,7 @@ import {messageActions} from "./message_actions.js";
 import {showPrompt} from "./prompt.js";
 import {Sidebar} from "./sidebar.js";
 import {TopBar} from "./topbar.js";
+import {refuseOtherDrops} from "./transfer.js";
 import {t} from "./words.js";
 
 const PAGE = 60;
@@ -50,6 +51,7 @@ export class Chat {
       this.top.element, this.scroller, h("div", {class: "tl-bottom"}, this.toEnd, this.composer.element), this.voice);
     this.host.replaceChildren(this.sidebar.element, this.shade, main);
     this.composer.attached.watch(main);
+    refuseOtherDrops();
     this.atEnd = true;
     this.scrolledTo = 0;
     this.scroller.addEventListener("scroll", () => {
@@ -334,7 +336,7 @@ export class Chat {
 
   // What is about to be said, and where.
   draft() {
-    return {chat: this.current, after: this.leaf, content: this.composer.text.value, settings: this.current ? null : this.settings};
+    return {chat: this.current, after: this.leaf, content: this.composer.text.value, files: this.composer.attached.files, settings: this.current ? null : this.settings};
   }
 
   drafted() {
@@ -376,10 +378,10 @@ export class Chat {
     this.sidebar.refresh();
   }
 
-  async send(text, pictures = []) {
+  async send(text, attached = {}) {
     this.atEnd = true;
     const settings = this.current ? null : this.settings;
-    const answer = await attempt(() => post("/send", {chat: this.current, after: this.leaf, content: text, pictures, settings}));
+    const answer = await attempt(() => post("/send", {chat: this.current, after: this.leaf, content: text, ...attached, settings}));
     if (!answer) return false;
     this.voice.textContent = t("voice.sent");
     await this.began(answer.chat);

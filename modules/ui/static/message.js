@@ -3,6 +3,7 @@
 import {drawPictures} from "./attach.js";
 import {Blocks} from "./blocks.js";
 import {h, icon, iconButton, showMenu} from "./dom.js";
+import {drawFiles} from "./text_files.js";
 import {TokenView, tokenLegend} from "./tokens.js";
 import {count, t, when} from "./words.js";
 
@@ -33,6 +34,7 @@ export class MessageView {
     this.element.dataset.state = view.state;
     this.element.setAttribute("aria-label", mine ? t(`role.${view.role}`) : view.model ?? t("role.assistant"));
     drawPictures(this);
+    drawFiles(this);
     if ("text" in view) this.body.textContent = view.text;
     if ("blocks" in view && view.state !== "streaming") this.settle(view.blocks);
     this.element.setAttribute("aria-busy", String(view.state === "streaming"));

@@ -12,7 +12,7 @@ export function messageActions(chat) {
   const actions = {
     async copy(id) {
       const answer = await attempt(() => get(`/messages/${id}`));
-      if (answer) copyText(answer.content);
+      if (answer) copyText(answer.content || answer.files.map(({text}) => text).join("\n"));
     },
     async edit(view) {
       const answer = await attempt(() => get(`/messages/${view.view.id}`));

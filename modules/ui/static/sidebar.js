@@ -29,7 +29,7 @@ export class Sidebar {
         iconButton("close", t("sidebar.hide"), () => this.show(false), {class: "tl-side-close"})),
       h("label", {class: "tl-search"}, icon("search"), this.search),
       this.list);
-    takeDrops(this.element, isChatFile, (files) => importFiles(controller, files));
+    takeDrops(this.element, isChatFile, (files) => importFiles(controller, files), "drop.chats");
     let timer = 0;
     this.search.addEventListener("input", () => {
       clearTimeout(timer);

@@ -38,9 +38,10 @@ export async function importFiles(controller, files) {
   toast(made.length === 1 ? t("imported") : t("imported.many", {n: made.length}));
 }
 
-// Files dropped on an element; accepts(file) says which are meant for it.
-export function takeDrops(element, accepts, run) {
-  const carried = (event) => [...(event.dataTransfer?.items ?? [])].some((item) => item.kind === "file");
+const carried = (event) => [...(event.dataTransfer?.items ?? [])].some((item) => item.kind === "file");
+
+// Files dropped on an element; accepts(file) says which are meant for it. Of the others, `otherwise` says what was expected.
+export function takeDrops(element, accepts, run, otherwise = "drop.nowhere") {
   let depth = 0;
   const show = (over) => element.classList.toggle("tl-drop", over);
   element.addEventListener("dragenter", (event) => { if (carried(event)) { depth += 1; show(true); } });
@@ -49,12 +50,26 @@ export function takeDrops(element, accepts, run) {
   element.addEventListener("drop", (event) => {
     depth = 0;
     show(false);
-    const files = [...(event.dataTransfer?.files ?? [])].filter(accepts);
-    if (event.dataTransfer?.files.length) event.preventDefault(); // or the browser would leave the page for the file
-    if (!files.length) return;
+    const dropped = [...(event.dataTransfer?.files ?? [])];
+    if (!dropped.length) return;
+    event.preventDefault(); // or the browser would leave the page for the file
     event.stopPropagation();
-    run(files);
+    const files = dropped.filter(accepts);
+    const others = dropped.filter((file) => !files.includes(file));
+    if (others.length) toast(t(otherwise, {name: others[0].name}), {wrong: true});
+    if (files.length) run(files);
   });
+}
+
+// A file that is dropped where nothing takes it: the browser would leave the page for it.
+export function refuseOtherDrops() {
+  for (const kind of ["dragover", "drop"]) {
+    window.addEventListener(kind, (event) => {
+      if (event.defaultPrevented || !carried(event)) return;
+      event.preventDefault();
+      if (kind === "drop") toast(t("drop.nowhere", {name: event.dataTransfer.files[0]?.name ?? ""}), {wrong: true});
+    });
+  }
 }
 
 export const isChatFile = (file) => /\.(jsonl?|md|markdown|txt)$/i.test(file.name) || file.type === "application/json";
