@@ -105,9 +105,23 @@ NONE = {
 def test_what_cannot_be_attached_is_told_in_one_sentence_and_the_rest_comes_in(site: Site):
     page = site.open()
     for name, (data, sentence) in NONE.items():
-        drop(page, (name, data), (f"beside {name}", b"good"))
+        drop(page, (name, data), (f"beside {name}.txt", b"good"))
         expect(page.locator(".tl-toast.tl-wrong").last).to_contain_text(sentence)
-    expect(page.locator(".tl-attached .tl-file-name")).to_have_text([f"beside {name}" for name in NONE])
+    expect(page.locator(".tl-attached .tl-file-name")).to_have_text([f"beside {name}.txt" for name in NONE])
+
+
+def test_text_that_brings_a_picture_of_itself_is_pasted_as_text(site: Site):
+    page = site.open()
+    taken = page.evaluate("""() => {
+        const data = new DataTransfer();
+        data.setData("text/plain", "a\tb");
+        data.items.add(new File(["x"], "cells.png", {type: "image/png"}));
+        const event = new ClipboardEvent("paste", {clipboardData: data, bubbles: true, cancelable: true});
+        document.querySelector(".tl-composer textarea").dispatchEvent(event);
+        return event.defaultPrevented;
+    }""")
+    assert not taken  # the browser puts the text into the box
+    expect(page.locator(".tl-attached")).to_have_count(0)
 
 
 def test_gbk_is_read_after_a_click(site: Site):

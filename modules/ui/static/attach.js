@@ -9,6 +9,7 @@ import {count, t} from "./words.js";
 
 const PICTURES = ["image/png", "image/jpeg", "image/webp", "image/gif"];
 const MOST = 16;
+const isPicture = (file) => PICTURES.includes(file.type);
 const pictureAt = (id, small = false) => address(`/pictures/${id}${small ? "?small=true" : ""}`);
 
 export class Attachments {
@@ -25,7 +26,8 @@ export class Attachments {
     this.tray = h("div", {class: "tl-tray", hidden: true}, this.list, this.over);
     composer.text.addEventListener("paste", (event) => {
       const files = [...(event.clipboardData?.files ?? [])];
-      if (!files.length) return;
+      const text = event.clipboardData?.getData("text/plain"); // cells of a table come with a picture of themselves
+      if (!files.length || (text && files.every(isPicture))) return;
       event.preventDefault();
       this.add(files);
     });
@@ -52,7 +54,7 @@ export class Attachments {
 
   async add(files) {
     for (const file of files) {
-      if (PICTURES.includes(file.type)) await this.addPicture(file);
+      if (isPicture(file)) await this.addPicture(file);
       else this.addText(await readText(file, (read) => this.addText(read)));
     }
     this.changed();
