@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modules.api import common, errors, gradio_bodies, guard, limits, metrics, openai, request_id
@@ -49,6 +50,8 @@ def build(app: App) -> FastAPI:
     web.add_middleware(guard.SiteGuard)
     if guard.is_private(app.options):
         web.add_middleware(guard.HostGuard)
+    if not app.options.nowebui:
+        _speak_their_language(web, app)
     if app.options.root_path:
         web.add_middleware(OnePrefix)
     web.add_middleware(Forwarded, proxies=app.options.trusted_networks)
@@ -68,6 +71,17 @@ class OnePrefix:
             raw = scope.get("raw_path") or b""
             scope = {**scope, "path": scope["path"].removeprefix(prefix), "raw_path": raw.removeprefix(prefix.encode())}
         await self._app(scope, receive, send)
+
+
+def _speak_their_language(web: FastAPI, app: App) -> None:
+    """Outside of all that may refuse a request of the page."""
+    from modules.access import ANYONE
+    from modules.ui import preferences, sentences
+
+    def chosen_by(connection: HTTPConnection) -> str:
+        return preferences.page_of(app, app.access.user_of(connection) or ANYONE).language
+
+    web.add_middleware(sentences.PageLanguage, chosen_by=chosen_by)
 
 
 def _import_gradio() -> ModuleType:

@@ -120,11 +120,11 @@ def _what_would_fit(spec: ModelSpec, wish: LoadWish, limit: int) -> Iterator[str
     for form in _forms(spec, wish.weights):
         changed = replace(wish, weights=form)
         total = memory_need(spec, changed).total
-        named = [f"{form} weights"] if form != wish.weights else []
         if total <= limit:
             yield f"with {form} weights ({size_text(total)})"
         elif context := _longest_context(spec, changed, limit):
-            yield "with " + " and ".join([*named, f"a context of {context} tokens"])
+            changes = f"with a context of {context} tokens"
+            yield changes if form == wish.weights else f"with {form} weights and a context of {context} tokens"
 
 
 def _forms(spec: ModelSpec, wished: Weights) -> Iterator[Weights]:

@@ -324,7 +324,7 @@ class TrainingJobs:
         if not folder.process.exists():
             return "new", "It waits for the commands below, one on each machine." if folder.read_config().machines > 1 else ""
         if not told:
-            return "failed", "The process ended before it could begin. Its last lines:\n" + _tail(folder.log, 5)
+            return "failed", f"The process ended before it could begin. Its last lines:\n{_tail(folder.log, 5)}"
         return "interrupted", "The process was ended from outside (by somebody, or by the system where memory ran out)."
 
     def _output(self, config: TrainingConfig) -> Path:

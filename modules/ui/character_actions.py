@@ -14,6 +14,7 @@ from modules.library.character import Character
 from modules.library.character_files import is_picture, read_character
 from modules.library.modes import USER
 from modules.ui.preferences import user_name
+from modules.ui.sentences import said
 
 
 def list_view(app: App, owner: str) -> list[dict[str, Any]]:
@@ -28,7 +29,7 @@ def list_view(app: App, owner: str) -> list[dict[str, Any]]:
                 "about": character.filled(character.context, called(app, owner, character) or USER)[:300],
             }
         except UserError as error:
-            row |= {"name": entry.id, "about": "", "problem": error.message}
+            row |= {"name": entry.id, "about": "", "problem": said(error.message)}
         rows.append(row)
     return rows
 

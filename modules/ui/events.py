@@ -1,4 +1,4 @@
-"""How the page's events behave: private, quick, and what users can act on becomes a message that passes."""
+"""How the page's events behave: private, quick, and what users can act on becomes a message that passes, in their language."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from modules.access import ANYONE
 from modules.errors import UserError
+from modules.ui.sentences import SCOPE_KEY, said, spoken
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,19 +27,27 @@ def owner_of(request: gr.Request) -> str:
     return request.username or ANYONE
 
 
+def _language() -> str:
+    """Of whoever did what is being answered; Gradio answers later and elsewhere, and keeps the request."""
+    request = LocalContext.request.get(None)
+    return request.request.scope.get(SCOPE_KEY, "en") if request is not None and request.request is not None else "en"
+
+
 def told(function: Callable[P, R]) -> Callable[P, R]:
     """A handler whose UserErrors are shown as messages; anything else keeps its traceback in the log and says so."""
 
     @functools.wraps(function)
     def handler(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except UserError as error:
-            raise gr.Error(error.message, duration=9, title="", print_exception=False) from None
-        except gr.Error:
-            raise
-        except Exception as error:
-            log.exception("an event of the page failed")
-            raise gr.Error(f"Something broke: {error}. The server's log says more.", print_exception=False) from error
+        with spoken(_language()):
+            try:
+                return function(*args, **kwargs)
+            except UserError as error:
+                raise gr.Error(said(error.message), duration=9, title="", print_exception=False) from None
+            except gr.Error:
+                raise
+            except Exception as error:
+                log.exception("an event of the page failed")
+                sentence = f"Something broke: {error}. The server's log says more."
+                raise gr.Error(said(sentence), print_exception=False) from error
 
     return handler

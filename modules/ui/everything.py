@@ -21,6 +21,7 @@ from modules.library import character_files, presets
 from modules.library.character_files import read_character, written
 from modules.ui import preferences
 from modules.ui.archive import Archive
+from modules.ui.sentences import said
 
 LARGEST = 500 * 1024**2
 """Bytes, packed and unpacked."""
@@ -90,16 +91,16 @@ def read(app: App, owner: str, file: BinaryIO) -> dict[str, Any]:
             made = kind.take(app, owner, path.stem, data, archive)
             setattr(done, path.parent.name, getattr(done, path.parent.name) + made)
         except UserError as error:
-            done.problems.append(f"{filename}: {error.message}")
+            done.problems.append(f"{filename}: {said(error.message)}")
         except UnicodeDecodeError:
-            done.problems.append(f"{filename}: this file is damaged.")
+            done.problems.append(said(f"{filename}: this file is damaged."))
     if _SETTINGS in archive:
         try:
             _restore_settings(app, owner, json.loads(archive.read(_SETTINGS, _LARGEST_SETTINGS)))
         except UserError as error:
-            done.problems.append(f"{_SETTINGS}: {error.message}")
+            done.problems.append(f"{_SETTINGS}: {said(error.message)}")
         except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
-            done.problems.append(f"{_SETTINGS}: this file is damaged.")
+            done.problems.append(said(f"{_SETTINGS}: this file is damaged."))
     if not any((done.chats, done.characters, done.presets, done.prompts)) and _SETTINGS not in archive:
         raise UserError("There is nothing of Textloom in this file. Choose one that was exported on the Session tab.")
     return asdict(done)

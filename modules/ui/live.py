@@ -16,6 +16,7 @@ from starlette.responses import StreamingResponse
 from modules.chats.replies import Progress, Reply
 from modules.chats.token_data import Places
 from modules.ui.markdown import Block, LiveMarkdown
+from modules.ui.sentences import said
 from modules.ui.token_view import token_row
 
 PERIOD = 1 / 30
@@ -247,5 +248,5 @@ def _status(progress: Progress) -> dict[str, Any]:
         "n": progress.figures.tokens,
         "s": round(progress.figures.tokens_per_second or 0, 1),
         "p": progress.figures.prompt_tokens,
-        **({"unsaved": progress.unsaved} if progress.unsaved else {}),
+        **({"unsaved": said(progress.unsaved)} if progress.unsaved else {}),
     }

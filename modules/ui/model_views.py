@@ -12,6 +12,7 @@ from modules.library.hub import RepositoryName
 from modules.library.loras import LoraSpec
 from modules.library.spec import ModelSpec
 from modules.loaders import choose
+from modules.ui.sentences import said
 from modules.ui.views import engine_view, load_view, model_view
 
 DOWNLOADS_SHOWN = 5
@@ -27,7 +28,7 @@ def models_view(app: App, owner: str) -> dict[str, Any]:
         "models": [_listed(app, spec) for spec in specs],
         "engine": {
             **engine_view(app, app.engine.status),
-            "log": app.engine.load_log[-LOG_LINES_SHOWN:],
+            "log": [said(line) for line in app.engine.load_log[-LOG_LINES_SHOWN:]],
             "again": app.last_load is not None,
             "takes_adapters": model is not None and model.capabilities.adapters,
         },
@@ -55,7 +56,7 @@ def _listed(app: App, spec: ModelSpec) -> dict[str, Any]:
     try:
         options = app.saved_options.for_model(spec.name, app.loading)
     except UserError as error:  # the file with saved settings is broken
-        return {**view, "loader": None, "problem": spec.problem or error.message}
+        return {**view, "loader": None, "problem": view["problem"] or said(error.message)}
     return {**view, "loader": choose.choose(spec, options)}
 
 
@@ -66,7 +67,7 @@ def _adapter(spec: LoraSpec, loaded: tuple[str, ...]) -> dict[str, Any]:
         "base": PurePath(spec.base_model).name if spec.base_model else None,  # trained here, it is a path
         "rank": spec.rank,
         "kind": "GGUF" if spec.format == "gguf" else spec.kind,
-        "problem": spec.problem,
+        "problem": said(spec.problem) if spec.problem else None,
         "loaded": spec.name in loaded,
     }
 
@@ -85,7 +86,7 @@ def download_view(job: DownloadJob) -> dict[str, Any]:
         "id": job.id,
         "name": job.name.repository,
         "state": job.state,
-        "error": job.error,
+        "error": said(job.error),
         "folder": job.folder,
         "done": progress.done if progress else 0,
         "total": progress.total if progress else 0,

@@ -12,6 +12,7 @@ from modules.generation.overflow import room_for_prompt
 from modules.generation.template import takes_as_they_are, template_problem
 from modules.generation.types import GenerationRequest, LoadedModel, Message, RenderedPrompt
 from modules.ui.actions import branch_of, draft_of, new_chat, request_of, way_of
+from modules.ui.sentences import said
 from modules.ui.token_view import made_way
 
 Piece = list[str]
@@ -60,7 +61,7 @@ def prompt_view(app: App, request: GenerationRequest) -> dict[str, Any]:
         "pieces": pieces(rendered, kept),
         "left_out": [[message.role, message.content] for message in left_out],
         "ids": list(rendered.tokens),
-        "problem": problem_of(model, request),
+        "problem": said(problem_of(model, request) or "") or None,
         "moved": bool(source) and not takes_as_they_are(source, kept),
     }
 

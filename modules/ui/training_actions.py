@@ -14,6 +14,7 @@ from modules.generation.types import GenerationRequest, Message
 from modules.loaders.options import LoadOptions
 from modules.training import events
 from modules.training.jobs import ACTIVE, TrainingJob
+from modules.ui.sentences import said
 
 POINTS = 400
 """The most points of a curve that a browser is sent."""
@@ -33,7 +34,7 @@ def job_view(job: TrainingJob) -> dict[str, Any]:
         "state": job.state,
         "active": job.state in ACTIVE,
         "resumable": job.can_resume,
-        "reason": job.reason,
+        "reason": said(job.reason),
         "step": job.step,
         "total": job.total_steps,
         "loss": job.loss,
@@ -67,15 +68,15 @@ def detail_view(app: App, id: str) -> dict[str, Any]:
         **job_view(job),
         "curves": {name: thinned(points) for name, points in curves.items()},
         "samples": [{"step": one.step, "prompt": one.prompt, "reply": one.reply, "base": one.base} for one in samples[-20:]],
-        "notes": [event.text for event in told if isinstance(event, events.Noted)],
+        "notes": [said(event.text) for event in told if isinstance(event, events.Noted)],
         "checkpoints": list(job.checkpoints) if job.config.method != "full" else [],
         "output": job.output,
-        "merge": asdict(merge) if (merge := app.training.merging(id)) else None,
+        "merge": asdict(merge) | {"reason": said(merge.reason)} if (merge := app.training.merging(id)) else None,
         "commands": app.training.commands(id),
         "accelerate": app.training.accelerate_file(id),
         "log": app.training.log_tail(id, 12) if job.state in ("failed", "interrupted") else "",
-        "data": started.data if started else "",
-        "about": about(started) if started else "",
+        "data": said(started.data) if started else "",
+        "about": said(about(started)) if started else "",
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from modules.app import VERSION, App
 from modules.chats import files
-from modules.chats.records import ListedChat, PathMessage, StoredMessage
+from modules.chats.records import Figures, ListedChat, PathMessage, StoredMessage
 from modules.errors import UserError
 from modules.generation.engine import EngineStatus
 from modules.generation.template import has_no_place_for
@@ -27,6 +27,7 @@ from modules.ui.markdown import Block, render
 from modules.ui.preferences import sampling_of, token_view
 from modules.ui.prompt_view import problem_of
 from modules.ui.repeat import comparison
+from modules.ui.sentences import said
 
 PAGE_OF_MESSAGES = 60
 UNSEEN = {"runs"}
@@ -55,12 +56,17 @@ def message_view(node: PathMessage, known: Mapping[int, float]) -> dict[str, Any
         "created": message.created,
         "versions": node.versions,
         "model": message.model,
-        "figures": message.figures.stored(),
+        "figures": figures_view(message.figures),
         "extra": {key: value for key, value in message.extra.items() if key not in UNSEEN},
     }
     if known.get(message.id) != message.changed:
         view |= text_view(message)
     return view
+
+
+def figures_view(figures: Figures) -> dict[str, Any]:
+    """As they are kept, with the reason of a failure in the language of whoever looks."""
+    return figures.stored() | ({"error": said(figures.error)} if figures.error else {})
 
 
 def text_view(message: StoredMessage) -> dict[str, Any]:
@@ -134,9 +140,9 @@ def engine_view(app: App, status: EngineStatus) -> dict[str, Any]:
     view: dict[str, Any] = {
         "state": status.state,
         "name": status.name,
-        "progress": status.progress,
+        "progress": said(status.progress),
         "seconds": round(status.seconds, 1),
-        "error": status.error,
+        "error": said(status.error) if status.error else None,
         "loads": app.engine.loads,
     }
     if model is not None:
@@ -146,7 +152,7 @@ def engine_view(app: App, status: EngineStatus) -> dict[str, Any]:
             "template": "model" if model.chat_template else fitting.origin if fitting else None,
             "adapters": model.adapters,
             "images": model.capabilities.images,
-            "problem": problem_of(model) if model.chat_template else None,
+            "problem": said(problem_of(model) or "") or None if model.chat_template else None,
             "no_place_for": has_no_place_for(model.chat_template) if model.chat_template else (),
         }
     return view
@@ -178,7 +184,7 @@ def model_view(spec: ModelSpec) -> dict[str, Any]:
         "format": spec.format,
         "quantization": spec.quantization.label or spec.quantization.method if spec.quantization else None,
         "context": spec.context_length,
-        "problem": spec.problem,
+        "problem": said(spec.problem) if spec.problem else None,
     }
 
 

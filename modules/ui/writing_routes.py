@@ -20,6 +20,7 @@ from modules.ui import preferences
 from modules.ui.bodies import Owner, Start
 from modules.ui.live import Renderings, event_response, follow, follow_text, over
 from modules.ui.markdown import as_html, render
+from modules.ui.views import figures_view
 
 MOST_NEXT = 1000
 """How many next tokens are looked at."""
@@ -189,6 +190,6 @@ def _view(sheet: Sheet) -> dict[str, Any]:
         "length": len(sheet.text),
         "state": sheet.state,
         "revision": sheet.revision,
-        "figures": sheet.figures.stored(),
+        "figures": figures_view(sheet.figures),
         "steps": sheet.steps,
     }

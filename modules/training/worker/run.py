@@ -248,7 +248,7 @@ class Run:
             output = Path(self.plan.output)
             best = self._best()
             if best is not None and best != self.progress.step:
-                reason += f"; the best was step {best}"
+                reason = f"{reason}; the best was step {best}"
             draft = output.with_name(f".{output.name}.part")
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
@@ -343,15 +343,13 @@ def prepare_parts(config: TrainingConfig, folder: RunFolder, tokenizer: Any) -> 
     sentence = data.sentence
     if config.eval_dataset:
         measured = prepare(config, plan.places, tokenizer, name, name=config.eval_dataset)
-        return (
-            list(data.samples),
-            list(measured.samples),
-            f"{sentence}; measured on {len(measured.samples)} of a file of its own",
-        )
+        held = f"measured on {len(measured.samples)} of a file of its own"
+        return list(data.samples), list(measured.samples), f"{sentence}; {held}"
     if not config.eval_share:
         return list(data.samples), [], sentence
     train, held_out = split(data.samples, config)
-    return train, held_out, f"{sentence}; {len(held_out)} of them held out"
+    held = f"{len(held_out)} of them held out"
+    return train, held_out, f"{sentence}; {held}"
 
 
 def _due(every: int, step: int, otherwise: bool) -> bool:

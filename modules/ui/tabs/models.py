@@ -18,6 +18,7 @@ from modules.settings.declare import hints_of
 from modules.ui import model_actions
 from modules.ui.events import PRIVATE, owner_of, told
 from modules.ui.form import Form
+from modules.ui.sentences import said
 from modules.ui.words import say
 
 _LIST = """
@@ -153,10 +154,10 @@ def _estimate(app: App, spec: ModelSpec, options: LoadOptions, loader: LoaderNam
     except ImportError as error:
         reason = f"The {loader} loader cannot be used: {error}"
     if reason:
-        return f'<p class="tl-verdict" data-verdict="wrong">{html.escape(reason)}</p>'
+        return f'<p class="tl-verdict" data-verdict="wrong">{html.escape(said(reason))}</p>'
     plan = memory.plan(spec, wish_of(options), this_machine(), on_gpu=not options.cpu, freed=_freed(app))
-    odd = "".join(f'<p class="tl-verdict" data-verdict="tight">{html.escape(warning)}</p>' for warning in spec.warnings)
-    return f'{odd}<p class="tl-verdict" data-verdict="{plan.verdict}">{html.escape(plan.sentence)}</p>'
+    odd = "".join(f'<p class="tl-verdict" data-verdict="tight">{html.escape(said(warning))}</p>' for warning in spec.warnings)
+    return f'{odd}<p class="tl-verdict" data-verdict="{plan.verdict}">{html.escape(said(plan.sentence))}</p>'
 
 
 def _freed(app: App) -> int:

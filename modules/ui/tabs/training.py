@@ -21,6 +21,7 @@ from modules.training.rows import SUFFIXES, list_datasets
 from modules.training.samples import Sample, readable
 from modules.ui.events import PRIVATE, owner_of, told
 from modules.ui.form import Form, common_look
+from modules.ui.sentences import said
 from modules.ui.words import say
 
 _START = """
@@ -181,7 +182,7 @@ def preview_html(prepared: Prepared, tokenizer: Any, cutoff: int) -> str:
         for at, sample in enumerate(prepared.samples[:_SHOWN_ROWS])
     )
     return (
-        f"<p><strong>{html.escape(prepared.format)}</strong>{template} · {html.escape(prepared.sentence)}</p>"
+        f"<p><strong>{html.escape(prepared.format)}</strong>{template} · {html.escape(said(prepared.sentence))}</p>"
         f"{histogram([len(sample.tokens) + sample.cut for sample in prepared.samples], cutoff)}{_problems(prepared)}{rows}"
     )
 
@@ -198,13 +199,14 @@ def _row(sample: Sample, tokenizer: Any, *, rejected: bool) -> str:
         if left <= 0:
             parts.append("…")
             break
-    cut = f", {sample.cut} more cut off" if sample.cut else ""
-    return f'<div class="tl-example"><small>row {sample.row} · {len(sample.tokens)} tokens{cut}</small><pre>{"".join(parts)}</pre></div>'
+    cut = said(f", {sample.cut} more cut off") if sample.cut else ""
+    about = said(f"row {sample.row} · {len(sample.tokens)} tokens{cut}")
+    return f'<div class="tl-example"><small>{about}</small><pre>{"".join(parts)}</pre></div>'
 
 
 def _problems(prepared: Prepared) -> str:
     items = "".join(
-        f"<li><b>{problem.row}</b> {html.escape(problem.kind)}: {html.escape(problem.reason)}</li>"
+        f"<li><b>{problem.row}</b> {html.escape(said(problem.kind))}: {html.escape(said(problem.reason))}</li>"
         for problem in prepared.problems[:50]
     )
     more = f"<li>… {len(prepared.problems) - 50}</li>" if len(prepared.problems) > 50 else ""
