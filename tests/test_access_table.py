@@ -102,6 +102,7 @@ OF_ADMINS = {
     ("POST", "/chats/engines"),
     ("DELETE", "/chats/engines/{name}"),
     ("POST", "/chats/downloads"),
+    ("POST", "/chats/starter"),
     ("DELETE", "/chats/downloads/{job_id}"),
     ("POST", "/chats/training/{id}/stop"),
     ("POST", "/chats/training/{id}/kill"),

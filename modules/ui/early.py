@@ -20,6 +20,7 @@ from modules.ui.words import script_words
 
 STATIC = Path(__file__).parent / "static"
 _HEAD = """
+<meta name="color-scheme" content="%s">
 <link rel="stylesheet" id="tl-style" href="chats/static/chat.css">
 %s
 <script>
@@ -34,7 +35,8 @@ def head(page: PageSettings, opens_on: str) -> bytes:
     """What is put into the page for a user with these settings; opens_on: the tab that Gradio shows by itself."""
     values = {"page": page.model_dump(mode="json"), "tabs": get_args(Tab), "opens_on": opens_on}
     settings = json.dumps(values, separators=(",", ":"))[:-1] + f",{_words()}}}"
-    return (_HEAD % (_preloads(), settings, _script())).encode()
+    scheme = "light dark" if page.theme == "auto" else page.theme  # of the empty page, before there is a style
+    return (_HEAD % (scheme, _preloads(), settings, _script())).encode()
 
 
 @lru_cache(maxsize=1)

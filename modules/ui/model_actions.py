@@ -54,6 +54,17 @@ def start_download(app: App, owner: str, name: str, quant: str = "") -> Download
     return app.downloads.start(name, Wanted(quant=quant.strip()))
 
 
+def get_starter(app: App, owner: str) -> DownloadJob:
+    """Fetch the starter model, and load it where nobody has loaded another meanwhile. Raises NotAllowed."""
+    app.access.require_admin(owner)
+
+    def load(name: str) -> None:
+        if app.engine.status.state == "empty":
+            _begin(lambda: app.load_model(name))
+
+    return app.downloads.start("starter", then=load)
+
+
 def load_adapter(app: App, owner: str, name: str) -> None:
     """Make an adapter available to every chat and request. Raises UserError with the reason where it does not fit."""
     app.access.require_admin(owner)

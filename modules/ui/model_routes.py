@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from modules.app import App
 from modules.library.remote_address import RemoteAddress
-from modules.ui import model_actions, model_views
+from modules.ui import model_actions, model_views, views
 
 
 class Name(BaseModel):
@@ -84,7 +84,11 @@ def router(app: App) -> APIRouter:
 
     @routes.post("/downloads")
     def start_download(request: Request, body: Download) -> dict[str, Any]:
-        return model_views.download_view(model_actions.start_download(app, owner(request), body.name, body.quant))
+        return views.download_view(model_actions.start_download(app, owner(request), body.name, body.quant))
+
+    @routes.post("/starter")
+    def get_starter(request: Request) -> dict[str, Any]:
+        return views.download_view(model_actions.get_starter(app, owner(request)))
 
     @routes.delete("/downloads/{job_id}")
     def cancel_download(request: Request, job_id: int) -> None:

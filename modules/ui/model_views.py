@@ -13,7 +13,7 @@ from modules.library.loras import LoraSpec
 from modules.library.spec import ModelSpec
 from modules.loaders import choose
 from modules.ui.sentences import said
-from modules.ui.views import engine_view, load_view, model_view
+from modules.ui.views import download_view, engine_view, load_view, model_view
 
 DOWNLOADS_SHOWN = 5
 LOG_LINES_SHOWN = 40
@@ -78,19 +78,3 @@ def _latest(jobs: list[DownloadJob]) -> list[DownloadJob]:
     for job in jobs:
         newest.setdefault(job.name, job)
     return list(newest.values())
-
-
-def download_view(job: DownloadJob) -> dict[str, Any]:
-    progress = job.progress
-    return {
-        "id": job.id,
-        "name": job.name.repository,
-        "state": job.state,
-        "error": said(job.error),
-        "folder": job.folder,
-        "done": progress.done if progress else 0,
-        "total": progress.total if progress else 0,
-        "speed": progress.speed if progress else 0,
-        "left": progress.seconds_left if progress else None,
-        "files": [[file.path, file.done, file.size] for file in progress.active] if progress else [],
-    }

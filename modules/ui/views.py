@@ -18,6 +18,7 @@ from modules.generation.engine import EngineStatus
 from modules.generation.template import has_no_place_for
 from modules.generation.types import LoadedModel
 from modules.library.disk import size_text
+from modules.library.download_jobs import STARTER, DownloadJob
 from modules.library.machine import this_machine
 from modules.library.spec import ModelSpec
 from modules.ui.actions import settings_of
@@ -132,6 +133,8 @@ def pulse_view(app: App, owner: str, chat_id: int | None) -> dict[str, Any]:
         "preset": sampling_of(app, owner)[1],
         "tokens": token_view(app, owner),
         "models": len(app.models.all()),
+        "starter": starter_view(app),
+        "admin": app.access.is_admin(owner),
     }
 
 
@@ -185,6 +188,28 @@ def model_view(spec: ModelSpec) -> dict[str, Any]:
         "quantization": spec.quantization.label or spec.quantization.method if spec.quantization else None,
         "context": spec.context_length,
         "problem": said(spec.problem) if spec.problem else None,
+    }
+
+
+def starter_view(app: App) -> dict[str, Any] | None:
+    """The newest try to get the starter model."""
+    job = next((job for job in app.downloads.all() if job.name == STARTER), None)
+    return download_view(job) if job else None
+
+
+def download_view(job: DownloadJob) -> dict[str, Any]:
+    progress = job.progress
+    return {
+        "id": job.id,
+        "name": job.name.repository,
+        "state": job.state,
+        "error": said(job.error),
+        "folder": job.folder,
+        "done": progress.done if progress else 0,
+        "total": progress.total if progress else 0,
+        "speed": progress.speed if progress else 0,
+        "left": progress.seconds_left if progress else None,
+        "files": [[file.path, file.done, file.size] for file in progress.active] if progress else [],
     }
 
 

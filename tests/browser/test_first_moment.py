@@ -88,3 +88,67 @@ def test_the_early_page_has_the_colours_of_the_late_one(site: Site, scheme: str)
     expect(page.locator("#chat-view .tl-side")).to_be_visible()
     assert page.evaluate(colours) == early
     assert ("rgb(255, 255, 255)" in early) == (scheme == "light")
+
+
+def watch_colours(page: Page) -> None:
+    """Keep in `frames_` what stands behind the page, in each frame since it has a body."""
+    page.add_init_script(
+        "window.frames_ = new Set(); (function look() {"
+        "  if (document.body) frames_.add(getComputedStyle(document.body).backgroundColor);"
+        "  requestAnimationFrame(look); })()"
+    )
+
+
+@pytest.mark.parametrize("tab", ["chat", "models"])
+def test_a_dark_page_is_dark_from_its_first_frame(site: Site, tab: str):
+    page = site.empty(color_scheme="dark")
+    watch_colours(page)
+    page.add_init_script(f"sessionStorage.setItem('textloom-tab', '{tab}')")
+    held = Held(page)
+    page.goto(site.url, wait_until="commit")
+    page.wait_for_function("document.body && window.TEXTLOOM && frames_.size")
+    held.let_through()
+    expect(page.locator(f"#tab-{tab}")).to_be_visible()
+    assert page.evaluate("[...frames_]") == ["rgb(23, 24, 27)"]
+    assert page.evaluate("getComputedStyle(document.documentElement).colorScheme") == "dark"
+    assert page.evaluate("document.querySelector('meta[name=color-scheme]').content") == "light dark"
+
+
+def test_the_theme_that_was_chosen_stands_against_that_of_the_system(site: Site):
+    site.app.store.set_preference("local", "page", {"theme": "light"})
+    page = site.empty(color_scheme="dark")
+    watch_colours(page)
+    page.goto(site.url)
+    expect(page.locator("#chat-view .tl-new")).to_be_visible()
+    assert page.evaluate("[...frames_]") == ["rgb(255, 255, 255)"]
+    assert page.evaluate("document.querySelector('meta[name=color-scheme]').content") == "light"
+
+
+def test_nothing_of_gradio_lies_over_the_chat_that_is_there_already(site: Site):
+    page = site.empty()
+    page.add_init_script(
+        "window.over = []; (function look() {"
+        "  const early = document.getElementById('tl-early'); const loading = document.querySelector('gradio-app .wrap, .gradio-container .wrap');"
+        "  if (early && loading) { const place = loading.getBoundingClientRect(); window.met = true;"
+        "    const top = document.elementFromPoint(place.x + place.width / 2, Math.min(innerHeight - 1, place.y + place.height / 2));"
+        "    if (top && !early.contains(top) && !top.contains(early)) over.push(top.outerHTML.slice(0, 80)); }"
+        "  setTimeout(look, 5); })()"
+    )
+    page.goto(site.url)
+    expect(page.locator("#chat-view .tl-new")).to_be_visible()
+    expect(page.locator("#tl-early")).to_have_count(0)
+    assert page.evaluate("window.met") and page.evaluate("over") == []
+
+
+def test_people_with_conversations_are_not_told_that_they_have_none(site: Site):
+    site.app.store.create_chat("local", title="Here it is")
+    page = site.empty()
+    page.route("**/chats?search=*", lambda route: (page.wait_for_timeout(300), route.continue_()))
+    page.add_init_script(
+        "window.said = new Set(); new MutationObserver(() => {"
+        "  const list = document.querySelector('.tl-list'); if (list) said.add(list.innerText.trim()); })"
+        "  .observe(document, {childList: true, subtree: true})"
+    )
+    page.goto(site.url)
+    expect(page.locator(".tl-list")).to_contain_text("Here it is")
+    assert not any("will be listed" in text for text in page.evaluate("[...said]"))

@@ -181,6 +181,7 @@ def test_everyone_may_look_and_only_administrators_change(tmp_path: Path) -> Non
             ("POST", "/engines", {"name": "new", "base_url": "http://127.0.0.1:9/v1"}),
             ("DELETE", "/engines/far", None),
             ("POST", "/downloads", {"name": "starter"}),
+            ("POST", "/starter", {}),
         ):
             assert bert.refused(method, path, body)[0] in (401, 403), path
         assert Page(app, "anna").ok("GET", "/models")["admin"]

@@ -108,15 +108,19 @@ export class Attachments {
     this.kept.delete(key);
   }
 
-  changed() {
-    const {key} = this.composer;
-    sessionStorage.setItem(`${key}-pictures`, JSON.stringify(this.ids));
-    this.kept.set(key, this.files);
+  // What belongs to a draft, of this chat or another.
+  keep(key, {pictures, files}) {
+    sessionStorage.setItem(`${key}-pictures`, JSON.stringify(pictures));
+    this.kept.set(key, files);
     try {
-      sessionStorage.setItem(`${key}-files`, JSON.stringify(this.files));
+      sessionStorage.setItem(`${key}-files`, JSON.stringify(files));
     } catch {
       sessionStorage.removeItem(`${key}-files`); // too large for a reload, but not for another chat and back
     }
+  }
+
+  changed() {
+    this.keep(this.composer.key, {pictures: this.ids, files: this.files});
     this.draw();
     this.composer.drawButton();
     this.composer.controller.drafted();

@@ -3,6 +3,7 @@
 import {attempt, get, post} from "./api.js";
 import {h, showForm, toast} from "./dom.js";
 import {MessageView} from "./message.js";
+import {modelReady} from "./waiting.js";
 import {t} from "./words.js";
 
 const KEPT = "textloom-columns";
@@ -92,7 +93,10 @@ export async function chooseColumns(chat, draft) {
 
 async function begin(chat, draft, columns) {
   const settings = chat.current ? null : chat.settings;
-  const answer = await attempt(() => post("/compare", {chat: chat.current, ...draft, settings, columns}));
+  const answer = await attempt(async () => {
+    await modelReady();
+    return post("/compare", {chat: chat.current, ...draft, settings, columns});
+  });
   if (!answer) return false;
   await chat.began(answer.chat);
   if (window.innerWidth < 900) toast(t("compare.swipe"), {seconds: 4});

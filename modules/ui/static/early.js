@@ -44,6 +44,13 @@
     ? matchMedia("(prefers-color-scheme: dark)").matches
     : parameters.get("__theme") === "dark";
   document.documentElement.classList.toggle("tl-dark", TEXTLOOM.dark);
+  document.documentElement.style.colorScheme = TEXTLOOM.dark ? "dark" : "light";
+  // Gradio says so too, when it is there: the first frame is painted before.
+  new MutationObserver((_, watch) => {
+    if (!document.body) return;
+    watch.disconnect();
+    document.body.classList.toggle("dark", TEXTLOOM.dark);
+  }).observe(document.documentElement, {childList: true});
 
   // Gradio counts the seconds of an event in every frame, and those of its loading screen for good, when that is long gone: a
   // page that does nothing would keep the machine busy. No event of ours shows its seconds.

@@ -13,8 +13,10 @@ import {MessageView} from "./message.js";
 import {messageActions} from "./message_actions.js";
 import {showPrompt} from "./prompt.js";
 import {Sidebar} from "./sidebar.js";
+import {Starter} from "./starter.js";
 import {TopBar} from "./topbar.js";
 import {refuseOtherDrops} from "./transfer.js";
+import {Waiting, comesSoon, waitsFor} from "./waiting.js";
 import {t} from "./words.js";
 
 const PAGE = 60;
@@ -43,7 +45,9 @@ export class Chat {
     this.column = h("div", {class: "tl-column", role: "log", "aria-label": t("conversation"), "aria-live": "off"});
     this.earlier = h("button", {type: "button", class: "tl-quiet tl-earlier", hidden: true, onclick: () => this.showEarlier()}, "");
     this.welcome = h("div", {class: "tl-welcome"});
-    this.scroller = h("div", {class: "tl-scroll"}, this.earlier, this.welcome, this.column, this.columns.element);
+    this.starter = new Starter(this);
+    this.waiting = new Waiting(this);
+    this.scroller = h("div", {class: "tl-scroll"}, this.earlier, this.welcome, this.column, this.columns.element, this.waiting.element);
     this.toEnd = iconButton("down", t("to.end"), () => this.scrollToEnd(true), {class: "tl-to-end", hidden: true});
     this.voice = h("div", {class: "tl-hidden", role: "status"});
     this.shade = h("div", {class: "tl-shade", onclick: () => this.sidebar.show(false)});
@@ -82,7 +86,7 @@ export class Chat {
     else this.fresh({push: false});
     const beat = async () => {
       if (!document.hidden) await this.pulse();
-      const busy = this.seen.engine?.state === "loading";
+      const busy = this.seen.engine && comesSoon(this.seen);
       setTimeout(beat, busy ? 700 : 1500);
     };
     setTimeout(beat, 1500);
@@ -123,6 +127,7 @@ export class Chat {
     }
     this.drawWelcome();
     this.drawHint();
+    this.waiting.look(pulse);
     if (!before.epoch) return;
     if (before.list !== pulse.list || before.epoch !== pulse.epoch) this.sidebar.refresh();
     if (!asked || asked !== this.current) return; // another chat was opened meanwhile: this says nothing about it
@@ -155,6 +160,7 @@ export class Chat {
     this.top.character.draw(null);
     this.composer.turnTo(null);
     this.composer.busy(false);
+    this.waiting.draw();
     this.earlier.hidden = true;
     this.sidebar.draw();
     this.drawWelcome();
@@ -166,6 +172,7 @@ export class Chat {
 
   leave() {
     closeMenu();
+    this.waiting.element.hidden = true;
     this.detach();
     this.views.clear();
     this.column.replaceChildren();
@@ -230,6 +237,7 @@ export class Chat {
     document.title = chat.title ? `${chat.title} · Textloom` : "Textloom";
     this.reconcile(chat.messages, chat.columns);
     this.drawSpeakers(chat.speakers);
+    this.waiting.draw();
     this.drawWelcome();
     this.composerMenu.draw();
     this.context.soon(200);
@@ -381,10 +389,28 @@ export class Chat {
   async send(text, attached = {}) {
     this.atEnd = true;
     const settings = this.current ? null : this.settings;
-    const answer = await attempt(() => post("/send", {chat: this.current, after: this.leaf, content: text, ...attached, settings}));
-    if (!answer) return false;
+    const message = {chat: this.current, after: this.leaf, content: text, ...attached, settings};
+    if (this.keeps(message)) return true;
+    const answer = await attempt(async () => {
+      try {
+        return await post("/send", message);
+      } catch (error) {
+        if (error.status === 503) await this.pulse(); // a load may have begun just now
+        if (!this.keeps(message)) throw error;
+        return null;
+      }
+    });
+    if (!answer) return answer === null;
     this.voice.textContent = t("voice.sent");
     await this.began(answer.chat);
+    return true;
+  }
+
+  // A model is on its way: the message waits for it.
+  keeps(message) {
+    if (!this.seen.engine || !comesSoon(this.seen) || !this.waiting.keep(message)) return false;
+    this.voice.textContent = t("waiting.sent", {name: waitsFor(this.seen)});
+    this.scrollToEnd();
     return true;
   }
 
@@ -469,7 +495,8 @@ export class Chat {
     const empty = !this.views.size;
     this.welcome.hidden = !empty;
     if (!empty || !this.seen.engine) return;
-    const {engine, models} = this.seen;
+    const {engine, models, starter, admin} = this.seen;
+    this.starter.draw(starter, admin);
     const key = [engine.state, engine.name, engine.error, engine.progress, models].join("|");
     if (this.welcome.dataset.key === key) return;
     this.welcome.dataset.key = key;
@@ -486,10 +513,10 @@ export class Chat {
       parts.push(h("p", {}, h("span", {class: "tl-pulse"}), " ", t("welcome.loading", {name: engine.name, progress: engine.progress})));
     } else {
       if (engine.error) parts.push(h("p", {class: "tl-wrong-text"}, engine.error));
-      parts.push(h("p", {}, models ? t("welcome.choose") : t("welcome.get")));
-      if (!models) parts.push(h("pre", {}, "python download-model.py starter"));
-      parts.push(h("button", {type: "button", class: "tl-strong", onclick: () => (models ? this.top.chooseModel() : this.openTab("models"))},
-        models ? t("model.choose") : t("model.more")));
+      if (models) {
+        parts.push(h("p", {}, t("welcome.choose")),
+          h("button", {type: "button", class: "tl-strong", onclick: () => this.top.chooseModel()}, t("model.choose")));
+      } else parts.push(this.starter.element);
     }
     this.welcome.replaceChildren(...parts);
   }

@@ -5,10 +5,15 @@ import {chooseColumns} from "./compare.js";
 import {showDifference} from "./diff.js";
 import {copyText, showMenu, toast} from "./dom.js";
 import {showPrompt} from "./prompt.js";
+import {modelReady} from "./waiting.js";
 import {t} from "./words.js";
 
 // chat: the chat view of main.js
 export function messageActions(chat) {
+  const answered = (path) => chat.act(async () => {
+    await modelReady();
+    return post(path);
+  }, {follow: true});
   const actions = {
     async copy(id) {
       const answer = await attempt(() => get(`/messages/${id}`));
@@ -18,9 +23,12 @@ export function messageActions(chat) {
       const answer = await attempt(() => get(`/messages/${view.view.id}`));
       if (answer) view.beginEditing(answer.content);
     },
-    saveEdit: (id, content, answer) => chat.act(() => post(`/messages/${id}/edit`, {content, answer}), {follow: answer}),
-    regenerate: (id) => chat.act(() => post(`/messages/${id}/regenerate`), {follow: true}),
-    continueReply: (id) => chat.act(() => post(`/messages/${id}/continue`), {follow: true}),
+    saveEdit: (id, content, answer) => chat.act(async () => {
+      if (answer) await modelReady();
+      return post(`/messages/${id}/edit`, {content, answer});
+    }, {follow: answer}),
+    regenerate: (id) => answered(`/messages/${id}/regenerate`),
+    continueReply: (id) => answered(`/messages/${id}/continue`),
     select: (id) => chat.act(() => post(`/messages/${id}/select`)),
     async branch(id) {
       const answer = await attempt(() => post(`/messages/${id}/branch`));
@@ -41,7 +49,7 @@ export function messageActions(chat) {
 
     // --- made again, and elsewhere
 
-    runAgain: (id) => chat.act(() => post(`/messages/${id}/again`), {follow: true}),
+    runAgain: (id) => answered(`/messages/${id}/again`),
     async copyProgram(id, kind) {
       const api = address("/../v1").replace("chats/../", "");
       const programs = await attempt(() => get(`/messages/${id}/programs?address=${encodeURIComponent(api)}`));

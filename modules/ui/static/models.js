@@ -126,7 +126,7 @@ export class Models {
 
   nothingYet() {
     const fetch = async () => {
-      await attempt(() => post("/downloads", {name: "starter"}));
+      await attempt(() => post("/starter"));
       this.refresh();
     };
     return h("li", {class: "tl-nothing"}, h("p", {}, t("models.none")),

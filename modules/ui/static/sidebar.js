@@ -15,6 +15,7 @@ export class Sidebar {
     this.controller = controller;
     this.search = h("input", {type: "search", placeholder: t("search"), "aria-label": t("search.long"), autocomplete: "off"});
     this.rows = [];
+    this.known = false; // what there is, as the server tells it
     this.found = ""; // what was searched for, to find them
     this.list = h("nav", {class: "tl-list", "aria-label": t("chats")});
     this.older = h("button", {type: "button", class: "tl-quiet tl-older", onclick: () => this.more()}, t("chats.more"));
@@ -76,7 +77,7 @@ export class Sidebar {
       rows.push(...page.rows);
       whole = page.whole;
     } while (!whole && rows.length < shown);
-    Object.assign(this, {rows, whole, found: wanted});
+    Object.assign(this, {rows, whole, found: wanted, known: true});
     this.draw();
   }
 
@@ -107,7 +108,7 @@ export class Sidebar {
     const focused = document.activeElement?.closest?.(".tl-row")?.dataset.id;
     this.list.replaceChildren();
     this.append(this.rows);
-    if (!this.rows.length) this.list.append(h("p", {class: "tl-nothing"}, this.found ? t("search.nothing") : t("chats.none")));
+    if (this.known && !this.rows.length) this.list.append(h("p", {class: "tl-nothing"}, this.found ? t("search.nothing") : t("chats.none")));
     if (focused) this.list.querySelector(`.tl-row[data-id="${focused}"] a`)?.focus();
   }
 

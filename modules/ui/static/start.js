@@ -5,7 +5,7 @@ import {Chat} from "./main.js";
 import {nameInOurWords} from "./gradio_names.js";
 import {t} from "./words.js";
 
-const {dark, first, openTab, tabs} = window.TEXTLOOM;
+const {first, openTab, tabs} = window.TEXTLOOM;
 
 function begin(place) {
   place.dataset.started = "true";
@@ -37,7 +37,6 @@ export function start(element) {
 }
 
 if (first === "chat") {
-  document.body.classList.toggle("dark", dark);
   const place = h("div", {class: "tl"});
   document.body.prepend(h("div", {id: "tl-early"}, h("nav", {"aria-label": t("tabs")}, ...tabs.map(earlyTab)), place));
   begin(place);

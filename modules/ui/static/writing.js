@@ -4,6 +4,7 @@ import {address, attempt, get, patch, post, remove} from "./api.js";
 import {Blocks} from "./blocks.js";
 import {drawDistribution, visible} from "./distribution.js";
 import {copyText, h, iconButton, showDialog, toast} from "./dom.js";
+import {modelReady} from "./waiting.js";
 import {count, t} from "./words.js";
 
 const VIEWS = ["raw", "markdown", "html", "tokens", "next"];
@@ -153,7 +154,10 @@ class Writing {
     if (this.writing || this.starting) return;
     this.starting = true;
     this.drawButtons();
-    const sheet = (await this.save()) && (await attempt(() => post(`/writing/${this.name}/write`, {how, adapter: this.adapter.value})));
+    const sheet = (await this.save()) && (await attempt(async () => {
+      await modelReady();
+      return post(`/writing/${this.name}/write`, {how, adapter: this.adapter.value});
+    }));
     this.starting = false;
     if (sheet) this.draw(sheet);
     this.drawButtons();

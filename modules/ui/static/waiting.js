@@ -1,0 +1,96 @@
+// What is asked for while a model loads: it is kept, and begins when the model is there.
+
+import {attempt, get, post} from "./api.js";
+import {h, toast} from "./dom.js";
+import {t} from "./words.js";
+
+const KEY = "textloom-waiting";
+
+// Whether a model is on its way: it loads, or the first one is being downloaded and will be loaded then.
+export const comesSoon = ({engine, starter}) => engine.state === "loading"
+  || (engine.state === "empty" && ["asking", "running"].includes(starter?.state));
+
+export const waitsFor = ({engine}) => engine.name ?? t("model");
+
+// Until no model is being loaded.
+export async function modelReady() {
+  for (let told = false; ; told = true) {
+    const {engine} = await get("/pulse");
+    if (engine.state !== "loading") return;
+    if (!told) toast(t("waiting.begins", {name: engine.name}), {seconds: 6});
+    await new Promise((done) => setTimeout(done, 700));
+  }
+}
+
+// A message that was sent while a model loads: it stands below its conversation, also after a reload, and can be taken back.
+export class Waiting {
+  // chat: the chat view of main.js
+  constructor(chat) {
+    this.chat = chat;
+    this.message = JSON.parse(sessionStorage.getItem(KEY));
+    this.element = h("div", {class: "tl-column tl-waiting", role: "status", hidden: true});
+  }
+
+  // message: {chat, after, content, pictures, files, settings} as /send takes it. What waits already comes before it.
+  keep(message) {
+    const before = this.message;
+    if (before && before.chat !== message.chat) return false;
+    if (before) {
+      const joined = (name) => [...before[name], ...message[name]];
+      message = {...before, content: `${before.content}\n\n${message.content}`, pictures: joined("pictures"), files: joined("files")};
+    }
+    this.remember(message);
+    return true;
+  }
+
+  remember(message) {
+    this.message = message;
+    sessionStorage.removeItem(KEY);
+    try {
+      if (message) sessionStorage.setItem(KEY, JSON.stringify(message));
+    } catch {
+      // its files are too large to outlive a reload
+    }
+    this.draw();
+  }
+
+  draw() {
+    const {message, chat} = this;
+    this.element.hidden = !message || message.chat !== chat.current;
+    if (this.element.hidden || !chat.seen.engine) return;
+    const words = t("waiting.sent", {name: waitsFor(chat.seen)});
+    const key = JSON.stringify([message, words]);
+    if (this.key === key) return;
+    this.key = key;
+    this.element.replaceChildren(h("article", {class: "tl-message", "data-role": "user"},
+      h("div", {class: "tl-body"}, [message.content, ...message.files.map(({name}) => name)].filter(Boolean).join("\n")),
+      h("div", {class: "tl-status"}, h("span", {class: "tl-pulse", "aria-hidden": "true"}), h("span", {}, words),
+        h("button", {type: "button", class: "tl-link", onclick: () => this.takeBack()}, t("waiting.take.back")))));
+  }
+
+  // Where nothing loads any more, it goes out; where there is no model after all, it is a draft again.
+  async look(pulse) {
+    this.draw();
+    if (!this.message || this.going || comesSoon(pulse)) return;
+    if (pulse.engine.state === "empty") return this.takeBack();
+    this.going = true;
+    const {chat} = this;
+    const answer = await attempt(() => post("/send", this.message));
+    this.going = false;
+    if (!answer) return this.takeBack();
+    const here = this.message.chat === chat.current;
+    this.remember(null);
+    if (here) await chat.began(answer.chat);
+    else chat.sidebar.refresh();
+  }
+
+  takeBack() {
+    const {message, chat} = this;
+    this.remember(null);
+    const key = `textloom-draft-${message.chat ?? "new"}`;
+    const draft = [message.content, sessionStorage.getItem(key)].filter(Boolean).join("\n\n");
+    sessionStorage.setItem(key, draft);
+    chat.composer.attached.keep(key, message);
+    if (message.chat === chat.current) chat.composer.turnTo(message.chat);
+  }
+}
