@@ -14,7 +14,7 @@ from typing import Literal
 
 from modules.errors import EngineGone, Unavailable, UserError
 from modules.generation.stream import EventStream
-from modules.generation.types import GenerationRequest, LoadedModel
+from modules.generation.types import Finished, GenerationRequest, LoadedModel
 
 log = logging.getLogger(__name__)
 LINES_KEPT = 200
@@ -70,6 +70,8 @@ class Engine:
         self._waking: Future[None] | None = None
         self.loads = 0
         """How many loads were begun: one that fails at once is seen by it."""
+        self.speed: float | None = None
+        """Tokens per second of the last reply of the loaded model that was long enough to tell."""
         self.last_used = time.monotonic()
         self.watchers: list[Callable[[EventStream], None]] = []
         """Called with every stream that is over, for those who count."""
@@ -142,6 +144,8 @@ class Engine:
         with self._lock:
             self._streams.discard(events)
             self.last_used = time.monotonic()
+            if model is self._model and isinstance(events.last, Finished):
+                self.speed = events.last.timings.tokens_per_second(events.last.usage.completion_tokens) or self.speed
             self._lock.notify_all()
         if isinstance(events.error, EngineGone):
             self._lose(model, events.error)
@@ -199,6 +203,7 @@ class Engine:
         with self._lock:
             self._model = model
             self._loaded_by = load
+            self.speed = None
             self._asleep = None
             self._status = EngineStatus("ready", model.name, seconds=time.monotonic() - self._since)
             self.last_used = time.monotonic()

@@ -47,6 +47,11 @@ class MemoryNeed:
     def total(self) -> int:
         return self.weights + self.cache + self.other
 
+    @property
+    def parts(self) -> str:
+        """For people: what the total is made of."""
+        return f"{size_text(self.weights)} of weights, {size_text(self.cache)} for the conversations, {size_text(self.other)} to work"
+
 
 @dataclass(frozen=True)
 class MemoryPlan:
@@ -57,6 +62,13 @@ class MemoryPlan:
     where: str
     verdict: Verdict
     sentence: str
+
+
+def taken(need: MemoryNeed, cache: int, limit: int | None) -> str:
+    """What a loaded model takes, in the words of its estimate. cache: bytes that conversations take now, of at most `limit`."""
+    now = replace(need, cache=cache)
+    room = f" Conversations may take {size_text(limit)}." if limit else ""
+    return f"Takes about {size_text(now.total)} ({now.parts}).{room}"
 
 
 def memory_need(spec: ModelSpec, wish: LoadWish) -> MemoryNeed:
@@ -94,9 +106,7 @@ def plan(spec: ModelSpec, wish: LoadWish, machine: Machine, *, on_gpu: bool = Tr
     available = (sum(gpu.free for gpu in machine.gpus) if gpu else machine.memory_free) + freed
     where = "on the GPU" if gpu and len(machine.gpus) == 1 else "on the GPUs" if gpu else "in main memory"
     need = memory_need(spec, wish)
-    parts = (
-        f"{size_text(need.weights)} of weights, {size_text(need.cache)} for the conversations, {size_text(need.other)} to work"
-    )
+    parts = need.parts
     if spec.format == "remote":
         return MemoryPlan(need, available, where, "fits", "It runs on another engine and takes no memory here.")
     if spec.shape is None and spec.parameters is None:

@@ -7,16 +7,28 @@ from typing import Any
 
 from modules.app import App
 from modules.errors import UserError
+from modules.library import memory
 from modules.library.download_jobs import DownloadJob
 from modules.library.hub import RepositoryName
 from modules.library.loras import LoraSpec
 from modules.library.spec import ModelSpec
 from modules.loaders import choose
+from modules.loaders.options import LoadOptions
 from modules.ui.sentences import said
 from modules.ui.views import download_view, engine_view, load_view, model_view
 
 DOWNLOADS_SHOWN = 5
 LOG_LINES_SHOWN = 40
+_CACHE_BYTES = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 1.0625,
+    "q5_1": 0.75,
+    "q5_0": 0.6875,
+    "q4_1": 0.625,
+    "q4_0": 0.5625,
+}
 
 
 def models_view(app: App, owner: str) -> dict[str, Any]:
@@ -33,6 +45,7 @@ def models_view(app: App, owner: str) -> dict[str, Any]:
             "takes_adapters": model is not None and model.capabilities.adapters,
         },
         "load": load_view(model),
+        "loaded": loaded_view(app),
         "adapters": [_adapter(spec, model.adapters if model is not None else ()) for spec in app.loras.all()],
         "downloads": [download_view(job) for job in _latest(app.downloads.all())[:DOWNLOADS_SHOWN]],
         "engines": [
@@ -40,6 +53,40 @@ def models_view(app: App, owner: str) -> dict[str, Any]:
         ],
         "admin": admin,
     }
+
+
+def loaded_view(app: App) -> dict[str, Any] | None:
+    """What the load of the model did, for its card: bits, replies at a time, memory, speed, and what it said on the way."""
+    model, last = app.engine.loaded, app.last_load
+    if model is None or last is None or app.engine.status.state != "ready":
+        return None
+    try:
+        spec = app.models.find(last[0])
+        status = model.status()
+    except UserError:  # it was removed meanwhile, or its process has just ended
+        return None
+    wish = wish_of(last[1])
+    need = memory.memory_need(spec, wish)
+    return {
+        "name": spec.name,
+        "bits": {"8-bit": 8, "4-bit": 4}.get(wish.weights) if spec.quantization is None and spec.format == "folder" else None,
+        "parallel": model.capabilities.max_parallel,
+        "speed": app.engine.speed,
+        "taken": said(memory.taken(need, status.cache_bytes, status.cache_limit)) if spec.format != "remote" else "",
+        "notes": [said(line) for line in app.engine.load_log if line.endswith(".")],
+    }
+
+
+def wish_of(options: LoadOptions) -> memory.LoadWish:
+    """What these options mean for memory."""
+    if options.load_in_8bit or options.load_in_4bit:
+        weights: memory.Weights = "8-bit" if options.load_in_8bit else "4-bit"
+    elif options.bf16 or options.dtype in ("bfloat16", "float16"):
+        weights = "16-bit"
+    else:
+        weights = "float32" if options.dtype == "float32" else "stored"
+    context = options.ctx_size or memory.DEFAULT_CONTEXT
+    return memory.LoadWish(weights, context, slots=1, cache_bytes=_CACHE_BYTES[options.cache_type])
 
 
 def _listed(app: App, spec: ModelSpec) -> dict[str, Any]:

@@ -122,9 +122,11 @@ def _value(text: str, language: str) -> str:
         written = [_value(part, language) for part in parts] if len(parts) > 1 else parts
         if written != parts:
             return other.join(written)
+    if text.strip() and (whole := _written(text, language)):
+        return whole
     if (count := re.fullmatch(r"(\d+) (.+)", text)) and (counted := _written(count[2], language)):
         return f"{counted} {count[1]}"
-    return (_written(text, language) if text.strip() else None) or text
+    return text
 
 
 @contextmanager

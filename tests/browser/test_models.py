@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -304,3 +305,32 @@ def test_a_remote_engine_is_added_chosen_asked_and_removed(place: Place, size: t
     page.get_by_role("button", name="Remove far").click()
     expect(card(page, "far")).to_have_count(0)
     assert not (place.site.app.models.folder / "far.yaml").exists()
+
+
+def test_bits_are_one_choice_and_stand_on_the_card_of_the_loaded_model(place: Place, monkeypatch: pytest.MonkeyPatch):
+    asked: list[LoadOptions] = []
+
+    def load_here(spec: ModelSpec, options: LoadOptions, report: Callable[[str], None]) -> LoadedModel:
+        asked.append(options)
+        report("tiny answers one request at a time: it has an encoder and a decoder.")
+        return EchoModel(name="tiny")
+
+    monkeypatch.setattr("modules.loaders.choose.load", load_here)
+    page = open_models(place)
+    choose_model(page, "tiny")
+    expect(page.locator("#setting-load_in_8bit, #setting-load_in_4bit")).to_have_count(0)
+    page.locator("#setting-bits").get_by_role("combobox").click()
+    page.get_by_role("option", name="8-bit").click()
+    load(page)
+    expect(card(page, "tiny")).to_contain_text("8 bits")
+    expect(card(page, "tiny")).to_contain_text("tiny answers one request at a time: it has an encoder and a decoder.")
+    expect(card(page, "tiny")).to_contain_text("of weights")
+    assert [(options.load_in_8bit, options.load_in_4bit) for options in asked] == [(True, False)]
+
+
+def test_the_estimate_on_a_chinese_page_is_chinese(place: Place):
+    page = place.site.open(locale="zh-CN")
+    page.evaluate("TEXTLOOM.openTab('models')")
+    choose_model(page, "tiny.gguf")
+    expect(page.locator(".tl-verdict")).to_contain_text("大约需要")
+    expect(page.locator(".tl-verdict")).not_to_contain_text(re.compile("[A-Za-z]{4,}"))

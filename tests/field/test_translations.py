@@ -15,7 +15,7 @@ from modules.app import App
 from modules.errors import Unavailable
 from modules.library import memory
 from modules.library.machine import Machine
-from modules.library.models import ModelLibrary
+from modules.library.spec import ModelShape, ModelSpec
 from modules.ui import sentences
 from modules.ui.words import LANGUAGES
 from tests.fakes import EchoModel
@@ -88,21 +88,18 @@ def test_what_others_wrote_is_found_in_no_time_and_left_alone():
 
 
 def test_the_estimate_of_memory_is_chinese_to_the_last_word(tmp_path: Path):
-    config: dict[str, Any] = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 32000}
-    config |= {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008}
-    folder = tmp_path / "seven"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    header = {"w": {"dtype": "F16", "shape": [7_000_000_000], "data_offsets": [0, 0]}}
-    data = json.dumps(header).encode()
-    (folder / "model.safetensors").write_bytes(len(data).to_bytes(8, "little") + data)
-    spec = ModelLibrary(tmp_path).find("seven")
-    for free in (64, 14.5, 6, 1):
+    shape = ModelShape(layers=32, hidden_size=4096, heads=32, kv_heads=32, head_dim=128, vocabulary=32000)
+    spec = ModelSpec("seven", tmp_path, "folder", 14 << 30, parameters=7_000_000_000, dtype="float16", shape=shape)
+    verdicts = set()
+    for free in (64, 16, 6, 1):
         machine = Machine(64 << 30, int(free * (1 << 30)))
-        sentence = memory.plan(spec, memory.LoadWish(), machine).sentence
+        plan = memory.plan(spec, memory.LoadWish(context=4096), machine)
+        sentence = plan.sentence
+        verdicts.add(plan.verdict)
         written = sentences.in_language(sentence, "zh")
         left = re.sub(r"GiB|MiB|--[a-z-]+|bit|seven", "", written)
         assert not re.search("[A-Za-z]{2,}", left), written
+    assert verdicts == {"fits", "tight", "too big"}
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,9 @@ import {h, iconButton} from "./dom.js";
 import {about, bytes, count, t} from "./words.js";
 
 function loadWords(load) {
-  const cache = {bytes: bytes(load.cache_bytes), limit: bytes(load.cache_limit ?? 0), tokens: count(load.cached_tokens)};
   return [
     t("load.replies", {running: count(load.running), waiting: count(load.waiting)}),
-    load.cache_limit ? t("load.cache", cache) : "",
+    load.cached_tokens ? t("load.cached", {tokens: count(load.cached_tokens)}) : "",
   ].join(" ").trim();
 }
 
@@ -42,7 +41,7 @@ export class Models {
     this.view = view;
     this.drawStatus(view.engine, view.load);
     if (was && was.loads !== view.engine.loads) this.status.scrollIntoView({block: "nearest", behavior: "smooth"}); // on a phone it is above
-    const key = JSON.stringify([view.models, view.engine.name, view.engine.state, this.chosen]);
+    const key = JSON.stringify([view.models, view.engine.name, view.engine.state, view.loaded, this.chosen]);
     if (key !== this.key) this.drawList(view);
     this.key = key;
     window.dispatchEvent(new CustomEvent("tl-models", {detail: view}));
@@ -98,7 +97,18 @@ export class Models {
     pre.scrollTop = pre.scrollHeight;
   }
 
-  drawList({models, engine}) {
+  // What its load did, in the words that the estimate has.
+  loadedFacts({bits, parallel, speed, taken, notes}) {
+    const facts = [
+      bits ? t("loaded.bits", {n: bits}) : null,
+      parallel > 1 ? t("loaded.many", {n: count(parallel)}) : t("loaded.one"),
+      speed ? t("loaded.speed", {n: speed.toFixed(1)}) : null,
+    ].filter(Boolean);
+    return [h("span", {class: "tl-card-facts tl-card-loaded"}, facts.map((fact) => h("span", {}, fact))),
+      ...[taken, ...notes].filter(Boolean).map((words) => h("span", {class: "tl-card-note"}, words))];
+  }
+
+  drawList({models, engine, loaded: now}) {
     const focused = document.activeElement?.closest?.(".tl-card")?.dataset.name;
     this.list.replaceChildren(...models.map((model) => {
       const loaded = engine.state !== "empty" && model.name === engine.name;
@@ -118,6 +128,7 @@ export class Models {
           onclick: () => this.choose(model.name)},
           h("span", {class: "tl-card-name"}, model.name, loaded ? h("span", {class: "tl-badge"}, t(`engine.badge.${engine.state}`)) : null),
           h("span", {class: "tl-card-facts"}, facts.map((fact) => h("span", {}, fact))),
+          now && model.name === now.name ? this.loadedFacts(now) : null,
           model.problem ? h("span", {class: "tl-wrong-text"}, model.problem) : null));
     }));
     if (!models.length) this.list.append(this.nothingYet());

@@ -17,7 +17,8 @@ from modules.loaders.options import LoaderName, LoadOptions
 from modules.settings.declare import hints_of
 from modules.ui import model_actions
 from modules.ui.events import PRIVATE, owner_of, told
-from modules.ui.form import Form
+from modules.ui.form import Form, common_look
+from modules.ui.model_views import wish_of
 from modules.ui.sentences import said
 from modules.ui.words import say
 
@@ -31,20 +32,16 @@ import(new URL("chats/static/beside_models.js", document.baseURI).href)
 """
 _FOLDED = ("Device", "Engine", "Longer context")
 """Groups that few people need: the page is short without them."""
-_CACHE_BYTES = {
-    "f32": 4.0,
-    "f16": 2.0,
-    "bf16": 2.0,
-    "q8_0": 1.0625,
-    "q5_1": 0.75,
-    "q5_0": 0.6875,
-    "q4_1": 0.625,
-    "q4_0": 0.5625,
-}
+
+
+_BITS = {"auto": {}, "8-bit": {"load_in_8bit": True}, "4-bit": {"load_in_4bit": True}}
+"""One choice on the page; on the command line these are two flags, as they were in 2023."""
+_SWITCHES = ("load_in_8bit", "load_in_4bit")
 
 
 def build(app: App, tab: gr.Tab) -> None:
-    form = Form(LoadOptions, values=app.loading)
+    form = Form(LoadOptions, [name for name in LoadOptions.model_fields if name not in _SWITCHES], values=app.loading)
+    bits = gr.Dropdown(list(_BITS), filterable=False, **common_look("bits", _bits_of(app.loading)))
     chosen = gr.State("")
     with gr.Row(elem_classes="tl-models-page"):
         panel = _panel("tl-models", _LIST)
@@ -59,6 +56,8 @@ def build(app: App, tab: gr.Tab) -> None:
                 with gr.Accordion(
                     say(f"group.{group}"), open=group not in _FOLDED, visible=group in ("Loader", "Device")
                 ) as box:
+                    if group == "Quantise while loading":
+                        bits.render()
                     form.place(names)
                 groups[group] = box
         _panel("tl-beside-models", _MORE)
@@ -70,6 +69,7 @@ def build(app: App, tab: gr.Tab) -> None:
         updates: dict[Any, Any] = {form.controls[field]: gr.update(visible=visible) for field, visible in used.items()}
         for group, box in groups.items():
             updates[box] = gr.update(visible=any(used[field] for field in form.groups[group]))
+        updates[groups["Quantise while loading"]] = gr.update(visible=name in ("transformers", "bitsandbytes"))
         updates[estimate] = _estimate(app, spec, options, name)
         return updates
 
@@ -80,14 +80,14 @@ def build(app: App, tab: gr.Tab) -> None:
         updates = fitted(spec, options)
         for control, update in form.show(options).items():
             updates[control] = {**updates[control], **update}
-        return {**updates, chosen: spec.name, title: _heading(spec)}
+        return {**updates, bits: gr.update(value=_bits_of(options)), chosen: spec.name, title: _heading(spec)}
 
     @told
     def changed(**values: Any) -> dict[Any, Any]:
         name = values.pop("chosen")
         if not name:
             return {}
-        return fitted(app.models.find(name), form.read(values))
+        return fitted(app.models.find(name), _options(form, values))
 
     @told
     def start(request: gr.Request, **values: Any) -> None:
@@ -101,12 +101,12 @@ def build(app: App, tab: gr.Tab) -> None:
         app.saved_options.save(spec.name, options)
         gr.Info(f"{spec.name}: models/config-user.yaml", title="✓", duration=4)
 
-    everything: list[Any] = [chosen, title, estimate, *groups.values(), *form.controls.values()]
-    inputs = {"chosen": chosen, **form.controls}
+    everything: list[Any] = [chosen, title, estimate, *groups.values(), bits, *form.controls.values()]
+    inputs = {"chosen": chosen, "bits": bits, **form.controls}
     # Who clicks again before the answer has come gets what was clicked last; "always_last" would forget its name.
     panel.pick(picked, None, everything, trigger_mode="multiple", **PRIVATE)
     gr.on(
-        form.edited,
+        [*form.edited, bits.input],
         changed,
         None,
         [estimate, *groups.values(), *form.controls.values()],
@@ -130,7 +130,7 @@ def _panel(name: str, script: str) -> gr.HTML:
 
 def _used(field: str, loader: LoaderName) -> bool:
     users = hints_of(LoadOptions.model_fields[field]).loaders
-    return not users or loader in users or (field in ("load_in_8bit", "load_in_4bit") and loader == "transformers")
+    return not users or loader in users or (field in _SWITCHES and loader == "transformers")
 
 
 def _read(app: App, form: Form[LoadOptions], values: dict[str, Any]) -> tuple[ModelSpec, LoadOptions]:
@@ -139,9 +139,19 @@ def _read(app: App, form: Form[LoadOptions], values: dict[str, Any]) -> tuple[Mo
     if not name:
         raise UserError("Choose a model in the list first.")
     spec = app.models.find(name)
-    options = form.read(values)
+    options = _options(form, values)
     loader = choose.choose(spec, options)
     return spec, LoadOptions.read({field: value for field, value in options.given().items() if _used(field, loader)})
+
+
+def _options(form: Form[LoadOptions], values: dict[str, Any]) -> LoadOptions:
+    """What the controls show: the choice of bits as the two flags that it is."""
+    bits = dict.fromkeys(_SWITCHES, False) | _BITS[values["bits"]]
+    return form.read(values).changed(bits)
+
+
+def _bits_of(options: LoadOptions) -> str:
+    return "8-bit" if options.load_in_8bit else "4-bit" if options.load_in_4bit else "auto"
 
 
 def _heading(spec: ModelSpec) -> str:
@@ -170,15 +180,3 @@ def _freed(app: App) -> int:
     except NotFound:  # it was removed meanwhile
         return 0
     return memory.memory_need(spec, wish_of(last[1])).total
-
-
-def wish_of(options: LoadOptions) -> memory.LoadWish:
-    """What these options mean for memory."""
-    if options.load_in_8bit or options.load_in_4bit:
-        weights: memory.Weights = "8-bit" if options.load_in_8bit else "4-bit"
-    elif options.bf16 or options.dtype in ("bfloat16", "float16"):
-        weights = "16-bit"
-    else:
-        weights = "float32" if options.dtype == "float32" else "stored"
-    context = options.ctx_size or memory.DEFAULT_CONTEXT
-    return memory.LoadWish(weights, context, slots=1, cache_bytes=_CACHE_BYTES[options.cache_type])
