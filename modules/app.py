@@ -29,6 +29,7 @@ from modules.library.presets import PresetLibrary
 from modules.library.prompts import PromptLibrary
 from modules.library.spec import ModelSpec
 from modules.library.templates import TemplateLibrary
+from modules.library.trash import Trash
 from modules.loaders import choose, embedding
 from modules.loaders.embedding import EmbeddingModel
 from modules.loaders.options import LoadOptions
@@ -73,6 +74,8 @@ class App:
         self.engine = Engine()
         self.last_load: tuple[str, LoadOptions] | None = None
         """The model that was loaded last, or tried to be, and how."""
+        self.loads = Underway()
+        """The loads that were asked for on the page and are not done."""
         self._embedder: EmbeddingModel | None = None
         self._embedder_lock = threading.Lock()
         self.store = ChatStore(self.data / "textloom.sqlite3")
@@ -80,6 +83,8 @@ class App:
         self.replies = Replies(self.store, self.engine)
         self.sheets = Sheets(self.store, self.engine)
         self.training = TrainingJobs(root, self.models, self.loras)
+        self.trash = Trash(self.data / "deleted", root)
+        self.trash.sweep()
         self.started = time.time()
         self._closing = threading.Event()
         if self.options.idle_timeout:
@@ -173,6 +178,7 @@ class App:
         """Stop what runs and give everything back."""
         self._closing.set()
         self.training.close()
+        self.trash.close()
         self.downloads.close()
         self.replies.close()
         self.sheets.close()
@@ -203,6 +209,26 @@ class App:
         limit = self.options.idle_timeout * 60
         while not self._closing.wait(min(limit / 4, 15)):
             self.sleep(limit)
+
+
+class Underway:
+    """What has begun and is not done, so that nothing begins twice. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._keys: list[object] = []
+        self._lock = threading.Lock()
+
+    def begin(self, key: object) -> bool:
+        """Whether this is the first; where it is not, nothing is noted."""
+        with self._lock:
+            if key in self._keys:
+                return False
+            self._keys.append(key)
+            return True
+
+    def end(self, key: object) -> None:
+        with self._lock:
+            self._keys.remove(key)
 
 
 def _make_private(folder: Path) -> None:

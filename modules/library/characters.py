@@ -53,6 +53,11 @@ class CharacterLibrary:
         """The file of a character's picture. Raises NotFound where there is no such character."""
         return _picture_beside(self._existing(owner, name))
 
+    def files(self, owner: str, name: str) -> list[Path]:
+        """What of a character `owner` may change: its file and its pictures."""
+        found = (path_inside(self._own(owner), name, suffix, _WHAT) for suffix in dict.fromkeys((*SUFFIXES, *_PICTURES)))
+        return [path for path in found if path.is_file()]
+
     def save(self, owner: str, character: Character, picture: bytes | None = None, *, replaces: str | None = None) -> str:
         """Write a character under its own name, which is returned; a picture that is not given stays.
 

@@ -57,6 +57,13 @@ class PresetLibrary:
         found = {file.stem for folder in self._folders() for file in named(folder, ".yaml")}
         return sorted(found, key=str.lower)
 
+    def file(self, name: str) -> Path:
+        """Where one's own preset of that name lies, or would. Raises UserError for a name that cannot be a file."""
+        return _file(self.folder, name)
+
+    def has(self, name: str) -> bool:
+        return any(_file(folder, name).is_file() for folder in self._folders())
+
     def read(self, name: str) -> SamplingParams:
         """Raises NotFound, and UserError where the file has a value that is out of bounds."""
         path = next((path for folder in self._folders() if os.path.lexists(path := _file(folder, name))), None)

@@ -33,6 +33,10 @@ class PromptLibrary:
         found = {file.stem for folder in self._folders() for file in named(folder, ".txt")}
         return sorted(found, key=str.lower)
 
+    def file(self, name: str) -> Path:
+        """Where one's own prompt of that name lies, or would. Raises UserError for a name that cannot be a file."""
+        return _file(self.folder, name)
+
     def read(self, name: str) -> str:
         """The text without the line end that closes the file. Raises NotFound, UserError."""
         path = next((path for folder in self._folders() if os.path.lexists(path := _file(folder, name))), None)

@@ -23,7 +23,7 @@ class SavedOptions:
     """Reads and writes one YAML file. Entries further down win; each is a pattern matched at the start of the name."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._lock = threading.Lock()
 
     def for_model(self, name: str, given: LoadOptions | None = None) -> LoadOptions:
@@ -33,7 +33,7 @@ class SavedOptions:
             try:
                 matches = re.match(pattern, name, re.IGNORECASE)
             except re.error as error:
-                raise UserError(f"{self._path.name}: {pattern!r} is not a regular expression: {error}") from None
+                raise UserError(f"{self.path.name}: {pattern!r} is not a regular expression: {error}") from None
             if matches and isinstance(entry, dict):
                 values |= _known(entry)
         return LoadOptions.read({**values, **(given.given() if given else {})})
@@ -45,17 +45,17 @@ class SavedOptions:
             entries.pop(_exactly(name), None)
             if kept := options.model_dump(mode="json", exclude_defaults=True, exclude=_secrets()):
                 entries[_exactly(name)] = kept
-            temporary = self._path.with_suffix(".yaml.tmp")
+            temporary = self.path.with_suffix(".yaml.tmp")
             temporary.write_text(yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding="utf-8")
-            os.replace(temporary, self._path)
+            os.replace(temporary, self.path)
 
     def _read(self) -> dict[str, Any]:
-        if not self._path.is_file():
+        if not self.path.is_file():
             return {}
         try:
-            entries = parse_yaml(self._path.read_text(encoding="utf-8")) or {}
+            entries = parse_yaml(self.path.read_text(encoding="utf-8")) or {}
         except yaml.YAMLError as error:
-            raise UserError(f"{self._path.name} is not valid YAML: {error}") from None
+            raise UserError(f"{self.path.name} is not valid YAML: {error}") from None
         return entries if isinstance(entries, dict) else {}
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import logging
 import re
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -121,6 +123,12 @@ class TrainingJobs:
             running = [job for job in self.list() if job.state in ACTIVE or job.state == "queued"]
             if running and not queue and config.machines == 1:
                 raise Conflict(f"{running[0].name} is being trained: put this one into the queue, or stop the other.")
+            if twin := next(
+                (job for job in self.list() if job.config == config and job.state in (*ACTIVE, "queued", "new")), None
+            ):
+                raise Conflict(
+                    f"{twin.name} is there already with just these settings: it waits, or is being trained.", param="name"
+                )
             if not config.overwrite and any(self._output(job.config) == self._output(config) for job in running):
                 raise Conflict(f"A run that goes on makes {config.name}, too: choose another name.", param="name")
             folder = self._new_folder(config)
@@ -167,10 +175,14 @@ class TrainingJobs:
 
     def delete(self, id: str) -> None:
         """Delete the folder of a run that is not active; its adapter stays. Raises Conflict."""
+        shutil.rmtree(self.deletable(id).path)
+
+    def deletable(self, id: str) -> RunFolder:
+        """The folder of a run that may be deleted. Raises Conflict for one that is active."""
         job = self.get(id)
         if job.state in ACTIVE:
             raise Conflict(f"{job.name} is {job.state}: stop it first.")
-        shutil.rmtree(self._folder(id).path)
+        return self._folder(id)
 
     def copy(self, id: str) -> TrainingConfig:
         """The config of a run, for a new one of another name."""
@@ -262,19 +274,28 @@ class TrainingJobs:
         """How the last merge of the run stands."""
         return read_merge(self._folder(id))
 
-    def use_checkpoint(self, id: str, checkpoint: str) -> str:
-        """Copy the adapter of a checkpoint to the adapters folder, and return its name there. Raises UserError."""
+    def use_checkpoint(
+        self, id: str, checkpoint: str, replacing: Callable[[Path], AbstractContextManager[object]] = nullcontext
+    ) -> str:
+        """Copy the adapter of a checkpoint to the adapters folder, and return its name there. Raises UserError.
+
+        replacing: around the replacement of another adapter that has its name.
+        """
         folder = self._folder(id)
         config = folder.read_config()
         source = self._adapter_of(folder, config, checkpoint)
         target = self.loras.folder / f"{config.name}-{source.name}"
+        files = [file.name for file in source.glob("adapter_*")]
+        if len(filecmp.cmpfiles(source, target, files, shallow=False)[0]) == len(files):
+            return target.name
         draft = target.with_name(f".{target.name}.part")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        for file in source.glob("adapter_*"):
-            shutil.copy(file, draft)
-        shutil.rmtree(target, ignore_errors=True)
-        draft.rename(target)
+        for file in files:
+            shutil.copy(source / file, draft)
+        with replacing(target):
+            shutil.rmtree(target, ignore_errors=True)
+            draft.rename(target)
         return target.name
 
     def close(self) -> None:

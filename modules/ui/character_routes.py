@@ -14,8 +14,10 @@ from modules.app import App
 from modules.errors import NotFound
 from modules.library import character_files
 from modules.library.modes import USER
+from modules.library.trash import Undo
 from modules.ui import character_actions, preferences
 from modules.ui.bodies import Owner, body_of, download, picture
+from modules.ui.undo import told, undoable_character
 
 
 class CharacterForm(BaseModel):
@@ -49,9 +51,16 @@ def router(app: App) -> APIRouter:
         return {"characters": character_actions.list_view(app, owner), "name": preferences.user_name(app, owner)}
 
     @routes.post("/characters")
-    def save(owner: Owner, body: CharacterForm) -> dict[str, str]:
+    def save(owner: Owner, body: CharacterForm) -> dict[str, Any]:
         values = body.model_dump(exclude={"replaces"})
-        return {"id": character_actions.save(app, owner, values, body.replaces)}
+        if body.replaces is None:
+            return {"id": character_actions.save(app, owner, values, None)}
+        with undoable_character(app, owner, body.replaces) as undo:
+            id_ = character_actions.save(app, owner, values, body.replaces)
+            if id_ != body.replaces:
+                undo.note = {"renamed": [body.replaces, id_]}
+            undo.made = app.characters.files(owner, id_)
+        return {"id": id_, **told(undo, "overwritten", name=id_)}
 
     @routes.post("/characters/import")
     async def import_file(owner: Owner, request: Request, file: str = "file") -> dict[str, str]:
@@ -63,8 +72,10 @@ def router(app: App) -> APIRouter:
         return dataclasses.asdict(app.characters.read(owner, id))
 
     @routes.delete("/characters/{id}")
-    def delete(owner: Owner, id: str) -> None:
-        app.characters.delete(owner, id)
+    def delete(owner: Owner, id: str) -> dict[str, Any]:
+        with undoable_character(app, owner, id) as undo:
+            app.characters.delete(owner, id)
+        return told(undo, "character.deleted", name=id)
 
     @routes.get("/characters/{id}/picture")
     def show_picture(owner: Owner, id: str) -> Response:
@@ -74,9 +85,16 @@ def router(app: App) -> APIRouter:
         return picture(character_files.portrait(path.read_bytes()), "image/png")
 
     @routes.post("/characters/{id}/picture")
-    async def set_picture(owner: Owner, id: str, request: Request) -> None:
+    async def set_picture(owner: Owner, id: str, request: Request) -> dict[str, Any]:
         data = await body_of(request, character_files.LARGEST_FILE)
-        await asyncio.to_thread(character_actions.set_picture, app, owner, id, data)
+
+        def change() -> Undo:
+            with undoable_character(app, owner, id) as undo:
+                character_actions.set_picture(app, owner, id, data)
+                undo.made = app.characters.files(owner, id)
+            return undo
+
+        return told(await asyncio.to_thread(change), "overwritten", name=id)
 
     @routes.get("/characters/{id}/file")
     def export_file(owner: Owner, id: str) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -20,6 +21,38 @@ log = logging.getLogger(__name__)
 
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """For every event: /v1 is the one API of this server."""
+
+
+ASKS = "tl-asks"
+"""The class of buttons that ask the server: static/busy.js has them off, and saying so, from the click until the answer."""
+
+
+def note() -> gr.JSON:
+    """Where the handler of a button puts what the page is to say of it (undo.told); placed once in a tab."""
+    return gr.JSON(visible="hidden", show_label=False)
+
+
+def asks(
+    button: gr.Button,
+    function: Callable[..., Any],
+    inputs: Any = None,
+    outputs: Any = None,
+    said: gr.JSON | None = None,
+    **more: Any,
+) -> None:
+    """What a button asks the server for. said: where `function` puts what the page says when it is answered."""
+    assert button.elem_id, "the script finds the button by its id"
+    button.elem_classes = [*(button.elem_classes or ()), ASKS]
+    asked = button.click(function, inputs, outputs, **{**PRIVATE, **more})
+    over = f"TEXTLOOM.answered({json.dumps(button.elem_id)})"
+    asked.then(None, None, None, js=f"() => {{ {over}; }}", **PRIVATE)
+    if said is not None:
+        say_it(asked, said)
+
+
+def say_it(event: Any, said: gr.JSON) -> None:
+    """After `event`, what its handler put into `said`."""
+    event.success(None, said, None, js="(note) => { TEXTLOOM.say(note); }", **PRIVATE)
 
 
 def owner_of(request: gr.Request) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 from modules.app import App
 from modules.chats.conversation import ChatSettings
-from modules.errors import NotFound, UserError
+from modules.errors import Conflict, NotFound, UserError
 from modules.library.download_jobs import DownloadJob
 from modules.library.remote_address import RemoteAddress, write_address
+from modules.library.trash import Undo
 from modules.library.wanted import Wanted
 from modules.loaders.options import LoadOptions
 
@@ -22,7 +23,7 @@ def load_model(app: App, owner: str, name: str, options: LoadOptions | None = No
     if spec.problem:
         raise UserError(spec.problem)
     app.saved_options.for_model(spec.name)  # a broken file is said now
-    _begin(lambda: app.load_model(spec.name, options, stop_running=stop_running))
+    _begin(app, spec.name, options, lambda: app.load_model(spec.name, options, stop_running=stop_running))
 
 
 def reload_model(app: App, owner: str) -> None:
@@ -30,14 +31,21 @@ def reload_model(app: App, owner: str) -> None:
     app.access.require_admin(owner)
     if app.last_load is None:
         raise UserError("No model was loaded yet: choose one first.")
-    app.models.find(app.last_load[0])
-    _begin(lambda: app.reload_model(stop_running=True))
+    name = app.models.find(app.last_load[0]).name
+    _begin(app, name, app.last_load[1], lambda: app.reload_model(stop_running=True))
 
 
-def _begin(work: Callable[[], object]) -> None:
+def _begin(app: App, name: str, options: LoadOptions | None, work: Callable[[], object]) -> None:
+    """Raises Conflict where just this is under way: a second click loads nothing twice."""
+    if not app.loads.begin((name, options)):
+        raise Conflict(f"{name} is being loaded already.", param="name")
+
     def load() -> None:
         with contextlib.suppress(UserError):  # the engine's status keeps the sentence, and the page shows it
-            work()
+            try:
+                work()
+            finally:
+                app.loads.end((name, options))
 
     threading.Thread(target=load, name="load", daemon=True).start()
 
@@ -90,10 +98,20 @@ def add_engine(app: App, owner: str, name: str, address: RemoteAddress) -> None:
     write_address(app.models.folder, name, address)
 
 
-def remove_engine(app: App, owner: str, name: str) -> None:
-    """Take models/NAME.yaml away. Raises NotFound for what is not the address of an engine."""
+def remove_engine(app: App, owner: str, name: str) -> Undo:
+    """Take models/NAME.yaml away, with the key in it. Raises NotFound for what is not the address of an engine."""
     app.access.require_admin(owner)
     spec = app.models.find(name)
     if spec.format != "remote":
         raise NotFound(f"{spec.name} is not a remote engine.", param="name")
-    spec.path.unlink(missing_ok=True)
+    with app.trash.undoable(owner, "engine", spec.name, [spec.path]) as undo:
+        spec.path.unlink(missing_ok=True)
+    return undo
+
+
+def keep_loading(app: App, owner: str, name: str, options: LoadOptions) -> Undo:
+    """Remember how a model is loaded. Raises UserError."""
+    app.access.require_admin(owner)
+    with app.trash.undoable(owner, "loading", name, [app.saved_options.path]) as undo:
+        app.saved_options.save(name, options)
+    return undo

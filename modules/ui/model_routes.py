@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from modules.app import App
 from modules.library.remote_address import RemoteAddress
 from modules.ui import model_actions, model_views, views
+from modules.ui.undo import told
 
 
 class Name(BaseModel):
@@ -79,8 +80,8 @@ def router(app: App) -> APIRouter:
         model_actions.add_engine(app, owner(request), body.name, address)
 
     @routes.delete("/engines/{name}")
-    def remove_engine(request: Request, name: str) -> None:
-        model_actions.remove_engine(app, owner(request), name)
+    def remove_engine(request: Request, name: str) -> dict[str, Any]:
+        return told(model_actions.remove_engine(app, owner(request), name), "engine.removed", name=name)
 
     @routes.post("/downloads")
     def start_download(request: Request, body: Download) -> dict[str, Any]:

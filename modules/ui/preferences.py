@@ -30,7 +30,8 @@ def sampling_of(app: App, owner: str) -> tuple[SamplingParams, str | None]:
     if kept is None:
         return default_sampling(app)
     try:
-        return SamplingParams.read(kept["values"]), kept.get("preset")
+        preset = kept.get("preset")
+        return SamplingParams.read(kept["values"]), preset if preset and app.presets.of(owner).has(preset) else None
     except UserError:  # settings of another version: better to start afresh than to refuse every message
         return default_sampling(app)
 
@@ -45,6 +46,13 @@ def set_sampling(app: App, owner: str, sampling: SamplingParams, preset: str | N
         preset = preset if same or (preset, sampling) == default_sampling(app)[::-1] else None
     values = sampling.model_dump(mode="json", exclude_defaults=True)
     app.store.set_preference(owner, "sampling", {"values": values, "preset": preset})
+
+
+def preset_changed(app: App, owner: str, name: str) -> None:
+    """Settings that come from a preset are one's own from now on, where it says something else now."""
+    sampling, preset = sampling_of(app, owner)
+    if preset == name:
+        set_sampling(app, owner, sampling, preset)
 
 
 def choose_preset(app: App, owner: str, name: str) -> SamplingParams:

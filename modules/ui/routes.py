@@ -17,6 +17,7 @@ from modules.chats import pictures, transfer
 from modules.chats.records import PathMessage, Place
 from modules.chats.store import PAGE_OF_CHATS
 from modules.errors import NotFound, UserError
+from modules.generation.sampling import SamplingParams
 from modules.library import character_files
 from modules.settings.texts import check_text
 from modules.ui import (
@@ -28,6 +29,7 @@ from modules.ui import (
     preferences,
     training_routes,
     transfer_routes,
+    undo,
     uploads,
     views,
     writing_routes,
@@ -79,6 +81,12 @@ class Name(BaseModel):
     name: str
 
 
+class Sampling(BaseModel):
+    """Values of settings; the others are neutral."""
+
+    values: dict[str, Any]
+
+
 def place_of(text: str) -> Place:
     """A place in the list from "pinned,updated,id". Raises UserError."""
     match = re.fullmatch(r"([01]),(\d{1,12}(?:\.\d{1,20})?),(\d{1,18})", text)
@@ -107,6 +115,7 @@ def router(app: App) -> APIRouter:
     routes.include_router(character_routes.router(app))
     routes.include_router(transfer_routes.router(app))
     routes.include_router(writing_routes.router(app))
+    routes.include_router(undo.router(app))
     renderings = Renderings[int]()
 
     # --- the list and the chats
@@ -131,16 +140,24 @@ def router(app: App) -> APIRouter:
         return views.server_view(app, owner)
 
     @routes.post("/preset")
-    def choose_preset(owner: Owner, body: Name) -> None:
+    def choose_preset(owner: Owner, body: Name) -> dict[str, Any] | None:
+        before = preferences.sampling_of(app, owner)
         preferences.choose_preset(app, owner, body.name)
+        return undo.told_settings(app, owner, before)
+
+    @routes.put("/sampling")
+    def set_sampling(owner: Owner, body: Sampling) -> None:
+        preferences.set_sampling(app, owner, SamplingParams.read(body.values), None)
 
     @routes.patch("/page")
     def change_page(owner: Owner, body: dict[str, Any]) -> dict[str, Any]:
         return preferences.set_page(app, owner, body).model_dump(mode="json")
 
     @routes.post("/defaults")
-    def save_as_default(owner: Owner) -> dict[str, str]:
-        return {"file": preferences.save_as_default(app, owner)}
+    def save_as_default(owner: Owner) -> dict[str, Any]:
+        with undo.undoable_defaults(app, owner) as change:
+            file = preferences.save_as_default(app, owner)
+        return undo.told(change, "session.defaults.saved", file=file)
 
     @routes.get("/everything")
     def export_everything(owner: Owner) -> Response:
@@ -148,8 +165,10 @@ def router(app: App) -> APIRouter:
 
     @routes.post("/everything")
     async def import_everything(owner: Owner, request: Request) -> dict[str, Any]:
+        before = preferences.sampling_of(app, owner)
         with await file_of(request, everything.LARGEST) as file:
-            return await asyncio.to_thread(everything.read, app, owner, file)
+            found = await asyncio.to_thread(everything.read, app, owner, file)
+        return {**found, "replaced": undo.told_settings(app, owner, before)}
 
     @routes.get("/static/{name:path}")
     def static(name: str) -> FileResponse:

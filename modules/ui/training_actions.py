@@ -98,12 +98,12 @@ def thinned(points: Sequence[tuple[int, float]], most: int = POINTS) -> list[tup
 
 def use_in_chat(app: App, owner: str, id: str, checkpoint: str = "") -> dict[str, Any]:
     """Load the run's adapter (or that of a checkpoint) beside the model, and begin a chat that uses it. Raises UserError."""
-    name = use_adapter(app, id, checkpoint)
+    name = use_adapter(app, owner, id, checkpoint)
     chat = app.store.create_chat(owner, settings={"adapter": name})
     return {"chat": chat.id, "adapter": name}
 
 
-def use_adapter(app: App, id: str, checkpoint: str) -> str:
+def use_adapter(app: App, owner: str, id: str, checkpoint: str) -> str:
     """Have the run's adapter (or that of a checkpoint) beside the model; its name there.
 
     The model is loaded only where another one, or none, is there. Raises UserError.
@@ -113,7 +113,10 @@ def use_adapter(app: App, id: str, checkpoint: str) -> str:
         raise UserError(f"This run made a whole model: load {job.name} on the Models tab.")
     if not checkpoint and job.state != "done":
         raise Conflict(f"{job.name} is not done. Choose one of its checkpoints.")
-    name = app.training.use_checkpoint(id, checkpoint) if checkpoint else job.name
+    if checkpoint:
+        name = app.training.use_checkpoint(id, checkpoint, lambda old: app.trash.undoable(owner, "adapter", old.name, [old]))
+    else:
+        name = job.name
     loaded = app.engine.loaded
     if loaded is None or loaded.name != app.models.find(job.config.model).name:
         loaded = app.load_model(job.config.model, LoadOptions())

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from modules.app import App
 from modules.errors import UserError
 from modules.generation.types import TextDelta
-from modules.ui import training_actions
+from modules.ui import training_actions, undo
 
 
 class Resume(BaseModel):
@@ -74,9 +74,10 @@ def router(app: App) -> APIRouter:
         app.training.resume(id, queue=body.queue)
 
     @routes.delete("/{id}")
-    def delete(request: Request, id: str) -> None:
-        admin(request)
-        app.training.delete(id)
+    def delete(request: Request, id: str) -> dict[str, Any]:
+        by = admin(request)
+        name = app.training.get(id).name
+        return undo.told(undo.delete_run(app, by, id), "training.deleted", name=name)
 
     @routes.post("/{id}/use")
     def use(request: Request, id: str, body: Use) -> dict[str, Any]:
@@ -84,8 +85,7 @@ def router(app: App) -> APIRouter:
 
     @routes.post("/{id}/adapter")
     def adapter(request: Request, id: str, body: Use) -> str:
-        admin(request)
-        return training_actions.use_adapter(app, id, body.checkpoint)
+        return training_actions.use_adapter(app, admin(request), id, body.checkpoint)
 
     @routes.post("/ask")
     async def ask(body: Question) -> StreamingResponse:

@@ -21,6 +21,7 @@ from modules.ui.bodies import Owner, Start
 from modules.ui.live import Renderings, event_response, follow, follow_text, over
 from modules.ui.markdown import as_html, render
 from modules.ui.views import figures_view
+from modules.ui.undo import told
 
 MOST_NEXT = 1000
 """How many next tokens are looked at."""
@@ -74,12 +75,18 @@ def _add_prompts(routes: APIRouter, app: App) -> None:
         return {"text": app.prompts.of(owner).read(name)}
 
     @routes.post("/prompts")
-    def save(owner: Owner, body: Prompt) -> None:
-        app.prompts.of(owner).save(body.name, body.text)
+    def save(owner: Owner, body: Prompt) -> dict[str, Any]:
+        prompts, name = app.prompts.of(owner), body.name.strip()
+        with app.trash.undoable(owner, "prompt", name, [prompts.file(name)]) as undo:
+            prompts.save(name, body.text)
+        return told(undo, "overwritten" if undo.id else "writing.prompt.saved", name=name)
 
     @routes.delete("/prompt")
-    def delete(owner: Owner, name: str) -> None:
-        app.prompts.of(owner).delete(name)
+    def delete(owner: Owner, name: str) -> dict[str, Any]:
+        prompts = app.prompts.of(owner)
+        with app.trash.undoable(owner, "prompt", name, [prompts.file(name)]) as undo:
+            prompts.delete(name)
+        return told(undo, "writing.prompt.deleted", name=name)
 
 
 def _add_tokens(routes: APIRouter, app: App) -> None:

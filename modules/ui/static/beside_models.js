@@ -1,7 +1,9 @@
 // What stands beside the models: adapters, downloads, remote engines. The list of models asks the server; this listens.
 
 import {attempt, post, remove} from "./api.js";
+import {onSubmit} from "./busy.js";
 import {h, iconButton, openChat, toast} from "./dom.js";
+import {say} from "./undo.js";
 import {bytes, t} from "./words.js";
 
 const DAY = 86400;
@@ -124,9 +126,7 @@ class Beside {
     this.engines.replaceChildren(...engines.map(({name, address}) => h("li", {class: "tl-job"},
       h("div", {class: "tl-job-head"}, h("strong", {}, name),
         admin ? iconButton("trash", t("engine.remove", {name}), async () => {
-          if (!confirm(t("engine.remove.sure", {name}))) return;
-          await attempt(() => remove(`/engines/${encodeURIComponent(name)}`));
-          changed();
+          say(await attempt(() => remove(`/engines/${encodeURIComponent(name)}`)));
         }) : null),
       address ? h("span", {class: "tl-card-facts"}, address) : null)));
     if (!engines.length) this.engines.append(h("li", {class: "tl-nothing"}, t("engines.none")));
@@ -158,8 +158,7 @@ function field(words, help, properties = {}) {
 
 function form(label, fields, send) {
   const built = h("form", {class: "tl-download"}, fields.map(({row}) => row), h("button", {type: "submit", class: "tl-strong"}, label));
-  built.addEventListener("submit", async (event) => {
-    event.preventDefault();
+  onSubmit(built, async () => {
     await send();
     changed();
   });

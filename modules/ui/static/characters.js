@@ -1,8 +1,10 @@
 // Characters: whom the model plays. The list, writing one, and their names and pictures beside messages.
 
 import {address, attempt, get, post, put, remove, send} from "./api.js";
+import {onSubmit} from "./busy.js";
 import {h, icon, iconButton, toast} from "./dom.js";
 import {chooseFiles, openSheet} from "./sheet.js";
+import {say} from "./undo.js";
 import {takeDrops} from "./transfer.js";
 import {t} from "./words.js";
 
@@ -125,16 +127,10 @@ function card(row, begin, controller, draw) {
 }
 
 async function drop(row, draw) {
-  const kept = await attempt(() => get(`/characters/${encodeURIComponent(row.id)}`));
-  const image = row.pictured ? await fetch(pictureOf(row.id)).then((reply) => (reply.ok ? reply.blob() : null)).catch(() => null) : null;
-  if (await attempt(() => remove(`/characters/${encodeURIComponent(row.id)}`)) === undefined) return;
-  draw();
-  if (!kept) return;
-  toast(t("character.deleted", {name: row.name}), {action: {label: t("undo"), run: async () => {
-    const back = await attempt(() => post("/characters", {...kept, replaces: null}));
-    if (back && image) await attempt(() => send(`/characters/${encodeURIComponent(back.id)}/picture`, image));
-    draw();
-  }}});
+  const note = await attempt(() => remove(`/characters/${encodeURIComponent(row.id)}`));
+  if (note === undefined) return;
+  await draw();
+  say({...note, values: {name: row.name}}, draw);
 }
 
 async function uploadCharacters(files, draw) {
@@ -171,16 +167,19 @@ async function openEditor(controller, row, draw) {
     h("div", {class: "tl-dialog-foot"},
       h("button", {type: "button", class: "tl-quiet", onclick: () => sheet.close()}, t("cancel")),
       h("button", {type: "submit", class: "tl-strong"}, t("save"))));
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
+  onSubmit(form, async () => {
     const values = Object.fromEntries([...controls].map(([name, control]) => [name, control.value]));
     const saved = await attempt(() => post("/characters", {...values, replaces: row?.id ?? null}));
     if (!saved) return;
-    if (picture) await attempt(() => send(`/characters/${encodeURIComponent(saved.id)}/picture`, picture));
-    edition += 1;
+    const pictured = picture ? await attempt(() => send(`/characters/${encodeURIComponent(saved.id)}/picture`, picture)) : null;
+    const show = () => {
+      edition += 1;
+      draw();
+      if (controller.current) controller.refresh();
+    };
     sheet.close();
-    draw();
-    if (controller.current) controller.refresh();
+    show();
+    if (row) say([saved, pictured].filter((note) => note?.undo), show);
   });
   sheet.body.append(form);
   controls.get("name").focus();

@@ -1,5 +1,6 @@
 // Small tools for the page: elements, icons, menus, messages that pass. Text goes in as text, never as HTML.
 
+import {busyWhile} from "./busy.js";
 import {t} from "./words.js";
 
 const STROKES = {
@@ -58,7 +59,8 @@ export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
     if (value === undefined || value === null || value === false) continue;
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    if (name === "onclick" && tag === "button") element.addEventListener("click", (event) => busyWhile(element, value(event)));
+    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name === "class") element.className = value;
     else if (name in element && !name.includes("-") && typeof value !== "string") element[name] = value;
     else element.setAttribute(name, value === true ? "" : value);
@@ -130,7 +132,7 @@ export function showMenu(anchor, items, {title = "", wide = false} = {}) {
           style: item.share === undefined ? undefined : `--share: ${(item.share * 100).toFixed(1)}%`,
           disabled: Boolean(item.disabled),
           title: item.why ?? undefined,
-          onclick: () => { close(true); item.run(); },
+          onclick: () => { close(true); anchorWaits(anchor, item.run()); },
         },
         item.icon ? icon(item.icon) : null,
         h("span", {class: "tl-menu-label"}, item.label),
@@ -171,6 +173,14 @@ export function showMenu(anchor, items, {title = "", wide = false} = {}) {
   (box.querySelector("[aria-checked=true]") ?? box.querySelector("button:not(:disabled)"))?.focus();
 }
 
+// What was chosen asks the server: the button of the menu shows it, and can be used meanwhile.
+function anchorWaits(anchor, work) {
+  if (typeof work?.then !== "function") return;
+  anchor.classList.add("tl-waits");
+  const end = () => anchor.classList.remove("tl-waits");
+  work.then(end, end);
+}
+
 function place(box, anchor, host) {
   const around = host.getBoundingClientRect();
   const at = anchor.getBoundingClientRect();
@@ -182,7 +192,8 @@ function place(box, anchor, host) {
 }
 
 // A dialog with a form; run(values, changed) gets what the fields hold, and of that what was changed in it.
-export function showDialog(host, title, fields, label, run, content = null) {
+// A question (without fields) can be left by Cancel as well; what only tells something has one button.
+export function showDialog(host, title, fields, label, run, content = null, {cancel = fields.length > 0} = {}) {
   const controls = new Map();
   const rows = fields.map(({name, words, help, kind = "text", value, choices}) => {
     const control =
@@ -197,7 +208,7 @@ export function showDialog(host, title, fields, label, run, content = null) {
   const form = h("form", {method: "dialog"},
     h("h2", {}, title), content, rows,
     h("div", {class: "tl-dialog-foot"},
-      fields.length ? h("button", {type: "button", class: "tl-quiet", onclick: () => dialog.close()}, t("cancel")) : null,
+      cancel ? h("button", {type: "button", class: "tl-quiet", onclick: () => dialog.close()}, t("cancel")) : null,
       h("button", {type: "submit", class: "tl-strong"}, label)));
   const read = () => [...controls].map(([name, control]) => [name, control.value]);
   const before = new Map(read());

@@ -21,7 +21,8 @@ export class Models {
     this.log = h("details", {class: "tl-load-log"}, h("summary", {}, t("engine.log")), h("pre", {class: "tl-log"}));
     this.list = h("ul", {class: "tl-cards", "aria-label": t("tab.models")});
     host.replaceChildren(h("div", {class: "tl-engine-box"}, this.status, this.bar, this.log), this.list);
-    window.addEventListener("tl-models-changed", () => this.refresh());
+    for (const news of ["tl-models-changed", "tl-changed"]) window.addEventListener(news, () => this.refresh());
+    window.addEventListener("tl-restored", () => this.chosen && this.pick(this.chosen)); // how it is loaded may be another
     const beat = async () => {
       if (host.isConnected && host.offsetParent && !document.hidden) await this.refresh();
       const busy = this.view?.engine.state === "loading" || this.view?.downloads.some((job) => ["asking", "running"].includes(job.state));
@@ -45,6 +46,7 @@ export class Models {
     if (key !== this.key) this.drawList(view);
     this.key = key;
     window.dispatchEvent(new CustomEvent("tl-models", {detail: view}));
+    if (this.chosen && view.models.length && !view.models.some((model) => model.name === this.chosen)) this.chosen = null; // it is gone
     if (!this.chosen && view.models.length) this.choose(view.engine.state === "ready" ? this.nameLoaded() : view.models[0].name);
   }
 
@@ -57,6 +59,7 @@ export class Models {
   choose(name) {
     if (name === this.chosen) return;
     this.chosen = name;
+    for (const card of this.list.querySelectorAll(".tl-card")) card.ariaPressed = String(card.dataset.name === name);
     this.pick(name);
     this.refresh();
   }

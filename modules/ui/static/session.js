@@ -4,6 +4,7 @@ import {address, attempt, get, patch, post, send} from "./api.js";
 import {copyText, h, toast} from "./dom.js";
 import {keyList} from "./keys.js";
 import {chooseFiles} from "./sheet.js";
+import {deletedList, say} from "./undo.js";
 import {t} from "./words.js";
 
 const {page, tabs} = window.TEXTLOOM;
@@ -31,6 +32,7 @@ function everything() {
     button.disabled = false;
     if (!found) return;
     toast(t("session.imported", found), {seconds: 9});
+    say(found.replaced);
     for (const problem of found.problems) toast(problem, {wrong: true});
     window.textloomChat?.sidebar.refresh();
   })}, t("session.import"));
@@ -45,10 +47,10 @@ export async function start(element) {
   const copy = h("button", {type: "button", class: "tl-strong", onclick: () =>
     copyText([...facts.querySelectorAll("dt")].map((name) => `${name.textContent}: ${name.nextSibling.textContent}`).join("\n"))}, t("server.copy"));
   const defaults = h("button", {type: "button", class: "tl-quiet", style: "visibility: hidden", onclick: async () => {
-    const saved = await attempt(() => post("/defaults"));
-    if (saved) toast(t("session.defaults.saved", {file: saved.file}));
+    say(await attempt(() => post("/defaults")));
   }}, t("parameters.default"));
   const account = h("div");
+  const deleted = deletedList(host);
   host.replaceChildren(
     h("section", {}, h("h2", {}, t("session.look")),
       choice("theme", [["auto", t("session.auto")], ["light", t("theme.light")], ["dark", t("theme.dark")]]),
@@ -56,11 +58,13 @@ export async function start(element) {
       choice("first_tab", tabs.map((name) => [name, t(`tab.${name}`)]), {reload: false}),
       h("p", {class: "tl-quiet-text"}, t("session.defaults")), defaults),
     everything(),
+    deleted.section,
     h("section", {}, h("h2", {}, t("session.keys")), keyList()),
     h("section", {}, h("h2", {}, t("server")), facts, copy),
     account);
   const draw = async () => {
     if (!host.offsetParent || document.hidden) return;
+    deleted.draw();
     const server = await attempt(() => get("/server"));
     if (!server) return;
     defaults.style.visibility = server.admin ? "" : "hidden"; // its place is kept: nothing below moves under the pointer

@@ -5,6 +5,7 @@ import {CharacterPick} from "./characters.js";
 import {h, icon, iconButton, showDialog, showMenu} from "./dom.js";
 import {showMap} from "./map.js";
 import {showMarks} from "./marks.js";
+import {say} from "./undo.js";
 import {bytes, count, t} from "./words.js";
 
 export class TopBar {
@@ -77,12 +78,12 @@ export class TopBar {
 
   async load(name) {
     await attempt(() => post("/model", {name}));
-    this.controller.pulse();
+    await this.controller.pulse();
   }
 
   async unload() {
     await attempt(() => remove("/model"));
-    this.controller.pulse();
+    await this.controller.pulse();
   }
 
   async choosePreset() {
@@ -92,8 +93,8 @@ export class TopBar {
       label: name,
       checked: name === this.presetNow,
       run: async () => {
-        await attempt(() => post("/preset", {name}));
-        this.controller.pulse();
+        say(await attempt(() => post("/preset", {name})), () => this.controller.pulse());
+        await this.controller.pulse();
       },
     }));
     items.push(null, {label: t("preset.more"), icon: "sliders", run: () => this.controller.openTab("parameters")});

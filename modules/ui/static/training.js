@@ -4,6 +4,7 @@
 import {addStyle, attempt, get, post, remove} from "./api.js";
 import {copyText, h, openChat, showDialog, toast} from "./dom.js";
 import {Comparison} from "./training_compare.js";
+import {say} from "./undo.js";
 import {count, t} from "./words.js";
 
 const KINDS = {loss: ["loss", "smoothed", "evaluated"], rate: ["rate"], norm: ["norm"], speed: ["speed"], memory: ["memory"], preferred: ["preferred"]};
@@ -38,6 +39,7 @@ class Training {
       setTimeout(beat, this.busy ? 1000 : 2500);
     };
     beat();
+    window.addEventListener("tl-changed", () => host.offsetParent && this.refresh());
   }
 
   async refresh() {
@@ -82,6 +84,7 @@ class Training {
 
   choose(id) {
     this.chosen = id;
+    for (const card of this.list.querySelectorAll(".tl-card")) card.ariaPressed = String(card.dataset.id === id);
     this.refresh();
   }
 
@@ -127,9 +130,11 @@ class Training {
     if (!run.active) {
       buttons.push(h("button", {type: "button", class: "tl-quiet", onclick: () =>
         showDialog(this.host, t("training.delete.title", {name: run.name}), [], t("delete"), async () => {
-          if (await attempt(() => remove(path)) !== undefined) this.chosen = null;
-          this.refresh();
-        }, h("p", {}, t("training.delete.help")))}, t("delete")));
+          const note = await attempt(() => remove(path));
+          if (note === undefined) return;
+          this.chosen = null;
+          say(note);
+        }, h("p", {}, t("training.delete.help")), {cancel: true})}, t("delete")));
     }
     const key = [run.id, run.state, this.admin, this.busy, ...run.checkpoints].join();
     if (this.buttonKey === key) return;

@@ -1,6 +1,7 @@
 // A run's adapter beside its base model: one question, two replies as they are made.
 
 import {attempt, post, streamed} from "./api.js";
+import {onSubmit} from "./busy.js";
 import {h} from "./dom.js";
 import {t} from "./words.js";
 
@@ -11,10 +12,7 @@ export class Comparison {
     this.button = h("button", {type: "submit", class: "tl-strong"}, t("training.compare.ask"));
     this.replies = ["training.sample.reply", "training.sample.base"].map((key) => h("div", {}, h("small", {}, t(key)), h("p", {})));
     const form = h("form", {class: "tl-compare-form"}, this.question, h("div", {class: "tl-compare-row"}, this.source, this.button));
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      this.ask();
-    });
+    onSubmit(form, () => this.ask());
     this.question.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && !event.shiftKey) {
         event.preventDefault();
@@ -41,12 +39,10 @@ export class Comparison {
 
   async ask() {
     const question = this.question.value;
-    this.button.disabled = true;
     await attempt(async () => {
       const adapter = await post(`/training/${encodeURIComponent(this.id)}/adapter`, {checkpoint: this.source.value});
       await Promise.all([adapter, null].map((name, at) => this.write(this.replies[at].lastChild, {question, adapter: name})));
     });
-    this.button.disabled = false;
   }
 
   async write(place, body) {

@@ -5,6 +5,7 @@ import {Blocks} from "./blocks.js";
 import {drawDistribution, visible} from "./distribution.js";
 import {copyText, h, iconButton, showDialog, toast} from "./dom.js";
 import {modelReady} from "./waiting.js";
+import {say} from "./undo.js";
 import {count, t} from "./words.js";
 
 const VIEWS = ["raw", "markdown", "html", "tokens", "next"];
@@ -74,6 +75,7 @@ class Writing {
 
   async begin() {
     this.drawPrompts();
+    window.addEventListener("tl-changed", () => this.drawPrompts(this.prompts.value));
     await this.look();
     new IntersectionObserver((entries) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
@@ -350,8 +352,9 @@ class Writing {
   // --- prompts
 
   async drawPrompts(chosen = "") {
+    const turn = this.promptsTurn = {}; // asked for twice, the last one counts
     const names = await attempt(() => get("/writing/prompts"));
-    if (!names) return;
+    if (!names || turn !== this.promptsTurn) return;
     this.prompts.replaceChildren(h("option", {value: ""}, t("writing.prompts.choose")), ...names.map((name) => h("option", {value: name}, name)));
     this.prompts.value = names.includes(chosen) ? chosen : "";
   }
@@ -381,22 +384,20 @@ class Writing {
   keepPrompt() {
     showDialog(this.host, t("writing.prompt.save"), [{name: "name", words: t("title"), value: this.prompts.value, help: t("writing.prompt.save.help")}], t("save"),
       async ({name}) => {
-        if (await attempt(() => post("/writing/prompts", {name, text: (this.prompt ?? this.raw).value})) === undefined) return;
+        const note = await attempt(() => post("/writing/prompts", {name, text: (this.prompt ?? this.raw).value}));
+        if (note === undefined) return;
         await this.drawPrompts(name.trim());
-        toast(t("writing.prompt.saved", {name: name.trim()}), {seconds: 3});
+        say(note);
       });
   }
 
   async dropPrompt() {
     const name = this.prompts.value;
     if (!name) return toast(t("writing.prompts.first"), {wrong: true});
-    const kept = await attempt(() => get(`/writing/prompt?name=${encodeURIComponent(name)}`));
-    if (!kept || await attempt(() => remove(`/writing/prompt?name=${encodeURIComponent(name)}`)) === undefined) return;
+    const note = await attempt(() => remove(`/writing/prompt?name=${encodeURIComponent(name)}`));
+    if (note === undefined) return;
     await this.drawPrompts();
-    toast(t("writing.prompt.deleted", {name}), {action: {label: t("undo"), run: async () => {
-      await attempt(() => post("/writing/prompts", {name, text: kept.text}));
-      await this.drawPrompts(name);
-    }}});
+    say(note, () => this.drawPrompts(name));
   }
 }
 

@@ -15,8 +15,8 @@ from modules.library.spec import ModelSpec
 from modules.loaders import choose
 from modules.loaders.options import LoaderName, LoadOptions
 from modules.settings.declare import hints_of
-from modules.ui import model_actions
-from modules.ui.events import PRIVATE, owner_of, told
+from modules.ui import model_actions, undo
+from modules.ui.events import PRIVATE, asks, note, owner_of, told
 from modules.ui.form import Form, common_look
 from modules.ui.model_views import wish_of
 from modules.ui.sentences import said
@@ -49,8 +49,9 @@ def build(app: App, tab: gr.Tab) -> None:
             title = gr.HTML(elem_classes="tl-group", apply_default_css=False)
             estimate = gr.HTML(elem_classes="tl-estimate", apply_default_css=False)
             with gr.Row():
-                load = gr.Button(say("model.load"), variant="primary", min_width=100)
-                save = gr.Button(say("model.save"), min_width=100)
+                load = gr.Button(say("model.load"), variant="primary", min_width=100, elem_id="model-load")
+                save = gr.Button(say("model.save"), min_width=100, elem_id="model-save")
+            said = note()
             groups: dict[str, gr.Accordion] = {}
             for group, names in form.groups.items():
                 with gr.Accordion(
@@ -95,11 +96,11 @@ def build(app: App, tab: gr.Tab) -> None:
         model_actions.load_model(app, owner_of(request), spec.name, options)
 
     @told
-    def keep(request: gr.Request, **values: Any) -> None:
+    def keep(request: gr.Request, **values: Any) -> dict[str, Any]:
         app.access.require_admin(owner_of(request))
         spec, options = _read(app, form, values)
-        app.saved_options.save(spec.name, options)
-        gr.Info(f"{spec.name}: models/config-user.yaml", title="✓", duration=4)
+        change = model_actions.keep_loading(app, owner_of(request), spec.name, options)
+        return undo.told(change, "model.saved", name=spec.name)
 
     everything: list[Any] = [chosen, title, estimate, *groups.values(), bits, *form.controls.values()]
     inputs = {"chosen": chosen, "bits": bits, **form.controls}
@@ -114,8 +115,8 @@ def build(app: App, tab: gr.Tab) -> None:
         trigger_mode="always_last",
         **PRIVATE,
     )
-    load.click(start, None, None, inputs_kwargs=inputs, **PRIVATE)  # type: ignore[arg-type]
-    save.click(keep, None, None, inputs_kwargs=inputs, **PRIVATE)  # type: ignore[arg-type]
+    asks(load, start, inputs_kwargs=inputs)
+    asks(save, keep, None, said, said, inputs_kwargs=inputs)
 
 
 def _panel(name: str, script: str) -> gr.HTML:

@@ -12,14 +12,15 @@ from modules.app import App
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.settings.page import PageSettings
-from modules.ui import preferences
-from modules.ui.events import PRIVATE, owner_of, told
+from modules.ui import preferences, undo
+from modules.ui.events import PRIVATE, asks, note, owner_of, say_it, told
 from modules.ui.form import Form
 from modules.ui.words import say
 
 _COLUMNS = (("Length", "Text", "Form"), ("Temperature", "Filters"), ("Repetition", "Guidance"))
 _PLOT = """
 import(new URL("chats/static/distribution.js", document.baseURI).href).then((plot) => plot.start(element));
+addEventListener("tl-restored", () => trigger("restored"));
 """
 IN_TURN = {**PRIVATE, "concurrency_id": "parameters"}
 """For all that changes the settings: what was pressed last is what is shown at the end."""
@@ -32,16 +33,17 @@ def build(app: App, tab: gr.Tab) -> None:
         preset = gr.Dropdown(
             [], label=say("preset"), allow_custom_value=True, scale=2, min_width=220, info=say("parameters.preset.help")
         )
-        save = gr.Button(say("save"), scale=0, min_width=90)
-        delete = gr.Button(say("delete"), scale=0, min_width=90)
-        neutral = gr.Button(say("parameters.neutral"), scale=0, min_width=160)
-        default = gr.Button(say("parameters.default"), scale=0, min_width=170)
+        save = gr.Button(say("save"), scale=0, min_width=90, elem_id="preset-save")
+        delete = gr.Button(say("delete"), scale=0, min_width=90, elem_id="preset-delete")
+        neutral = gr.Button(say("parameters.neutral"), scale=0, min_width=160, elem_id="parameters-neutral")
+        default = gr.Button(say("parameters.default"), scale=0, min_width=170, elem_id="parameters-default")
+    said = note()
     with gr.Row():
         with gr.Column(min_width=280):
             _heading("parameters.changes")
             summary = gr.HTML(elem_classes="tl-summary", apply_default_css=False)
         with gr.Column(min_width=280, scale=2):
-            gr.HTML(
+            plot = gr.HTML(
                 html_template='<div class="tl tl-plain tl-live-plot"></div>',
                 js_on_load=_PLOT,
                 apply_default_css=False,
@@ -82,8 +84,9 @@ def build(app: App, tab: gr.Tab) -> None:
         owner = owner_of(request)
         if name not in app.presets.of(owner).names():
             return {preset: gr.update()}  # a new name, for saving
+        before = preferences.sampling_of(app, owner)
         preferences.choose_preset(app, owner, name)
-        return shown(owner)
+        return {**shown(owner), said: undo.told_settings(app, owner, before)}
 
     @told
     def changed(request: gr.Request, **values: Any) -> dict[Any, Any]:
@@ -101,32 +104,43 @@ def build(app: App, tab: gr.Tab) -> None:
     def saved(name: str, request: gr.Request) -> dict[Any, Any]:
         owner = owner_of(request)
         sampling, _ = preferences.sampling_of(app, owner)
-        app.presets.of(owner).save(name or "", sampling)
-        preferences.set_sampling(app, owner, sampling, name.strip())
-        return shown(owner)
+        presets, name = app.presets.of(owner), (name or "").strip()
+        with app.trash.undoable(owner, "preset", name, [presets.file(name)]) as change:
+            presets.save(name, sampling)
+        preferences.set_sampling(app, owner, sampling, name)
+        return {**shown(owner), said: undo.told(change, "overwritten" if change.id else "preset.saved", name=name)}
 
     @told
     def deleted(name: str, request: gr.Request) -> dict[Any, Any]:
         if not name:
             raise UserError("Choose the preset to delete first.")
-        app.presets.of(owner_of(request)).delete(name)
-        return shown(owner_of(request))
+        owner = owner_of(request)
+        presets = app.presets.of(owner)
+        with app.trash.undoable(owner, "preset", name, [presets.file(name)]) as change:
+            presets.delete(name)
+        preferences.preset_changed(app, owner, name)
+        return {**shown(owner), said: undo.told(change, "preset.deleted", name=name)}
 
     @told
     def reset(request: gr.Request) -> dict[Any, Any]:
-        preferences.set_sampling(app, owner_of(request), SamplingParams(), None)
-        return shown(owner_of(request))
+        owner = owner_of(request)
+        before = preferences.sampling_of(app, owner)
+        preferences.set_sampling(app, owner, SamplingParams(), None)
+        return {**shown(owner), said: undo.told_settings(app, owner, before)}
 
     @told
-    def make_default(request: gr.Request) -> None:
-        gr.Info(preferences.save_as_default(app, owner_of(request)), title="✓", duration=4)
+    def make_default(request: gr.Request) -> dict[str, Any]:
+        with undo.undoable_defaults(app, owner_of(request)) as change:
+            file = preferences.save_as_default(app, owner_of(request))
+        return undo.told(change, "session.defaults.saved", file=file)
 
     tab.select(opened, None, everything, **IN_TURN)
-    preset.input(chosen, preset, everything, **IN_TURN)
-    save.click(saved, preset, everything, **IN_TURN)
-    delete.click(deleted, preset, everything, **IN_TURN)
-    neutral.click(reset, None, everything, **IN_TURN)
-    default.click(make_default, None, None, **IN_TURN)
+    plot.restored(opened, None, everything, **IN_TURN)  # pyright: ignore[reportAttributeAccessIssue]
+    say_it(preset.input(chosen, preset, [*everything, said], **IN_TURN), said)
+    asks(save, saved, preset, [*everything, said], said, **IN_TURN)
+    asks(delete, deleted, preset, [*everything, said], said, **IN_TURN)
+    asks(neutral, reset, None, [*everything, said], said, **IN_TURN)
+    asks(default, make_default, None, said, said, **IN_TURN)
     page.controls["stream"].input(page_changed, page.controls["stream"], None, **IN_TURN)  # type: ignore[attr-defined]
     gr.on(
         form.edited,

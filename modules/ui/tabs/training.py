@@ -19,7 +19,7 @@ from modules.training.formats import list_formats
 from modules.training.recipes import list_recipes, read_recipe
 from modules.training.rows import SUFFIXES, list_datasets
 from modules.training.samples import Sample, readable
-from modules.ui.events import PRIVATE, owner_of, told
+from modules.ui.events import PRIVATE, asks, owner_of, told
 from modules.ui.form import Form, common_look
 from modules.ui.sentences import said
 from modules.ui.words import say
@@ -51,7 +51,7 @@ def build(app: App, tab: gr.Tab) -> None:
             recipe = gr.Dropdown([], label=say("training.recipe"), info=say("training.recipe.help"))
             with gr.Row(elem_classes="tl-toolbar"):
                 start = gr.Button(say("training.start"), variant="primary", scale=0, min_width=130, elem_id="training-start")
-                queue = gr.Button(say("training.queue"), scale=0, min_width=160)
+                queue = gr.Button(say("training.queue"), scale=0, min_width=160, elem_id="training-queue")
                 preview = gr.Button(say("training.preview"), scale=0, min_width=130, elem_id="training-preview")
             about = gr.HTML(elem_classes="tl-summary tl-training-about", padding=False)
             shown = gr.HTML(elem_classes="tl-preview", elem_id="training-data", padding=False)
@@ -59,7 +59,7 @@ def build(app: App, tab: gr.Tab) -> None:
                 upload = gr.File(label=say("training.upload"), file_types=[*SUFFIXES], type="filepath")
                 name = gr.Textbox(label=say("training.paste.name"), placeholder="my-data.jsonl")
                 pasted = gr.Textbox(label=say("training.paste"), lines=5)
-                keep = gr.Button(say("training.paste.save"))
+                keep = gr.Button(say("training.paste.save"), elem_id="training-keep")
             with gr.Row():
                 for column in _COLUMNS:
                     with gr.Column(min_width=280):
@@ -142,12 +142,12 @@ def build(app: App, tab: gr.Tab) -> None:
     chosen_controls: list[Any] = [recipe, *(form.controls[key] for key in _CHOSEN)]
     tab.select(opened, form.controls["model"], chosen_controls, **PRIVATE)  # type: ignore[arg-type]
     recipe.input(recipe_chosen, None, [about, *form.controls.values()], inputs_kwargs={"wanted": recipe, **controls}, **PRIVATE)
-    preview.click(previewed, None, shown, inputs_kwargs=controls, **PRIVATE)
-    start.click(begun, None, None, inputs_kwargs=controls, **PRIVATE)
-    queue.click(queued, None, None, inputs_kwargs=controls, **PRIVATE)
+    asks(preview, previewed, None, shown, inputs_kwargs=controls)
+    asks(start, begun, inputs_kwargs=controls)
+    asks(queue, queued, inputs_kwargs=controls)
     panel.copied(copied, None, list(form.controls.values()), **PRIVATE)
     upload.upload(uploaded, upload, chosen_controls, **PRIVATE)
-    keep.click(saved, [name, pasted], chosen_controls, **PRIVATE)
+    asks(keep, saved, [name, pasted], chosen_controls)
 
 
 def _value(values: dict[str, str], key: str) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+"""What was deleted or overwritten on the page: each with its undo, the list of all, and how it comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from fastapi import APIRouter
+
+from modules.app import App
+from modules.generation.sampling import SamplingParams
+from modules.library.trash import Kept, Undo
+from modules.settings.page import PageSettings
+from modules.ui import preferences
+from modules.ui.bodies import Owner
+
+OF_ADMINS = ("loading", "engine", "run", "adapter", "defaults")
+"""Kinds of things that only administrators change."""
+
+
+def told(undo: Undo, words: str, **values: object) -> dict[str, Any]:
+    """What the page says of a change: the key of the words, their values, and the id of its undo, if there is one."""
+    return {"words": words, "values": values, "undo": undo.id}
+
+
+def told_settings(app: App, owner: str, before: tuple[SamplingParams, str | None]) -> dict[str, Any] | None:
+    """What the page says where settings that are kept nowhere else were replaced; before: they, as of `sampling_of`."""
+    sampling, preset = before
+    if preset is not None or sampling in (SamplingParams(), preferences.sampling_of(app, owner)[0]):
+        return None
+    settings = {"values": sampling.model_dump(mode="json", exclude_defaults=True)}
+    return {"words": "parameters.replaced", "values": {}, "settings": settings}
+
+
+@contextmanager
+def undoable_character(app: App, owner: str, name: str) -> Iterator[Undo]:
+    """Around what changes or deletes a character."""
+    with app.trash.undoable(owner, "character", name, app.characters.files(owner, name)) as undo:
+        yield undo
+
+
+@contextmanager
+def undoable_defaults(app: App, owner: str) -> Iterator[Undo]:
+    """Around what changes what new users start with."""
+    with app.trash.undoable(owner, "defaults", app.options.settings, [app.root / app.options.settings]) as undo:
+        undo.note = _defaults(app)
+        yield undo
+
+
+def delete_run(app: App, owner: str, id_: str) -> Undo:
+    """Take the folder of a run away. Raises NotFound, Conflict."""
+    folder, name = app.training.deletable(id_), app.training.get(id_).name
+    with app.trash.undoable(owner, "run", name, [folder.path]) as undo:
+        pass
+    return undo
+
+
+def view(kept: Kept) -> dict[str, Any]:
+    return {
+        "id": kept.id,
+        "kind": kept.kind,
+        "name": kept.name,
+        "at": kept.at,
+        "size": kept.size,
+        "overwritten": kept.overwritten,
+        "shipped": kept.shipped,
+    }
+
+
+def restore(app: App, owner: str, id_: str) -> dict[str, Any]:
+    """Put it back, everywhere where it is shown. Raises NotFound, and Forbidden for what is an administrator's."""
+    kept = app.trash.get(owner, id_)
+    if kept.kind in OF_ADMINS:
+        app.access.require_admin(owner)
+    match kept.kind:
+        case "character":
+            renamed = [str(name) for name in kept.note.get("renamed", ())]
+            app.trash.restore(owner, id_, {"renamed": renamed[::-1]} if renamed else None)
+            if renamed:
+                app.store.replace_setting(owner, "character", renamed[1], renamed[0])
+        case "defaults":
+            app.trash.restore(owner, id_, _defaults(app))
+            app.sampling = SamplingParams.read(kept.note["sampling"])
+            app.page = PageSettings.read(kept.note["page"])
+        case _:
+            app.trash.restore(owner, id_)
+    if kept.kind == "preset":
+        preferences.preset_changed(app, owner, kept.name)
+    return view(kept)
+
+
+def _defaults(app: App) -> dict[str, Any]:
+    kept = {"sampling": app.sampling, "page": app.page}
+    return {name: one.model_dump(mode="json", include=set(one.model_fields_set)) for name, one in kept.items()}
+
+
+def router(app: App) -> APIRouter:
+    """Part of the router of chats/: each sees what is theirs."""
+    routes = APIRouter(prefix="/deleted")
+
+    @routes.get("")
+    def all_of(owner: Owner) -> list[dict[str, Any]]:
+        return [view(kept) for kept in app.trash.all(owner)]
+
+    @routes.post("/{id}/restore")
+    def put_back(owner: Owner, id: str) -> dict[str, Any]:
+        return restore(app, owner, id)
+
+    @routes.delete("/{id}")
+    def forget(owner: Owner, id: str) -> None:
+        app.trash.forget(owner, id)
+
+    return routes
