@@ -44,10 +44,14 @@ def asks(
     assert button.elem_id, "the script finds the button by its id"
     button.elem_classes = [*(button.elem_classes or ()), ASKS]
     asked = button.click(function, inputs, outputs, **{**PRIVATE, **more})
-    over = f"TEXTLOOM.answered({json.dumps(button.elem_id)})"
-    asked.then(None, None, None, js=f"() => {{ {over}; }}", **PRIVATE)
+    answered(asked, button.elem_id)
     if said is not None:
         say_it(asked, said)
+
+
+def answered(event: Any, id_: str) -> None:
+    """Tells the script when the server has answered `event`, however; id_: of the button, or as `untilAnswered` is told."""
+    event.then(None, None, None, js=f"() => {{ TEXTLOOM.answered({json.dumps(id_)}); }}", **PRIVATE)
 
 
 def say_it(event: Any, said: gr.JSON) -> None:

@@ -20,8 +20,8 @@ from modules.ui import preferences
 from modules.ui.bodies import Owner, Start
 from modules.ui.live import Renderings, event_response, follow, follow_text, over
 from modules.ui.markdown import as_html, render
-from modules.ui.views import figures_view
 from modules.ui.undo import told
+from modules.ui.views import figures_view
 
 MOST_NEXT = 1000
 """How many next tokens are looked at."""

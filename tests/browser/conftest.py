@@ -16,9 +16,14 @@ from playwright.sync_api import Browser, Error, Page, expect, sync_playwright
 from modules.app import App
 from modules.generation.stream import EventStream
 from modules.generation.types import GenerationRequest, Queued
+from modules.library.character import Character
+from modules.library.remote_address import RemoteAddress, write_address
+from modules.ui import preferences
 from tests.fakes import EchoModel
+from tests.field.test_undo import a_run
 from tests.harness import evidence
 from tests.in_process import make_app, serving
+from tests.library.test_characters import picture
 
 FLAGS = [
     "--no-sandbox",
@@ -150,6 +155,24 @@ def site(_served: tuple[App, EchoModel, str], browser: Browser) -> Iterator[Site
     site = Site(app, model, url, browser)
     yield site
     site.end()
+
+
+@pytest.fixture
+def filled(site: Site) -> Iterator[Site]:
+    """One thing of each kind on the page: a character, engines, settings of a model, a run, defaults."""
+    app = site.app
+    app.characters.save("local", Character("Zoe", "A pilot."), picture())
+    write_address(app.models.folder, "far", RemoteAddress("http://127.0.0.1:9/v1", api_key="s3cret"))
+    write_address(app.models.folder, "near", RemoteAddress("http://127.0.0.1:9/v1"))
+    app.saved_options.save("far", app.loading.changed({"cpu": True}))
+    a_run(app)
+    preferences.save_as_default(app, "local")
+    yield site
+    for path in ("models/far.yaml", "models/near.yaml", "models/config-user.yaml", "settings.yaml"):
+        (app.root / path).unlink(missing_ok=True)
+    for folder in ("training/runs", "data/deleted"):
+        shutil.rmtree(app.root / folder, ignore_errors=True)
+    app.sampling, app.page = type(app.sampling)(), type(app.page)()
 
 
 def an_answer(request: GenerationRequest) -> str:

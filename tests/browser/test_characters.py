@@ -80,7 +80,7 @@ def test_a_character_is_written_pictured_edited_and_deleted_with_undo(site: Site
     expect(page.locator(".tl-who", has_text="A captain.")).to_be_visible()
     page.get_by_role("button", name="Delete Zoe").click()
     expect(page.locator(".tl-who", has_text="Zoe")).to_have_count(0)
-    page.get_by_role("button", name="Undo").click()
+    page.locator(".tl-toast", has_text="Deleted").get_by_role("button", name="Undo").click()
     expect(page.locator(".tl-who", has_text="A captain.").locator("img")).to_be_visible()
 
 

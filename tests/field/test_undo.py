@@ -66,10 +66,11 @@ def everything_in(root: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def a_run(app: App) -> str:
-    folder = RunFolder(app.training.runs / "20260101-000000-facts")
+def a_run(app: App, name: str = "facts", **settings: object) -> str:
+    """The folder of a run that waits to be started by hand, with a checkpoint."""
+    folder = RunFolder(app.training.runs / f"20260101-000000-{name}")
     (folder.path / "checkpoints" / "step-000003").mkdir(parents=True)
-    config = TrainingConfig(name="facts", model="m", dataset="d.json")
+    config = TrainingConfig.read({"name": name, "model": "m", "dataset": "d.json", **settings})
     folder.path.joinpath("plan.json").write_text("{}")
     write_config(folder.config_file, config)
     (folder.path / "checkpoints" / "step-000003" / "weights").write_bytes(os.urandom(1000))
@@ -347,6 +348,15 @@ def test_a_second_identical_load_is_refused_and_another_is_not(app: App, monkeyp
         thread.join(10)
     assert len(loads) == 2
     model_actions.load_model(app, "local", "far")  # it is over
+
+
+def test_a_second_identical_run_is_refused(app: App, monkeypatch: pytest.MonkeyPatch):
+    id_ = a_run(app)
+    monkeypatch.setattr(app.training, "check", lambda config: config)
+    for queue in (False, True):
+        with pytest.raises(Conflict, match="just these settings"):
+            app.training.start(app.training.get(id_).config, queue=queue)
+    assert [job.id for job in app.training.list()] == [id_]
 
 
 def test_what_is_under_way_is_noted_once_by_however_many_ask():

@@ -33,6 +33,14 @@ export function onSubmit(form, send) {
   });
 }
 
+// For a button of ours that begins one of Gradio's events, which events.answered names `id`.
+export function untilAnswered(id, begin) {
+  return new Promise((resolve) => {
+    ends.set(id, resolve);
+    begin();
+  });
+}
+
 // The answer to one of Gradio's buttons has come (events.asks).
 function answered(id) {
   ends.get(id)?.();

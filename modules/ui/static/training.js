@@ -2,6 +2,7 @@
 // server, so that a reload loses nothing.
 
 import {addStyle, attempt, get, post, remove} from "./api.js";
+import {untilAnswered} from "./busy.js";
 import {copyText, h, openChat, showDialog, toast} from "./dom.js";
 import {Comparison} from "./training_compare.js";
 import {say} from "./undo.js";
@@ -126,7 +127,7 @@ class Training {
     if (run.resumable) buttons.push(button(t(run.state === "new" ? "training.start" : "training.resume"), () => post(`${path}/resume`, {queue: this.busy}), "tl-strong"));
     if (run.active || run.state === "queued") buttons.push(button(t("training.stop"), () => post(`${path}/stop`)));
     if (run.active) buttons.push(button(t("training.kill"), () => post(`${path}/kill`)));
-    buttons.push(h("button", {type: "button", class: "tl-quiet", onclick: () => this.copied(run.id)}, t("training.copy")));
+    buttons.push(h("button", {type: "button", class: "tl-quiet", onclick: () => untilAnswered("training-copied", () => this.copied(run.id))}, t("training.copy")));
     if (!run.active) {
       buttons.push(h("button", {type: "button", class: "tl-quiet", onclick: () =>
         showDialog(this.host, t("training.delete.title", {name: run.name}), [], t("delete"), async () => {

@@ -83,18 +83,19 @@ def build(app: App, tab: gr.Tab) -> None:
     def chosen(name: str, request: gr.Request) -> dict[Any, Any]:
         owner = owner_of(request)
         if name not in app.presets.of(owner).names():
-            return {preset: gr.update()}  # a new name, for saving
+            return {said: None}  # a new name, for saving
         before = preferences.sampling_of(app, owner)
         preferences.choose_preset(app, owner, name)
         return {**shown(owner), said: undo.told_settings(app, owner, before)}
 
     @told
-    def changed(request: gr.Request, **values: Any) -> dict[Any, Any]:
+    def changed(request: gr.Request, **values: Any) -> str:
+        """The name of the preset stays: Save puts what is set now into it."""
         owner = owner_of(request)
         _, name = preferences.sampling_of(app, owner)
         sampling = form.read(values)
         preferences.set_sampling(app, owner, sampling, name)
-        return {summary: differences_table(sampling), preset: preferences.sampling_of(app, owner)[1] or ""}
+        return differences_table(sampling)
 
     @told
     def page_changed(stream: bool, request: gr.Request) -> None:
@@ -146,7 +147,7 @@ def build(app: App, tab: gr.Tab) -> None:
         form.edited,
         changed,
         None,
-        [preset, summary],
+        summary,
         inputs_kwargs=form.controls,
         trigger_mode="always_last",
         **IN_TURN,

@@ -19,7 +19,7 @@ from modules.training.formats import list_formats
 from modules.training.recipes import list_recipes, read_recipe
 from modules.training.rows import SUFFIXES, list_datasets
 from modules.training.samples import Sample, readable
-from modules.ui.events import PRIVATE, asks, owner_of, told
+from modules.ui.events import PRIVATE, answered, asks, owner_of, told
 from modules.ui.form import Form, common_look
 from modules.ui.sentences import said
 from modules.ui.words import say
@@ -145,7 +145,7 @@ def build(app: App, tab: gr.Tab) -> None:
     asks(preview, previewed, None, shown, inputs_kwargs=controls)
     asks(start, begun, inputs_kwargs=controls)
     asks(queue, queued, inputs_kwargs=controls)
-    panel.copied(copied, None, list(form.controls.values()), **PRIVATE)
+    answered(panel.copied(copied, None, list(form.controls.values()), **PRIVATE), "training-copied")  # pyright: ignore[reportAttributeAccessIssue]
     upload.upload(uploaded, upload, chosen_controls, **PRIVATE)
     asks(keep, saved, [name, pasted], chosen_controls)
 
