@@ -56,7 +56,7 @@ from modules.api.tool_calls import CallArguments, CallBegins, Piece, ToolReader
 from modules.errors import UserError
 from modules.generation.stream import EventStream
 from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Messages, Token
-from modules.library.modes import Staged, staged
+from modules.library.modes import Staged, counted_by, staged
 from modules.library.templates import stop_texts
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _staged(
     """The conversation with the character that the request names; without one, as it came."""
     if body.character is None and body.mode == "instruct":
         return Staged(messages, template, stop_texts(template) if template else ())
-    character = app.characters.read(owner, body.character) if body.character is not None else None
+    character = app.characters.named(owner, body.character) if body.character is not None else None
     told = [message.content for message in messages if message.role == "system"]
     turns = [message for message in messages if message.role != "system"]
     return staged(
@@ -172,6 +172,7 @@ def _staged(
         system="\n\n".join(told),
         template=template,
         own_template=model.chat_template,
+        count=counted_by(model),
     )
 
 

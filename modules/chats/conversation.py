@@ -10,7 +10,7 @@ from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, Image, Message
 from modules.library.character import Character
-from modules.library.modes import Mode, staged
+from modules.library.modes import Mode, about, staged
 from modules.settings.declare import Settings, setting
 
 
@@ -49,6 +49,7 @@ def request_for(
     own_template: str | None = None,
     character: Character | None = None,
     user: str = "",
+    count: Callable[[str], int] = about,
     look: Callable[[StoredMessage], tuple[Image, ...]] = lambda message: (),
     continue_reply: bool = False,
     as_user: str | None = None,
@@ -56,7 +57,7 @@ def request_for(
     """What the model is asked when `messages` is the branch so far.
 
     template: Jinja source, None for own_template, the model's. character: who the chat's settings name; user: the name of the
-    person. look: the pictures of a message that the model is shown. continue_reply: go on with the last message, which is the model's. as_user: write the person's next message, which
+    person; count: the tokens of a text. look: the pictures of a message that the model is shown. continue_reply: go on with the last message, which is the model's. as_user: write the person's next message, which
     begins with this.
     Raises UserError where there is nothing to answer or to continue.
     """
@@ -79,6 +80,7 @@ def request_for(
         own_template=own_template,
         command=settings.command,
         speaker="character" if as_user is None else "user",
+        count=count,
     )
     told = stage.messages
     if as_user is not None and (settings.mode == "instruct" or (as_user and settings.mode == "chat")):

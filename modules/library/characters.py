@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from modules.errors import Conflict, Forbidden, NotFound, UserError
+from modules.errors import Forbidden, NotFound, UserError
+from modules.library.cards import LONGEST_NAME, line_of
 from modules.library.character import Character
-from modules.library.character_files import LARGEST_TEXT, SUFFIXES, has_card, portrait, read_character, written
-from modules.library.places import folder_of, path_inside, safe_name, write_text, written_whole
+from modules.library.character_files import LARGEST_TEXT, SUFFIXES, has_card, kept_form, portrait, read_character
+from modules.library.places import file_name_for, folder_of, path_inside, write_text, written_whole
 
 _WHAT = "character's name"
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-LONGEST_NAME = 80
+MOST_OF_A_NAME = 1000
 
 
 @dataclass(frozen=True)
 class ListedCharacter:
-    """A row of the list. id: what it is called by; own: its owner may change and delete it; pictured: it has a picture."""
+    """A row of the list. id: the name of its file, by which it is asked for; own: its owner may change and delete it; pictured: it has a picture."""
 
     id: str
     own: bool
@@ -44,14 +45,24 @@ class CharacterLibrary:
                 found.setdefault(path.stem, ListedCharacter(path.stem, own, _picture_beside(path) is not None))
         return sorted(found.values(), key=lambda entry: entry.id.lower())
 
-    def read(self, owner: str, name: str) -> Character:
+    def read(self, owner: str, id_: str) -> Character:
         """Raises NotFound, and UserError where the file cannot be understood."""
-        path = self._existing(owner, name)
-        return read_character(path.read_bytes(), path.name)
+        return _read(self._existing(owner, id_))
 
-    def picture(self, owner: str, name: str) -> Path | None:
+    def named(self, owner: str, name: str) -> Character:
+        """The character with an id, or else the first with that name. Raises NotFound, and UserError like `read`."""
+        try:
+            return self.read(owner, name)
+        except NotFound:
+            files = (path for folder in self._folders(owner) for path in _files(folder))
+            path = next((path for path in files if _name_in(path) == name), None)
+            if path is None:
+                raise
+            return _read(path)
+
+    def picture(self, owner: str, id_: str) -> Path | None:
         """The file of a character's picture. Raises NotFound where there is no such character."""
-        return _picture_beside(self._existing(owner, name))
+        return _picture_beside(self._existing(owner, id_))
 
     def files(self, owner: str, name: str) -> list[Path]:
         """What of a character `owner` may change: its file and its pictures."""
@@ -59,21 +70,25 @@ class CharacterLibrary:
         return [path for path in found if path.is_file()]
 
     def save(self, owner: str, character: Character, picture: bytes | None = None, *, replaces: str | None = None) -> str:
-        """Write a character under its own name, which is returned; a picture that is not given stays.
+        """Write a character and return its id; a picture that is not given stays.
 
-        replaces: the name it had before, None for a new one. Raises UserError, and Conflict where the name is taken.
+        The id is its name as far as a file can have it, with a number where that is taken: several may have one name.
+        replaces: the id it had before, None for a new one; it keeps that while it keeps its name. Raises UserError.
         """
-        id_ = safe_name(character.name, _WHAT)
-        if len(id_) > LONGEST_NAME:
+        character = replace(character, name=line_of(character.name))
+        if not character.name:
+            raise UserError("A character needs a name.", param="name")
+        if len(character.name) > LONGEST_NAME:
             raise UserError(f"The name is too long: {LONGEST_NAME} letters at most.", param="name")
         folder = self._own(owner)
-        if replaces != id_ and any(path.stem.lower() == id_.lower() for path in _files(folder)):
-            raise Conflict(f"There is a character called {id_} already. Take another name, or edit that one.", param="name")
-        before = self._find(folder, replaces) if replaces is not None else None
-        kept = _picture_beside(before) if before else self.picture(owner, replaces) if replaces is not None else None
-        image = portrait(picture) if picture is not None else kept.read_bytes() if kept else None
-        target = path_inside(folder, id_, ".yaml", _WHAT)
-        text = written(character)
+        shown = self._existing(owner, replaces) if replaces is not None else None
+        same = shown is not None and _name_in(shown) == character.name
+        id_ = shown.stem if shown and same else self._free(owner, character.name, now=shown.stem if shown else None)
+        before = self._find(folder, shown.stem) if shown else None
+        kept = _picture_beside(shown) if shown else None
+        image = portrait(picture) if picture is not None else _clean(kept) if kept else None
+        suffix, text = kept_form(character)
+        target = path_inside(folder, id_, suffix, _WHAT)
         if len(text.encode()) > LARGEST_TEXT:
             raise UserError(f"The character is too long: {LARGEST_TEXT // 1024**2} MB at most. Shorten its texts.")
         write_text(target, text)
@@ -81,17 +96,16 @@ class CharacterLibrary:
             with written_whole(path_inside(folder, id_, ".png", _WHAT)) as draft:
                 draft.write_bytes(image)
         if before is not None:
-            self._remove(folder, before, keep={target, target.with_suffix(".png")})
+            self._remove(before, keep={target, target.with_name(f"{id_}.png")})
         return id_
 
     def delete(self, owner: str, name: str) -> None:
         """Raises NotFound, and Forbidden for a character that belongs to everybody."""
         folder = self._own(owner)
-        path = self._find(folder, name)
-        if path is None:
-            self._existing(owner, name)
+        path = self._existing(owner, name)
+        if path.parent != folder:
             raise Forbidden(f"{name} belongs to everybody who uses this server, and cannot be deleted here.")
-        self._remove(folder, path)
+        self._remove(path)
 
     def _folders(self, owner: str) -> Iterator[Path]:
         if self._personal is not None:
@@ -102,25 +116,40 @@ class CharacterLibrary:
         """Where `owner` may write."""
         return self.folder if self._personal is None else folder_of(self._personal, owner)
 
-    def _find(self, folder: Path, name: str) -> Path | None:
-        for suffix in SUFFIXES:
-            path = path_inside(folder, name, suffix, _WHAT)
-            if path.is_file() and (suffix != ".png" or has_card(path)):
-                return path
-        return None
+    def _find(self, folder: Path, id_: str) -> Path | None:
+        try:
+            paths = [path_inside(folder, id_, suffix, _WHAT) for suffix in SUFFIXES]
+        except UserError:  # no file has such a name, though a character may
+            return None
+        return next((path for path in paths if _is_character(path)), None)
 
-    def _existing(self, owner: str, name: str) -> Path:
+    def _existing(self, owner: str, id_: str) -> Path:
         for folder in self._folders(owner):
-            if path := self._find(folder, name):
+            if path := self._find(folder, id_):
+                return path
+        for folder in self._folders(owner):  # people may give a file a name that this program gives none
+            if path := next((path for path in _files(folder) if path.stem == id_), None):
                 return path
         have = ", ".join(entry.id for entry in self.all(owner))
         raise NotFound(
-            f"There is no character called {name}. {f'There are: {have}.' if have else ''}".strip(), param="character"
+            f"There is no character called {id_}. {f'There are: {have}.' if have else ''}".strip(), param="character"
         )
 
-    def _remove(self, folder: Path, path: Path, keep: Collection[Path] = ()) -> None:
+    def _free(self, owner: str, name: str, now: str | None) -> str:
+        """An id for a character of a new name, who has the id `now`."""
+        taken = {entry.id.lower() for entry in self.all(owner)}
+        wanted = file_name_for(name, "character")
+        if now is not None and wanted.lower() == now.lower():
+            return now
+        numbers = (wanted if number == 1 else f"{wanted} {number}" for number in range(1, MOST_OF_A_NAME))
+        found = next((id_ for id_ in numbers if id_.lower() not in taken), None)
+        if found is None:
+            raise UserError(f"There are too many characters called {name}.", param="name")
+        return found
+
+    def _remove(self, path: Path, keep: Collection[Path] = ()) -> None:
         for suffix in {*SUFFIXES, *_PICTURES}:
-            file = path_inside(folder, path.stem, suffix, _WHAT)
+            file = path.with_name(path.stem + suffix)
             if file not in keep:
                 file.unlink(missing_ok=True)
 
@@ -132,10 +161,42 @@ def _files(folder: Path) -> list[Path]:
     found: dict[str, Path] = {}
     for suffix in SUFFIXES:
         for path in sorted(folder.glob(f"*{suffix}")):
-            if not path.name.startswith(".") and path.stem not in found and (suffix != ".png" or has_card(path)):
+            if not path.name.startswith(".") and path.stem not in found and _is_character(path):
                 found[path.stem] = path
     return list(found.values())
 
 
+def _is_character(path: Path) -> bool:
+    """Whether a file, not a pipe or a folder, describes a character: of pictures only those with a card."""
+    try:
+        return path.is_file() and (path.suffix not in _PICTURES or has_card(path))
+    except OSError:
+        return False
+
+
+def _read(path: Path) -> Character:
+    """Raises UserError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path.name} cannot be read: {error.strerror or error}.") from None
+    return read_character(data, path.name)
+
+
+def _name_in(path: Path) -> str | None:
+    try:
+        return _read(path).name
+    except UserError:
+        return None
+
+
 def _picture_beside(path: Path) -> Path | None:
-    return next((file for suffix in _PICTURES if (file := path.with_suffix(suffix)).is_file()), None)
+    return next((file for suffix in _PICTURES if (file := path.with_name(path.stem + suffix)).is_file()), None)
+
+
+def _clean(path: Path) -> bytes | None:
+    """A picture that somebody put beside a character; None where it is none."""
+    try:
+        return portrait(path.read_bytes())
+    except (UserError, OSError):
+        return None

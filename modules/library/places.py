@@ -32,6 +32,18 @@ def safe_name(name: str, what: str = "name") -> str:
     return name
 
 
+def file_name_for(name: str, usual: str, longest: int = 80) -> str:
+    """A name for a file, on every system, for what is called `name` by people; `usual` where nothing of it can stay.
+
+    >>> file_name_for("Zoe: a/b?", "character")
+    'Zoe_ a_b_'
+    """
+    made = _FORBIDDEN.sub("_", name)[:longest].encode()[:180].decode(errors="ignore").strip(". ")
+    if not made.strip("_ "):
+        return usual
+    return f"_{made}" if made.split(".")[0].lower() in _DEVICES else made
+
+
 def path_inside(folder: Path, name: str, suffix: str = "", what: str = "name") -> Path:
     """folder/name+suffix, for a name that is one part of a path and nothing else. Raises UserError."""
     return folder / (safe_name(name, what) + suffix)

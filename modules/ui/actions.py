@@ -14,6 +14,8 @@ from modules.errors import UserError
 from modules.generation.reasoning import without_reasoning
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, Image
+from modules.library.character import Character
+from modules.library.modes import counted_by
 from modules.ui.preferences import sampling_of, token_view, user_name
 
 ALTERNATIVES = 8
@@ -60,6 +62,11 @@ def way_of(app: App, chat: Chat) -> Way:
     return Way(settings_of(chat), *sampling_of(app, chat.owner))
 
 
+def character_of(app: App, owner: str, settings: ChatSettings) -> Character | None:
+    """Whom the model plays in a chat. Raises UserError."""
+    return app.characters.read(owner, settings.character) if settings.character else None
+
+
 def request_of(
     app: App,
     owner: str,
@@ -76,8 +83,9 @@ def request_of(
         way.sampling,
         template=template_of(app, way.settings),
         own_template=app.engine.model.chat_template,
-        character=app.characters.read(owner, way.settings.character) if way.settings.character else None,
+        character=character_of(app, owner, way.settings),
         user=user_name(app, owner),
+        count=counted_by(app.engine.model),
         look=lambda message: _seen(app, owner, message),
         continue_reply=continue_reply,
         as_user=as_user,

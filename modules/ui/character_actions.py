@@ -9,10 +9,15 @@ from typing import Any
 from modules.app import App
 from modules.chats.conversation import ChatSettings
 from modules.chats.records import Chat
-from modules.errors import Conflict, UserError
+from modules.errors import UserError
+from modules.library.card_pictures import is_picture
+from modules.library.cards import LeftOut, line_of
 from modules.library.character import Character
-from modules.library.character_files import is_picture, read_character
+from modules.library.character_files import Form, card_picture, kept_form, portrait, read_file, written
+from modules.library.decorators import read_decorators
 from modules.library.modes import USER
+from modules.library.places import file_name_for
+from modules.ui.charx import is_charx, read_charx
 from modules.ui.preferences import user_name
 from modules.ui.sentences import said
 
@@ -42,7 +47,7 @@ def called(app: App, owner: str, character: Character | None) -> str:
 def save(app: App, owner: str, values: dict[str, Any], replaces: str | None) -> str:
     """Keep a character that was written on the page; its id. Its chats follow it to a new name."""
     fields = {key: value.strip() for key, value in values.items() if isinstance(value, str)}
-    fields["name"] = " ".join(fields.get("name", "").split())
+    fields["name"] = line_of(fields.get("name", ""))
     if not fields["name"]:
         raise UserError("A character needs a name.", param="name")
     before = app.characters.read(owner, replaces) if replaces is not None else Character(fields["name"])
@@ -53,18 +58,67 @@ def save(app: App, owner: str, values: dict[str, Any], replaces: str | None) -> 
     return id_
 
 
-def import_file(app: App, owner: str, data: bytes, file: str) -> str:
-    """Keep the character of a file of any known form, with its picture if it has one; its id. A name that is taken gets a number."""
+def import_file(app: App, owner: str, data: bytes, file: str) -> dict[str, Any]:
+    """Keep the character of a file of any known form, with its picture if it has one: what came in, and what is left out.
+
+    It keeps its name, also where another has that name already.
+    """
     name = PurePath(file).name[:100] or "file"
-    character = read_character(data, name)
-    picture = data if is_picture(data) else None
-    wanted = character.name
-    for number in range(2, 100):
-        try:
-            return app.characters.save(owner, character, picture)
-        except Conflict:
-            character = dataclasses.replace(character, name=f"{wanted} {number}")
-    raise Conflict(f"There are too many characters called {wanted}.")
+    if is_charx(data):
+        read, picture = read_charx(data, name)
+    else:
+        read, picture = read_file(data, name), data if is_picture(data) else None
+    left_out = list(read.left_out)
+    try:
+        picture = portrait(picture) if picture is not None else None
+    except UserError:
+        picture = None
+        left_out.append(LeftOut("picture"))
+    id_ = app.characters.save(owner, read.character, picture)
+    entries = read.character.book.entries if read.character.book else ()
+    return {
+        "id": id_,
+        "name": read.character.name,
+        "pictured": picture is not None,
+        "greetings": len(read.character.greetings(USER)),
+        "lore": len(entries),
+        "constant": sum(entry.constant and entry.enabled for entry in entries),
+        "left_out": [dataclasses.asdict(one) for one in left_out],
+    }
+
+
+def export_file(app: App, owner: str, id_: str, form: Form | None = None) -> tuple[str, bytes, str]:
+    """(name, content, media type) of a character as a file; without a form as it is kept."""
+    character = app.characters.read(owner, id_)
+    stem = file_name_for(character.name, "character")
+    if form == "png":
+        picture = app.characters.picture(owner, id_)
+        return f"{stem}.png", card_picture(character, picture.read_bytes() if picture else None), "image/png"
+    suffix, text = kept_form(character) if form is None else ("", written(character, form))
+    suffix = suffix or (".yaml" if form == "yaml" else ".json")
+    return stem + suffix, text.encode(), "application/yaml" if suffix == ".yaml" else "application/json"
+
+
+def view(app: App, owner: str, id_: str) -> dict[str, Any]:
+    """All that the editor shows of a character; lore: its entries, of which only cards can change anything."""
+    character = app.characters.read(owner, id_)
+    entries = character.book.entries if character.book else ()
+    fields = dataclasses.asdict(dataclasses.replace(character, book=None, others={}))
+    notes = character.others.get("creator_notes")
+    return {
+        **{key: value for key, value in fields.items() if key not in ("book", "others")},
+        "notes": notes if isinstance(notes, str) else "",
+        "lore": [
+            {
+                "title": entry.title,
+                "keys": list(entry.keys),
+                "constant": entry.constant,
+                "enabled": entry.enabled,
+                "text": read_decorators(entry.content).text,
+            }
+            for entry in entries
+        ],
+    }
 
 
 def set_picture(app: App, owner: str, id_: str, data: bytes) -> None:
@@ -96,6 +150,6 @@ def speakers_view(app: App, owner: str, settings: ChatSettings) -> dict[str, Any
         return {"user": called(app, owner, None), "name": settings.character, "character": None}
     return {
         "user": called(app, owner, character),
-        "name": character.name,
+        "name": character.spoken,
         "character": settings.character if pictured else None,
     }

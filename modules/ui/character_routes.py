@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -21,13 +20,17 @@ from modules.ui.undo import told, undoable_character
 
 
 class CharacterForm(BaseModel):
-    """A character as it was written on the page; replaces: the id it had, None for a new one."""
+    """A character as it was written on the page; a field that is None stays. replaces: the id it had, None for a new one."""
 
     name: str
     user: str = ""
     context: str = ""
     greeting: str = ""
     example_dialogue: str = ""
+    personality: str | None = None
+    scenario: str | None = None
+    system_prompt: str | None = None
+    post_history: str | None = None
     replaces: str | None = None
 
 
@@ -63,13 +66,13 @@ def router(app: App) -> APIRouter:
         return {"id": id_, **told(undo, "overwritten", name=id_)}
 
     @routes.post("/characters/import")
-    async def import_file(owner: Owner, request: Request, file: str = "file") -> dict[str, str]:
+    async def import_file(owner: Owner, request: Request, file: str = "file") -> dict[str, Any]:
         data = await body_of(request, character_files.LARGEST_FILE)
-        return {"id": await asyncio.to_thread(character_actions.import_file, app, owner, data, file)}
+        return await asyncio.to_thread(character_actions.import_file, app, owner, data, file)
 
     @routes.get("/characters/{id}")
     def character(owner: Owner, id: str) -> dict[str, Any]:
-        return dataclasses.asdict(app.characters.read(owner, id))
+        return character_actions.view(app, owner, id)
 
     @routes.delete("/characters/{id}")
     def delete(owner: Owner, id: str) -> dict[str, Any]:
@@ -97,8 +100,9 @@ def router(app: App) -> APIRouter:
         return told(await asyncio.to_thread(change), "overwritten", name=id)
 
     @routes.get("/characters/{id}/file")
-    def export_file(owner: Owner, id: str) -> Response:
-        return download(character_files.written(app.characters.read(owner, id)), f"{id}.yaml", "application/yaml")
+    def export_file(owner: Owner, id: str, form: character_files.Form | None = None) -> Response:
+        name, data, kind = character_actions.export_file(app, owner, id, form)
+        return download(data, name, kind)
 
     @routes.post("/characters/{id}/chat")
     def begin_chat(owner: Owner, id: str, body: Beginning) -> dict[str, int]:

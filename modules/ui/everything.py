@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, get_args
 
@@ -18,7 +18,8 @@ from modules.chats.sheets import SheetName
 from modules.errors import NotFound, UserError
 from modules.generation.sampling import SamplingParams
 from modules.library import character_files, presets
-from modules.library.character_files import read_character, written
+from modules.library.character import Character
+from modules.library.character_files import kept_form, read_character
 from modules.ui import preferences
 from modules.ui.archive import Archive
 from modules.ui.sentences import said
@@ -60,7 +61,8 @@ def _files(app: App, owner: str) -> Iterator[tuple[str, str | bytes]]:
     for name in app.prompts.of(owner).names():
         yield f"prompts/{name}.txt", app.prompts.of(owner).read(name)
     for character in app.characters.all(owner):
-        yield f"characters/{character.id}.yaml", written(app.characters.read(owner, character.id))
+        suffix, text = kept_form(app.characters.read(owner, character.id))
+        yield f"characters/{character.id}{suffix}", text
         if picture := app.characters.picture(owner, character.id):
             yield f"characters/{character.id}.png", picture.read_bytes()
 
@@ -84,7 +86,7 @@ def read(app: App, owner: str, file: BinaryIO) -> dict[str, Any]:
     for filename in archive:
         path = PurePosixPath(filename)
         kind = _KINDS.get(path.parent.name)
-        if kind is None or kind.suffix != path.suffix:
+        if kind is None or path.suffix not in kind.suffixes:
             continue
         try:
             data = archive.read(filename, kind.largest)
@@ -149,15 +151,19 @@ def _prompt(app: App, owner: str, name: str, data: bytes, archive: Archive) -> i
 
 def _character(app: App, owner: str, name: str, data: bytes, archive: Archive) -> int:
     character = read_character(data, f"{name}.yaml")
-    free = _free(
-        character.name, _compare(lambda kept: replace(app.characters.read(owner, kept), name=character.name), character)
-    )
-    if not free:
+    if any(_kept(app, owner, entry.id) == character for entry in app.characters.all(owner)):
         return 0
     picture = next((path for path in archive if path.endswith(f"characters/{name}.png")), None)
     image = archive.read(picture, character_files.LARGEST_FILE) if picture else None
-    app.characters.save(owner, replace(character, name=free), image)
+    app.characters.save(owner, character, image)
     return 1
+
+
+def _kept(app: App, owner: str, id_: str) -> Character | None:
+    try:
+        return app.characters.read(owner, id_)
+    except UserError:  # a file that cannot be read is like none that comes in
+        return None
 
 
 def _chats(app: App, owner: str, name: str, data: bytes, archive: Archive) -> int:
@@ -166,18 +172,18 @@ def _chats(app: App, owner: str, name: str, data: bytes, archive: Archive) -> in
 
 @dataclass(frozen=True)
 class _Kind:
-    """A folder of the zip file: which files in it are read, how large one may be, and what takes it in."""
+    """A folder of the zip file: which files in it are read, by their ends, how large one may be, and what takes it in."""
 
-    suffix: str
+    suffixes: tuple[str, ...]
     largest: int
     take: Callable[[App, str, str, bytes, Archive], int]
 
 
 _KINDS = {
-    "presets": _Kind(".yaml", presets.LARGEST_FILE, _preset),
-    "prompts": _Kind(".txt", 8 * 1024**2, _prompt),
-    "characters": _Kind(".yaml", character_files.LARGEST_TEXT, _character),
-    "chats": _Kind(".json", transfer.LARGEST_FILE, _chats),
+    "presets": _Kind((".yaml",), presets.LARGEST_FILE, _preset),
+    "prompts": _Kind((".txt",), 8 * 1024**2, _prompt),
+    "characters": _Kind((".yaml", ".json"), character_files.LARGEST_TEXT, _character),
+    "chats": _Kind((".json",), transfer.LARGEST_FILE, _chats),
 }
 _LARGEST_SETTINGS = 64 * 1024**2
 """Bytes; the texts of the pages are in it."""

@@ -112,19 +112,19 @@ def router(app: App) -> APIRouter:
 
     @routes.post("/context")
     def context(owner: Owner, body: Draft) -> dict[str, Any]:
-        request = prompt_view.draft_request(app, owner, body.chat, body.after, body.whole(), body.settings)
-        return prompt_view.context_view(app, request)
+        question = prompt_view.draft_question(app, owner, body.chat, body.after, body.whole(), body.settings)
+        return prompt_view.context_view(app, question.request if question else None)
 
     @routes.post("/prompt")
     def prompt(owner: Owner, body: Draft) -> dict[str, Any]:
-        request = prompt_view.draft_request(app, owner, body.chat, body.after, body.whole(), body.settings)
-        if request is None:
+        question = prompt_view.draft_question(app, owner, body.chat, body.after, body.whole(), body.settings)
+        if question is None:
             raise UserError("There is nothing to show yet: write a message first.")
-        return prompt_view.prompt_view(app, request)
+        return prompt_view.prompt_view(app, question)
 
     @routes.get("/messages/{message_id}/prompt")
     def prompt_of(owner: Owner, message_id: int) -> dict[str, Any]:
-        return prompt_view.prompt_view(app, prompt_view.prompt_of(app, owner, message_id))
+        return prompt_view.prompt_view(app, prompt_view.question_of(app, owner, message_id))
 
     @routes.post("/impersonate")
     def impersonate(owner: Owner, body: Draft) -> StreamingResponse:

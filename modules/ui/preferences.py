@@ -9,10 +9,11 @@ import yaml
 from modules.app import App
 from modules.errors import NotFound, UserError
 from modules.generation.sampling import SamplingParams
-from modules.library.characters import LONGEST_NAME
 from modules.library.places import write_text
 from modules.settings.command_line import read_settings_file
 from modules.settings.page import PageSettings
+
+LONGEST_NAME = 80
 
 
 def default_sampling(app: App) -> tuple[SamplingParams, str | None]:

@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from modules.app import App
+from modules.chats.records import StoredMessage
 from modules.errors import ContextTooLong, UserError
 from modules.generation.overflow import room_for_prompt
 from modules.generation.template import takes_as_they_are, template_problem
 from modules.generation.types import GenerationRequest, LoadedModel, Message, RenderedPrompt
-from modules.ui.actions import branch_of, draft_of, new_chat, request_of, way_of
+from modules.library.lore import Entered
+from modules.library.modes import counted_by, lore_of
+from modules.ui.actions import Way, branch_of, character_of, draft_of, new_chat, request_of, way_of
+from modules.ui.preferences import user_name
 from modules.ui.sentences import said
 from modules.ui.token_view import made_way
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a model is asked, and what of the character's lore entered."""
+
+    request: GenerationRequest
+    lore: Sequence[Entered] = ()
+
 
 Piece = list[str]
 """[kind, text]; kind: template, system, user, assistant or tool."""
 
 
-def draft_request(
+def draft_question(
     app: App, owner: str, chat_id: int | None, after: int | None, content: str, settings: dict[str, object] | None
-) -> GenerationRequest | None:
+) -> Question | None:
     """What would be asked if `content` were sent after message `after` now; None where there is nothing yet."""
     chat = new_chat(owner, settings) if chat_id is None else app.store.chat(owner, chat_id)
     path = app.store.path(owner, chat.id, after) if chat.id and after is not None else []
     branch = [node.message for node in path]
     if content.strip():
         branch.append(draft_of(chat, after, content))
-    return request_of(app, owner, way_of(app, chat), branch) if branch else None
+    return _question(app, owner, way_of(app, chat), branch) if branch else None
+
+
+def _question(app: App, owner: str, way: Way, branch: Sequence[StoredMessage]) -> Question:
+    character = character_of(app, owner, way.settings)
+    said = [Message(message.role, message.content) for message in branch]
+    lore = lore_of(character, said, user=user_name(app, owner), count=counted_by(app.engine.model))
+    return Question(request_of(app, owner, way, branch), lore)
 
 
 def context_view(app: App, request: GenerationRequest | None) -> dict[str, Any]:
@@ -49,9 +69,9 @@ def context_view(app: App, request: GenerationRequest | None) -> dict[str, Any]:
     return {**view, "tokens": used, "reply": max(0, reply), "dropped": rendered.dropped_messages}
 
 
-def prompt_view(app: App, request: GenerationRequest) -> dict[str, Any]:
-    """The exact prompt in pieces, its token ids, and the messages that do not fit. Raises UserError."""
-    model = app.engine.model
+def prompt_view(app: App, question: Question) -> dict[str, Any]:
+    """The exact prompt in pieces, its token ids, the lore in it, and the messages that do not fit. Raises UserError."""
+    model, request = app.engine.model, question.request
     rendered = model.render(request)
     left_out, kept = left_out_of(request, rendered.dropped_messages)
     source = request.template or model.chat_template
@@ -59,6 +79,7 @@ def prompt_view(app: App, request: GenerationRequest) -> dict[str, Any]:
         **context_view(app, request),
         "room": room_for_prompt(model.context_length, request.sampling.max_tokens),
         "pieces": pieces(rendered, kept),
+        "lore": [{"title": one.title, "key": one.key, "text": one.text} for one in question.lore],
         "left_out": [[message.role, message.content] for message in left_out],
         "ids": list(rendered.tokens),
         "problem": said(problem_of(model, request) or "") or None,
@@ -94,16 +115,16 @@ def pieces(rendered: RenderedPrompt, messages: Sequence[Message]) -> list[Piece]
     return found
 
 
-def prompt_of(app: App, owner: str, message_id: int) -> GenerationRequest:
-    """The request that a reply was made by, as far as it can be made again; for other messages, the one that answers them."""
+def question_of(app: App, owner: str, message_id: int) -> Question:
+    """The question that a reply was made by, as far as it can be made again; for other messages, the one that answers them."""
     message = app.store.message(owner, message_id)
     chat = app.store.chat(owner, message.chat_id)
     if message.role != "assistant":
-        return request_of(app, owner, way_of(app, chat), branch_of(app, owner, chat.id, message.id))
+        return _question(app, owner, way_of(app, chat), branch_of(app, owner, chat.id, message.id))
     if message.parent_id is None:
         raise UserError("This message begins the chat: no prompt came before it.")
     way = made_way(app, chat, message)
-    return request_of(app, owner, way, branch_of(app, owner, chat.id, message.parent_id))
+    return _question(app, owner, way, branch_of(app, owner, chat.id, message.parent_id))
 
 
 def problem_of(model: LoadedModel, request: GenerationRequest | None = None) -> str | None:

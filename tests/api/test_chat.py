@@ -10,6 +10,8 @@ import pytest
 
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import Capabilities
+from modules.library.character import Character
+from modules.library.lore import LoreBook, LoreEntry
 from tests.fakes import EVERYTHING, EchoModel
 
 HELLO = [{"role": "user", "content": "你好 🌍 hello"}]
@@ -236,11 +238,19 @@ def test_a_character_of_the_server_is_played_in_every_mode(server):
     assert "\nAnn:" in server.model.requests[1].sampling.stop
 
 
+def test_a_character_is_found_by_its_spoken_name_and_brings_its_lore(server):
+    book = LoreBook((LoreEntry("The harbour is shut.", ("hi",)), LoreEntry("A ghost.", ("ghost",))))
+    server.app.characters.save("", Character("Bo: a/b", "A sailor.", book=book))
+    asked = {"messages": [{"role": "user", "content": "Hi."}], "character": "Bo: a/b", "mode": "chat"}
+    prompt = server.post("/v1/internal/chat-prompt", asked).json()["prompt"]
+    assert "A sailor.\n\nThe harbour is shut." in prompt and "ghost" not in prompt and prompt.endswith("Bo: a/b:")
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "param"),
     [
         ({"character": "ghost"}, 404, "character"),
-        ({"character": "../Bo"}, 400, "name"),
+        ({"character": "../Bo"}, 404, "character"),
         ({"mode": "opera"}, 400, "mode"),
         ({"mode": "chat", "tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "mode"),
     ],

@@ -260,7 +260,7 @@ def test_the_model_and_its_tokens(legacy):
         ("/chat", {"user_input": "x", "history": {"internal": [["a"]]}}, 400),
         ("/chat", {"regenerate": True}, 400),
         ("/chat", {"user_input": "x", "character": "Example"}, 404),
-        ("/chat", {"user_input": "x", "character": "../x"}, 400),
+        ("/chat", {"user_input": "x", "character": "../x"}, 404),
         ("/chat", {"user_input": "x", "mode": "instruct", "instruction_template": "Ghost"}, 404),
         ("/chat", {"user_input": "x", "mode": "chat-instruct", "instruction_template": "../x"}, 400),
         ("/model", {"action": "explode"}, 400),

@@ -92,10 +92,12 @@ def test_characters_are_made_by_people_for_themselves(app: App, people):
     ann, bob = people
     app.characters.folder.mkdir(exist_ok=True)
     (app.characters.folder / "Shared.yaml").write_text("name: Shared\ncontext: Everybody's.")
-    assert ann.post(
-        "/chats/characters/import?file=zoe.png", content=card({"name": "Zoe", "first_mes": "Hi {{user}}."})
-    ).json() == {"id": "Zoe"}
-    assert ann.post("/chats/characters/import?file=zoe.png", content=card({"name": "Zoe"})).json() == {"id": "Zoe 2"}
+    came = ann.post("/chats/characters/import?file=zoe.png", content=card({"name": "Zoe", "first_mes": "Hi {{user}}."})).json()
+    assert came == {
+        "id": "Zoe", "name": "Zoe", "pictured": True, "greetings": 1, "lore": 0, "constant": 0, "left_out": [],
+    }  # fmt: skip
+    again = ann.post("/chats/characters/import?file=zoe.png", content=card({"name": "Zoe"})).json()
+    assert (again["id"], again["name"]) == ("Zoe 2", "Zoe")
     assert [row["id"] for row in ann.get("/chats/characters").json()["characters"]] == ["Shared", "Zoe", "Zoe 2"]
     assert [row["id"] for row in bob.get("/chats/characters").json()["characters"]] == ["Shared"]
     assert ann.get("/chats/characters/Zoe/picture").headers["content-type"] == "image/png"
@@ -116,7 +118,7 @@ def test_characters_are_made_by_people_for_themselves(app: App, people):
 
 def test_a_name_that_is_no_name_is_refused(people):
     ann, _ = people
-    for name in ("", "   ", "../x", "a" * 81):
+    for name in ("", "   ", "\x00", "a" * 501):
         refused = ann.post("/chats/characters", json={"name": name})
         assert refused.status_code == 400, name
     assert ann.put("/chats/name", json={"name": "x" * 100}).status_code == 400

@@ -13,7 +13,7 @@ from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, Message
 from modules.library.character import Character
-from modules.library.modes import NOBODY, Mode, staged
+from modules.library.modes import NOBODY, Mode, counted_by, staged
 from modules.settings.texts import check_text
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ def _request_in_mode(app: App, owner: str, body: Mapping[str, Any], chat: Legacy
         template=template,
         own_template=model.chat_template,
         command=_text(body, "chat-instruct_command", "chat_instruct_command"),
+        count=counted_by(model),
     )
     return GenerationRequest(
         stage.messages,
@@ -166,7 +167,7 @@ def _request_in_mode(app: App, owner: str, body: Mapping[str, Any], chat: Legacy
 def _character(app: App, owner: str, body: Mapping[str, Any]) -> Character:
     """The character that is named, or nobody in particular; what the body says of it itself goes over that."""
     name = _name(body, "character")
-    character = app.characters.read(owner, name) if name else NOBODY
+    character = app.characters.named(owner, name) if name else NOBODY
     own = {"name": _text(body, "name2"), "context": _text(body, "context")}
     return replace(character, **{field: text for field, text in own.items() if text})
 

@@ -2,14 +2,15 @@
 
 import {address, attempt, get, post, put, remove, send} from "./api.js";
 import {onSubmit} from "./busy.js";
-import {h, icon, iconButton, toast} from "./dom.js";
+import {reportUploads} from "./card_report.js";
+import {h, icon, iconButton, showMenu, toast} from "./dom.js";
 import {chooseFiles, openSheet} from "./sheet.js";
 import {say} from "./undo.js";
 import {takeDrops} from "./transfer.js";
 import {t} from "./words.js";
 
 const MODES = ["chat", "chat-instruct", "instruct"];
-const FILES = ".yaml,.yml,.json,.png,application/json,image/png";
+const FILES = ".yaml,.yml,.json,.png,.webp,.charx,application/json,image/png,image/webp";
 const PICTURES = "image/png,image/jpeg,image/webp,image/gif";
 const FIELDS = [
   {name: "name", lines: 0},
@@ -18,6 +19,8 @@ const FIELDS = [
   {name: "greeting", lines: 4},
   {name: "example_dialogue", lines: 4},
 ];
+const CARD_FIELDS = ["personality", "scenario", "system_prompt", "post_history"];
+const FORMS = ["png", "v3", "v2", "yaml"];
 let edition = 0; // pictures keep their address when they change: this makes it another one
 
 const pictureOf = (id) => address(`/characters/${encodeURIComponent(id)}/picture?v=${edition}`);
@@ -83,7 +86,7 @@ export async function openGallery(controller) {
   const list = h("ul", {class: "tl-gallery"});
   const called = h("input", {type: "text", maxlength: "80", placeholder: t("profile.you"), autocomplete: "nickname"});
   called.addEventListener("change", () => attempt(() => put("/name", {name: called.value})));
-  const upload = (files) => uploadCharacters(files, draw);
+  const upload = (files) => uploadCharacters(controller.host, files, draw);
   const sheet = openSheet(controller.host, t("characters"), {wide: true, tools: [
     h("button", {type: "button", class: "tl-quiet tl-with-icon", onclick: () => chooseFiles(FILES, upload, {several: true})}, icon("upload"), t("character.upload")),
     h("button", {type: "button", class: "tl-strong", onclick: () => openEditor(controller, null, draw)}, icon("plus"), t("character.new")),
@@ -102,7 +105,8 @@ export async function openGallery(controller) {
     const answer = await attempt(() => get("/characters"));
     if (!answer) return;
     called.value = answer.name;
-    list.replaceChildren(...answer.characters.map((row) => card(row, begin, controller, draw)));
+    const times = (name) => answer.characters.filter((row) => row.name === name).length;
+    list.replaceChildren(...answer.characters.map((row) => card(row, begin, controller, draw, times(row.name) > 1)));
     if (!answer.characters.length) list.replaceChildren(h("li", {class: "tl-nothing"}, t("characters.none")));
   }
   sheet.body.append(
@@ -114,16 +118,25 @@ export async function openGallery(controller) {
   await draw();
 }
 
-function card(row, begin, controller, draw) {
+// several: others have its name, so its file is named too
+function card(row, begin, controller, draw, several) {
   const about = row.problem ?? row.about;
   return h("li", {class: "tl-who"},
     h("button", {type: "button", class: "tl-who-begin", disabled: Boolean(row.problem), onclick: () => begin(row.id), "aria-label": t("character.begin", {name: row.name})},
       portrait(row.name, row.pictured ? row.id : null),
-      h("span", {class: "tl-who-words"}, h("strong", {}, row.name), h("span", {class: row.problem ? "tl-wrong-text" : ""}, about))),
+      h("span", {class: "tl-who-words"}, h("strong", {}, row.name), several ? h("small", {}, row.id) : null, h("span", {class: row.problem ? "tl-wrong-text" : ""}, about))),
     h("div", {class: "tl-who-tools"},
       iconButton("edit", t("character.edit", {name: row.name}), () => openEditor(controller, row, draw), {disabled: Boolean(row.problem)}),
-      h("a", {class: "tl-icon-button", href: address(`/characters/${encodeURIComponent(row.id)}/file`), download: "", "aria-label": t("character.save", {name: row.name}), title: t("character.save", {name: row.name})}, icon("download")),
+      saveButton(row),
       iconButton("trash", row.own ? t("character.delete", {name: row.name}) : t("character.shared"), () => drop(row, draw), {disabled: !row.own})));
+}
+
+function saveButton(row) {
+  const save = (form) => h("a", {href: address(`/characters/${encodeURIComponent(row.id)}/file?form=${form}`), download: ""}).click();
+  const button = iconButton("download", t("character.save", {name: row.name}), () => showMenu(button,
+    FORMS.map((form) => ({label: t(`character.form.${form}`), note: t(`character.form.${form}.note`), run: () => save(form)}))),
+  {"aria-haspopup": "menu", disabled: Boolean(row.problem)});
+  return button;
 }
 
 async function drop(row, draw) {
@@ -133,12 +146,14 @@ async function drop(row, draw) {
   say({...note, values: {name: row.name}}, draw);
 }
 
-async function uploadCharacters(files, draw) {
+async function uploadCharacters(host, files, draw) {
+  const came = [];
   for (const file of files) {
     const answer = await attempt(() => send(`/characters/import?file=${encodeURIComponent(file.name)}`, file));
-    if (answer) toast(t("character.added", {name: answer.id}));
+    if (answer) came.push(answer);
   }
-  draw();
+  await draw();
+  reportUploads(host, came);
 }
 
 async function openEditor(controller, row, draw) {
@@ -157,13 +172,16 @@ async function openEditor(controller, row, draw) {
   };
   face.append(row ? portrait(row.name, row.pictured ? row.id : null) : icon("face"));
   takeDrops(face, (file) => file.type.startsWith("image/"), ([file]) => show(file), "drop.picture");
-  const rows = FIELDS.map(({name, lines}) => {
-    const control = lines ? h("textarea", {rows: String(lines), name}) : h("input", {type: "text", name, maxlength: "80", required: name === "name"});
+  const field = ({name, lines}) => {
+    const control = lines ? h("textarea", {rows: String(lines), name}) : h("input", {type: "text", name, maxlength: name === "name" ? "500" : "80", required: name === "name"});
     control.value = kept[name] ?? "";
     controls.set(name, control);
     return h("label", {class: "tl-field"}, h("span", {}, t(`character.${name}`)), control, h("small", {}, t(`character.${name}.help`)));
-  });
-  const form = h("form", {class: "tl-editor-form"}, h("div", {class: "tl-face-row"}, face, h("div", {}, rows.splice(0, 2))), rows,
+  };
+  const rows = FIELDS.map(field);
+  const more = h("details", {class: "tl-card-fields", open: CARD_FIELDS.some((name) => kept[name])}, h("summary", {}, t("character.more")),
+    CARD_FIELDS.map((name) => field({name, lines: 3})));
+  const form = h("form", {class: "tl-editor-form"}, h("div", {class: "tl-face-row"}, face, h("div", {}, rows.splice(0, 2))), rows, more, notesOf(kept), loreOf(kept),
     h("div", {class: "tl-dialog-foot"},
       h("button", {type: "button", class: "tl-quiet", onclick: () => sheet.close()}, t("cancel")),
       h("button", {type: "submit", class: "tl-strong"}, t("save"))));
@@ -183,4 +201,19 @@ async function openEditor(controller, row, draw) {
   });
   sheet.body.append(form);
   controls.get("name").focus();
+}
+
+function notesOf(kept) {
+  return kept.notes ? h("details", {class: "tl-card-fields"}, h("summary", {}, t("character.notes")), h("p", {class: "tl-lore-text"}, kept.notes)) : null;
+}
+
+// What the book of a card tells the model, to look at.
+function loreOf(kept) {
+  if (!kept.lore?.length) return null;
+  return h("details", {class: "tl-card-fields"}, h("summary", {}, t("character.lore", {n: kept.lore.length})),
+    h("small", {}, t("character.lore.help")),
+    h("ul", {class: "tl-lore"}, kept.lore.map((entry) => h("li", {class: entry.enabled ? "" : "tl-off"},
+      h("strong", {}, entry.title),
+      h("span", {class: "tl-quiet-text"}, !entry.enabled ? t("lore.off") : entry.constant ? t("lore.always") : entry.keys.join(", ")),
+      h("span", {class: "tl-lore-text"}, entry.text)))));
 }

@@ -13,6 +13,10 @@ export async function showPrompt(host, load) {
   const parts = [summary];
   if (view.problem) parts.push(h("p", {class: "tl-warning"}, t("template.problem.this"), " ", view.problem));
   else if (view.moved) parts.push(h("p", {class: "tl-quiet-text"}, t("template.moved")));
+  if (view.lore.length) parts.push(h("details", {class: "tl-card-fields"}, h("summary", {}, t("prompt.lore", {n: view.lore.length})),
+    h("ul", {class: "tl-lore"}, view.lore.map((one) => h("li", {}, h("strong", {}, one.title),
+      h("span", {class: "tl-quiet-text"}, one.key ? t("prompt.lore.key", {key: one.key}) : t("lore.always")),
+      h("span", {class: "tl-lore-text"}, one.text))))));
   const text = h("pre", {class: "tl-prompt", tabindex: "0", "aria-label": t("prompt")});
   const pieces = view.pieces.map(([kind, words]) => h("span", {class: `tl-piece-${kind}`, title: t(kind === "template" ? "prompt.template" : `role.${kind}`)}, words));
   const cut = view.left_out.length ? h("span", {class: "tl-piece-cut"},
