@@ -7,6 +7,7 @@ import binascii
 import contextlib
 import io
 import json
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,13 +53,21 @@ def with_card(picture: bytes, cards: dict[str, Any]) -> bytes:
     return made.getvalue()
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """While Pillow reads what is damaged: it warns of EXIF that it passes over."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
 def _sources(data: bytes) -> Iterator[str | bytes]:
     """The texts that may be a card, the newest form first."""
     from PIL import Image, UnidentifiedImageError
 
     texts: dict[str, Any] = {}
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG", "WEBP"]) as image:
+        with quiet(), Image.open(io.BytesIO(data), formats=["PNG", "WEBP"]) as image:
             if image.width * image.height <= MOST_POINTS and image.format == "PNG":
                 with contextlib.suppress(OSError, ValueError, SyntaxError):  # of one that is cut off the beginning is known
                     image.load()  # a text may stand after the picture

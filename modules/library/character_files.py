@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from modules.errors import UserError
-from modules.library.card_pictures import MOST_POINTS, card_in, is_picture, may_hold_card, with_card
+from modules.library.card_pictures import MOST_POINTS, card_in, is_picture, may_hold_card, quiet, with_card
 from modules.library.cards import LeftOut, as_card, from_card, without_data
 from modules.library.character import Character
 from modules.settings.yaml_text import parse_yaml
@@ -111,7 +111,7 @@ def portrait(data: bytes) -> bytes:
     if len(data) > LARGEST_FILE:
         raise UserError(f"The picture is too large: {LARGEST_FILE // 1024**2} MB at most.", param="picture")
     try:
-        with Image.open(io.BytesIO(data), formats=_KINDS) as image:
+        with quiet(), Image.open(io.BytesIO(data), formats=_KINDS) as image:
             if image.width * image.height > MOST_POINTS:
                 raise UserError("The picture has too many points.", param="picture")
             small = ImageOps.exif_transpose(image).convert("RGBA")

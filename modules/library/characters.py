@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,10 @@ MOST_OF_A_NAME = 1000
 
 @dataclass(frozen=True)
 class ListedCharacter:
-    """A row of the list. id: the name of its file, by which it is asked for; own: its owner may change and delete it; pictured: it has a picture."""
+    """A row of the list. id: the name of its file, by which it is asked for; own: its owner may change and delete it.
+
+    pictured: it has a picture.
+    """
 
     id: str
     own: bool
@@ -35,6 +39,7 @@ class CharacterLibrary:
     def __init__(self, folder: Path, personal: Path | None = None) -> None:
         self.folder = folder
         self._personal = personal
+        self._lock = threading.Lock()  # two files of one name that come at once get two ids
 
     def all(self, owner: str) -> list[ListedCharacter]:
         """What `owner` can choose, by name."""
@@ -60,6 +65,10 @@ class CharacterLibrary:
                 raise
             return _read(path)
 
+    def file(self, owner: str, id_: str) -> bytes:
+        """What is kept of a character, whether it can be understood or not. Raises NotFound, and OSError."""
+        return self._existing(owner, id_).read_bytes()
+
     def picture(self, owner: str, id_: str) -> Path | None:
         """The file of a character's picture. Raises NotFound where there is no such character."""
         return _picture_beside(self._existing(owner, id_))
@@ -69,12 +78,24 @@ class CharacterLibrary:
         found = (path_inside(self._own(owner), name, suffix, _WHAT) for suffix in dict.fromkeys((*SUFFIXES, *_PICTURES)))
         return [path for path in found if path.is_file()]
 
-    def save(self, owner: str, character: Character, picture: bytes | None = None, *, replaces: str | None = None) -> str:
+    def save(
+        self,
+        owner: str,
+        character: Character,
+        picture: bytes | None = None,
+        *,
+        replaces: str | None = None,
+        wanted: str | None = None,
+    ) -> str:
         """Write a character and return its id; a picture that is not given stays.
 
-        The id is its name as far as a file can have it, with a number where that is taken: several may have one name.
+        The id is its name as far as a file can have it, or `wanted`, with a number where that is taken: several may have one name.
         replaces: the id it had before, None for a new one; it keeps that while it keeps its name. Raises UserError.
         """
+        with self._lock:
+            return self._save(owner, character, picture, replaces, wanted)
+
+    def _save(self, owner: str, character: Character, picture: bytes | None, replaces: str | None, wanted: str | None) -> str:
         character = replace(character, name=line_of(character.name))
         if not character.name:
             raise UserError("A character needs a name.", param="name")
@@ -82,9 +103,9 @@ class CharacterLibrary:
             raise UserError(f"The name is too long: {LONGEST_NAME} letters at most.", param="name")
         folder = self._own(owner)
         shown = self._existing(owner, replaces) if replaces is not None else None
-        same = shown is not None and _name_in(shown) == character.name
-        id_ = shown.stem if shown and same else self._free(owner, character.name, now=shown.stem if shown else None)
-        before = self._find(folder, shown.stem) if shown else None
+        stays = shown is not None and self._find(shown.parent, shown.stem) and _name_in(shown) == character.name
+        id_ = shown.stem if shown and stays else self._free(owner, wanted or character.name, shown.stem if shown else None)
+        before = shown if shown and shown.parent == folder else None
         kept = _picture_beside(shown) if shown else None
         image = portrait(picture) if picture is not None else _clean(kept) if kept else None
         suffix, text = kept_form(character)

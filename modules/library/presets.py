@@ -75,6 +75,11 @@ class PresetLibrary:
             raise UserError(error.message, param="preset") from None
         return SamplingParams.read(_known(values, path.name))
 
+    def file(self, name: str) -> bytes:
+        """What is kept of a preset, whether it can be understood or not; empty where there is none."""
+        path = next((path for folder in self._folders() if (path := _file(folder, name)).is_file()), None)
+        return path.read_bytes() if path else b""
+
     def save(self, name: str, sampling: SamplingParams) -> None:
         """Keep what differs from the defaults. Raises UserError for a name that cannot be a file."""
         values = sampling.model_dump(mode="json", exclude_defaults=True)

@@ -58,10 +58,10 @@ def save(app: App, owner: str, values: dict[str, Any], replaces: str | None) -> 
     return id_
 
 
-def import_file(app: App, owner: str, data: bytes, file: str) -> dict[str, Any]:
+def import_file(app: App, owner: str, data: bytes, file: str, wanted: str | None = None) -> dict[str, Any]:
     """Keep the character of a file of any known form, with its picture if it has one: what came in, and what is left out.
 
-    It keeps its name, also where another has that name already.
+    It keeps its name, also where another has that name already. wanted: the id that it had before it was deleted.
     """
     name = PurePath(file).name[:100] or "file"
     if is_charx(data):
@@ -74,7 +74,7 @@ def import_file(app: App, owner: str, data: bytes, file: str) -> dict[str, Any]:
     except UserError:
         picture = None
         left_out.append(LeftOut("picture"))
-    id_ = app.characters.save(owner, read.character, picture)
+    id_ = app.characters.save(owner, read.character, picture, wanted=wanted)
     entries = read.character.book.entries if read.character.book else ()
     return {
         "id": id_,

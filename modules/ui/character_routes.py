@@ -66,9 +66,9 @@ def router(app: App) -> APIRouter:
         return {"id": id_, **told(undo, "overwritten", name=id_)}
 
     @routes.post("/characters/import")
-    async def import_file(owner: Owner, request: Request, file: str = "file") -> dict[str, Any]:
+    async def import_file(owner: Owner, request: Request, file: str = "file", id: str | None = None) -> dict[str, Any]:
         data = await body_of(request, character_files.LARGEST_FILE)
-        return await asyncio.to_thread(character_actions.import_file, app, owner, data, file)
+        return await asyncio.to_thread(character_actions.import_file, app, owner, data, file, id)
 
     @routes.get("/characters/{id}")
     def character(owner: Owner, id: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from modules.errors import NotFound, UserError
 from modules.generation.sampling import SamplingParams
 from modules.library import character_files, presets
 from modules.library.character import Character
-from modules.library.character_files import kept_form, read_character
+from modules.library.character_files import kept_form, portrait, read_character
 from modules.ui import preferences
 from modules.ui.archive import Archive
 from modules.ui.sentences import said
@@ -56,15 +56,29 @@ def _files(app: App, owner: str) -> Iterator[tuple[str, str | bytes]]:
         name, text = transfer.export_file(transfer.export_chat(app.store, app.pictures, owner, entry.id), "textloom")
         yield f"chats/{entry.id}-{name}", text
     for name in app.presets.of(owner).names():
-        values = app.presets.of(owner).read(name).model_dump(mode="json", exclude_defaults=True)
-        yield f"presets/{name}.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        yield f"presets/{name}.yaml", _preset_file(app, owner, name)
     for name in app.prompts.of(owner).names():
         yield f"prompts/{name}.txt", app.prompts.of(owner).read(name)
     for character in app.characters.all(owner):
-        suffix, text = kept_form(app.characters.read(owner, character.id))
+        suffix, text = _character_file(app, owner, character.id)
         yield f"characters/{character.id}{suffix}", text
         if picture := app.characters.picture(owner, character.id):
             yield f"characters/{character.id}.png", picture.read_bytes()
+
+
+def _preset_file(app: App, owner: str, name: str) -> str | bytes:
+    try:
+        values = app.presets.of(owner).read(name).model_dump(mode="json", exclude_defaults=True)
+    except UserError:  # what cannot be understood goes out as it is
+        return app.presets.of(owner).file(name)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _character_file(app: App, owner: str, id_: str) -> tuple[str, str | bytes]:
+    try:
+        return kept_form(app.characters.read(owner, id_))
+    except UserError:
+        return ".yaml", app.characters.file(owner, id_)
 
 
 def _settings(app: App, owner: str) -> dict[str, Any]:
@@ -154,8 +168,11 @@ def _character(app: App, owner: str, name: str, data: bytes, archive: Archive) -
     if any(_kept(app, owner, entry.id) == character for entry in app.characters.all(owner)):
         return 0
     picture = next((path for path in archive if path.endswith(f"characters/{name}.png")), None)
-    image = archive.read(picture, character_files.LARGEST_FILE) if picture else None
-    app.characters.save(owner, character, image)
+    try:
+        image = portrait(archive.read(picture, character_files.LARGEST_FILE)) if picture else None
+    except UserError:  # without its picture rather than not at all
+        image = None
+    app.characters.save(owner, character, image, wanted=name)
     return 1
 
 

@@ -9,10 +9,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from modules.library.character import Character
-from tests.browser.conftest import Site, reply, say
+from tests.browser.conftest import Site, message_menu, reply, say
 from tests.library.test_characters import card, picture
 
 pytestmark = pytest.mark.browser
+CARDS = Path(__file__).parents[1] / "field" / "inputs" / "cards"
 
 
 @pytest.fixture(autouse=True)
@@ -115,9 +116,52 @@ def test_cards_are_uploaded_and_saved_and_bad_ones_say_why(site: Site, tmp_path:
     chooser.value.set_files([tmp_path / "leo.png", tmp_path / "bad.json"])
     expect(page.locator(".tl-toast.tl-wrong")).to_contain_text("bad.json holds no character")
     expect(page.locator(".tl-who", has_text="A baker.").locator("img")).to_be_visible()
+    page.get_by_role("button", name="Save Leo as a file").click()
     with page.expect_download() as download:
-        page.get_by_role("link", name="Save Leo as a file").click()
+        page.get_by_role("link", name="YAML").click()
     assert download.value.suggested_filename == "Leo.yaml" and "A baker." in download.value.path().read_text()
+
+
+def test_a_card_with_lore_is_uploaded_told_shown_in_the_prompt_and_comes_back_whole(site: Site):
+    page = site.open()
+    gallery(page)
+    for _ in range(2):
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Upload").click()
+        chooser.value.set_files(CARDS / "mira.v3.json")
+        report = page.get_by_role("dialog", name="What came in")
+        expect(report).to_contain_text("lore: 6, always told: 1")
+        expect(report).to_contain_text("Lore that the card has switched off: 1")
+        report.get_by_role("button", name="Close").click()
+    cards = page.locator(".tl-who", has_text="Mira: keeper of the light")
+    expect(cards).to_have_count(2)
+    expect(cards.last).to_contain_text("Mira_ keeper of the light 2")
+    kept = site.app.characters.read("local", "Mira_ keeper of the light 2")
+    cards.last.get_by_role("button", name="Delete").click()
+    expect(cards).to_have_count(1)
+    page.get_by_role("button", name="Undo").click()
+    expect(cards).to_have_count(2)
+    assert site.app.characters.read("local", "Mira_ keeper of the light 2") == kept
+    cards.first.get_by_role("button", name="Edit").click()
+    editor = page.get_by_role("dialog", name="Edit Mira: keeper of the light")
+    expect(editor.get_by_label("Instructions after the chat")).to_have_value("Stay in character. {{original}}")
+    editor.get_by_label("Personality").fill("stern")
+    editor.get_by_text("Lore: 6").click()
+    expect(editor.locator(".tl-lore li").first).to_contain_text("harbour, port")
+    editor.get_by_role("button", name="Save").click()
+    expect(editor).to_have_count(0)
+    cards.first.get_by_role("button", name="Begin a chat").click()
+    expect(page.locator(".tl-message .tl-body")).to_have_text("Welcome, You.")
+    say(page, "Is the harbour open?")
+    expect(page.locator(".tl-message")).to_have_count(3)
+    reply(page)
+    expect(page.locator(".tl-speaker span:last-child").first).to_have_text("Mira")
+    message_menu(page, "What the model saw")
+    shown = page.locator("dialog")
+    shown.get_by_text("Lore in this prompt: 4").click()
+    expect(shown.locator(".tl-lore")).to_contain_text("by “harbour”")
+    expect(shown.locator(".tl-prompt")).to_contain_text("The harbour of Mira freezes in January.")
+    expect(shown.locator(".tl-prompt")).to_contain_text("Mira's personality: stern")
 
 
 def test_a_chat_is_exported_in_every_form_and_imported_again(site: Site, tmp_path: Path):

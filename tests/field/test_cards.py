@@ -7,6 +7,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -390,6 +391,22 @@ def test_any_name_comes_in_keeps_its_letters_and_lies_under_a_safe_one(tmp_path:
     assert [entry.id for entry in library.all("local")] == sorted((ids[0], ids[2]), key=str.lower)
 
 
+def test_characters_of_one_name_that_come_at_once_are_all_kept(tmp_path: Path):
+    library = CharacterLibrary(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda at: library.save("local", Character("Zoe", str(at))), range(16)))
+    assert {library.read("local", id_).context for id_ in ids} == {str(at) for at in range(16)}
+
+
+def test_a_file_with_a_name_of_its_own_is_edited_where_it_lies(tmp_path: Path):
+    (tmp_path / "hero.yaml").write_text("name: Zoe\ncontext: A pilot.\n")
+    (tmp_path / "who?.yaml").write_text("name: Max\n")
+    library = CharacterLibrary(tmp_path)
+    assert library.save("local", Character("Zoe", "A captain."), replaces="hero") == "hero"
+    assert library.save("local", Character("Max", "A cook."), replaces="who?") == "Max"
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["Max.yaml", "hero.yaml"]
+
+
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     made = make_app(tmp_path_factory.mktemp("cards"), EchoModel())
@@ -454,6 +471,14 @@ def test_the_prompt_as_sent_shows_the_lore_that_entered(app: App, page: TestClie
     assert all(one["text"] in text for one in shown["lore"])
     shown = page.post("/chats/prompt", json={**draft, "content": "Good evening."}).json()
     assert [one["title"] for one in shown["lore"]] == ["Night", "depth_prompt"]
+
+
+def test_a_deleted_character_comes_back_under_the_id_that_its_chats_have(page: TestClient):
+    ids = [page.post("/chats/characters/import?file=m.json", content=MIRA).json()["id"] for _ in range(2)]
+    out = page.get(f"/chats/characters/{ids[1]}/file").content
+    for id_ in ids:
+        page.delete(f"/chats/characters/{id_}")
+    assert page.post("/chats/characters/import", params={"id": ids[1]}, content=out).json()["id"] == ids[1]
 
 
 def test_one_file_that_cannot_be_read_does_not_end_the_list(app: App, page: TestClient):

@@ -76,6 +76,21 @@ def test_importing_again_replaces_nothing_and_doubles_no_preset(apps):
     assert app.presets.read("Mine").top_p == 0.9 and app.presets.read("Mine (2)").top_p == 0.3
 
 
+def test_what_cannot_be_read_goes_out_as_it_is_and_stops_nothing(apps):
+    app, there = apps("broken"), apps("beyond")
+    fill(app, "local")
+    (app.characters.folder / "Bad.yaml").write_bytes(b"name: [")
+    (app.presets.of("local").folder / "Bad.yaml").write_bytes(b"temperature: 99999")
+    (app.characters.folder / "Zoe.png").write_bytes(b"no picture")
+    app.characters.save("local", Character("Zoe", "Another of that name."))
+    packed = everything.export(app, "local")
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        assert archive.read("characters/Bad.yaml") == b"name: [" and archive.read("presets/Bad.yaml") == b"temperature: 99999"
+    done = everything.read(there, "local", io.BytesIO(packed))
+    assert len(done["problems"]) == 2 and (done["characters"], done["presets"]) == (2, 1)
+    assert [there.characters.read("local", id_).name for id_ in ("Zoe", "Zoe 2")] == ["Zoe", "Zoe"]
+
+
 def test_files_that_are_not_ours_are_refused_or_named(apps):
     app = apps("here")
     with pytest.raises(UserError, match="no zip"):

@@ -168,8 +168,9 @@ def _character(app: App, owner: str, body: Mapping[str, Any]) -> Character:
     """The character that is named, or nobody in particular; what the body says of it itself goes over that."""
     name = _name(body, "character")
     character = app.characters.named(owner, name) if name else NOBODY
-    own = {"name": _text(body, "name2"), "context": _text(body, "context")}
-    return replace(character, **{field: text for field, text in own.items() if text})
+    if spoken := _text(body, "name2"):
+        character = replace(character, name=spoken, nickname="")
+    return replace(character, context=_text(body, "context") or character.context)
 
 
 def _text(body: Mapping[str, Any], *names: str) -> str:

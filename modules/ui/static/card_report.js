@@ -7,7 +7,7 @@ import {t} from "./words.js";
 // came: what the server says of each file
 export function reportUploads(host, came) {
   const told = came.filter((one) => one.lore || one.left_out.length);
-  for (const one of came) toast(t("character.added", {name: one.name}));
+  for (const one of came) if (!told.includes(one)) toast(t("character.added", {name: one.name}));
   if (!told.length) return;
   openSheet(host, t("character.report")).body.append(...told.map((one) => h("section", {class: "tl-report"},
     h("h3", {}, one.name),

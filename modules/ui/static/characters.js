@@ -3,7 +3,7 @@
 import {address, attempt, get, post, put, remove, send} from "./api.js";
 import {onSubmit} from "./busy.js";
 import {reportUploads} from "./card_report.js";
-import {h, icon, iconButton, showMenu, toast} from "./dom.js";
+import {h, icon, iconButton, toast} from "./dom.js";
 import {chooseFiles, openSheet} from "./sheet.js";
 import {say} from "./undo.js";
 import {takeDrops} from "./transfer.js";
@@ -127,16 +127,15 @@ function card(row, begin, controller, draw, several) {
       h("span", {class: "tl-who-words"}, h("strong", {}, row.name), several ? h("small", {}, row.id) : null, h("span", {class: row.problem ? "tl-wrong-text" : ""}, about))),
     h("div", {class: "tl-who-tools"},
       iconButton("edit", t("character.edit", {name: row.name}), () => openEditor(controller, row, draw), {disabled: Boolean(row.problem)}),
-      saveButton(row),
+      iconButton("download", t("character.save", {name: row.name}), () => chooseForm(controller.host, row), {disabled: Boolean(row.problem)}),
       iconButton("trash", row.own ? t("character.delete", {name: row.name}) : t("character.shared"), () => drop(row, draw), {disabled: !row.own})));
 }
 
-function saveButton(row) {
-  const save = (form) => h("a", {href: address(`/characters/${encodeURIComponent(row.id)}/file?form=${form}`), download: ""}).click();
-  const button = iconButton("download", t("character.save", {name: row.name}), () => showMenu(button,
-    FORMS.map((form) => ({label: t(`character.form.${form}`), note: t(`character.form.${form}.note`), run: () => save(form)}))),
-  {"aria-haspopup": "menu", disabled: Boolean(row.problem)});
-  return button;
+function chooseForm(host, row) {
+  const link = (form) => h("a", {class: "tl-form", href: address(`/characters/${encodeURIComponent(row.id)}/file?form=${form}`), download: "", onclick: () => sheet.close()},
+    icon("download"), h("strong", {}, t(`character.form.${form}`)), h("span", {class: "tl-quiet-text"}, t(`character.form.${form}.note`)));
+  const sheet = openSheet(host, t("character.save", {name: row.name}));
+  sheet.body.append(h("div", {class: "tl-forms"}, FORMS.map(link)));
 }
 
 async function drop(row, draw) {
