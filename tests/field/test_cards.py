@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +40,8 @@ from tests.ui.test_files import client_of
 
 INPUTS = Path(__file__).parent / "inputs" / "cards"
 MIRA = (INPUTS / "mira.v3.json").read_bytes()
-TEMPLATES = TemplateLibrary(Path(__file__).resolve().parents[2] / "prompts" / "templates")
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATES = TemplateLibrary(ROOT / "prompts" / "templates")
 ASKED = (Message("assistant", "Welcome, Ann."), Message("user", "Is the HARBOUR open?"))
 
 
@@ -179,6 +181,14 @@ def test_what_is_left_out_of_a_card_is_told():
         "patterns": ("(", 1),
         "macros": ("{{random}}", 1),
     }
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_kind_of_what_is_left_out_has_its_sentence_on_the_page(language: str):
+    sources = [*(ROOT / "modules" / "library").glob("*.py"), *(ROOT / "modules" / "ui").glob("*.py")]
+    kinds = {kind for path in sources for kind in re.findall(r'LeftOut\("(\w+)"', path.read_text())}
+    words = json.loads((ROOT / "modules" / "ui" / "locales" / f"{language}.json").read_text())
+    assert len(kinds) > 10 and {f"character.left.{kind}" for kind in kinds} <= words.keys()
 
 
 # --- the prompt
