@@ -24,12 +24,6 @@ LONGEST_TEXT = 200_000
 LONGEST_NAME = 500
 _OURS = "textloom"
 """Below `extensions`: what only characters of this program have."""
-_READ = frozenset(
-    {
-        "name", "nickname", "description", "personality", "scenario", "first_mes", "mes_example", "alternate_greetings",
-        "system_prompt", "post_history_instructions", "character_book",
-    }
-)  # fmt: skip
 _KEPT = frozenset(
     {
         "creator_notes", "creator_notes_multilingual", "tags", "creator", "character_version", "extensions", "source", "assets",
@@ -64,7 +58,9 @@ def from_card(values: Any, file: str) -> tuple[Character, list[LeftOut]]:
     nested = isinstance(data, dict)
     reader = _Reader(data if nested else values, file)
     name = reader.name(values.get("name") if nested else None)
-    book, broken = read_book(reader.take("character_book"))
+    book, broken = read_book(listed := reader.take("character_book"))
+    if listed is not None and book is None:
+        reader.odd.append("character_book")
     extensions = reader.values.get("extensions")
     ours = extensions.get(_OURS) if isinstance(extensions, dict) else None
     own = _Reader(ours if isinstance(ours, dict) else {}, file)
@@ -80,7 +76,7 @@ def from_card(values: Any, file: str) -> tuple[Character, list[LeftOut]]:
         scenario=reader.text("world_scenario", "scenario"),
         system_prompt=reader.text("system_prompt"),
         post_history=reader.text("post_history_instructions"),
-        nickname=" ".join(reader.text("nickname").split())[:LONGEST_NAME],
+        nickname=line_of(reader.text("nickname"))[:LONGEST_NAME],
         book=book,
         others=reader.others(everything=nested),
     )

@@ -147,6 +147,11 @@ def test_odd_optional_fields_count_as_absent_and_are_told():
     assert set(told["odd"].split(", ")) == {"scenario", "mes_example", "alternate_greetings", "extensions"}
 
 
+def test_a_book_that_is_none_is_told():
+    read = read_file(b'{"name": "A", "character_book": "no book"}', "a.json")
+    assert (read.character, read.left_out) == (Character("A"), (LeftOut("odd", "character_book", 1),))
+
+
 def test_a_field_of_yaml_that_json_cannot_hold_does_no_harm():
     text = "name: A\nextensions: {when: 2024-01-01, 3: !!binary aGk=, n: .nan}\ncreation_date: 2024-01-01\n"
     character = read_character(text.encode(), "a.yaml")
