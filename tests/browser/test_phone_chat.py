@@ -410,8 +410,9 @@ def test_characters_are_written_spoken_with_and_deleted(site: Site, tmp_path: Pa
     editor.locator("[name=context]").fill("老渔夫。")
     phone.tap("save", editor)
     expect(who.filter(has_text="老渔夫。")).to_be_visible()
+    phone.tap("character.save", name="老李")
     with phone.page.expect_download() as download:
-        phone.dialog.get_by_role("link", name=zh("character.save", name="老李")).tap()
+        phone.dialog.get_by_role("link", name=zh("character.form.yaml")).tap()
     assert "老渔夫。" in download.value.path().read_text(encoding="utf-8")
     phone.tap("character.delete", name="老李")
     expect(who).to_have_count(1)
