@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from modules.errors import NotFound, UserError
-from modules.library.downloads import DownloadProgress, download, plan_download
+from modules.library.downloads import download, plan_download
+from modules.library.fetching import DownloadProgress
 from modules.library.hub import RepositoryName, parse_name
 from modules.library.starter import FILE, SIZE, fetch_starter
 from modules.library.wanted import Wanted

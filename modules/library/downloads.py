@@ -3,73 +3,52 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
-import threading
-import time
-from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modules.errors import Conflict, Unavailable, UserError
+from modules.library.destination import destination, draft_of, not_own, refuse_strangers, strangers
 from modules.library.disk import need_space, size_text
-from modules.library.hub import Repository, RepositoryFile, RepositoryName, file_address, read_repository, sentences
-from modules.library.manifest import Manifest, manifest_of, merged, problem_of, read_manifest, write_manifest
-from modules.library.transfer import file_size, receive
-from modules.library.wanted import Wanted, choose_files, total_size
+from modules.library.fetching import DownloadProgress, Fetching
+from modules.library.hub import Repository, RepositoryFile, RepositoryName, completed, read_repository
+from modules.library.manifest import Manifest, manifest_of, merged, read_manifest, write_manifest
+from modules.library.placing import bring_back, put_in_place
+from modules.library.transfer import file_size
+from modules.library.wanted import Wanted, choose_files, outdated, total_size
 
 _STALLED = 30  # seconds without a byte after which a connection is given up and made again
-_TRANSIENT = (408, 429, 500, 502, 503, 504)
 _HTTP_LIMIT = 50_000_000_000
-_EVERY = 0.2  # seconds between two reports
-
-
-@dataclass(frozen=True)
-class FileProgress:
-    """A file under way; sizes in bytes. checking: it is there, and its SHA-256 is being compared."""
-
-    path: str
-    done: int
-    size: int
-    checking: bool = False
-
-
-@dataclass(frozen=True)
-class DownloadProgress:
-    """How far a download is; sizes in bytes, speed in bytes per second over the last seconds."""
-
-    done: int
-    total: int
-    files_done: int
-    files_total: int
-    speed: float
-    active: tuple[FileProgress, ...] = ()
-
-    @property
-    def seconds_left(self) -> float | None:
-        return (self.total - self.done) / self.speed if self.speed > 0 else None
 
 
 @dataclass(frozen=True)
 class DownloadPlan:
-    """What will be fetched, and the folder that it will be in. present: files that are there already."""
+    """What will be fetched, and the folder that it will be in.
+
+    present: files that are there already. outdated: files of an earlier download that the repository no longer has.
+    """
 
     repository: Repository
     files: tuple[RepositoryFile, ...]
     target: Path
     present: frozenset[str] = frozenset()
+    outdated: tuple[str, ...] = ()
 
     @property
     def missing(self) -> tuple[RepositoryFile, ...]:
         return tuple(file for file in self.files if file.path not in self.present)
 
     @property
+    def total(self) -> int | None:
+        """Bytes of all files; None where the hub does not say of one of them."""
+        return None if any(file.size is None for file in self.files) else total_size(self.files)
+
+    @property
     def draft(self) -> Path:
         """Where the files lie until all of them are there: never taken for a model."""
-        return self.target.with_name(f"{self.target.name}.part")
+        return draft_of(self.target)
 
 
 def plan_download(
@@ -77,37 +56,42 @@ def plan_download(
 ) -> DownloadPlan:
     """Ask the hub, and choose files and folder: models/, loras/ for an adapter, or `output`.
 
-    clean: take nothing of what an earlier download left. Raises UserError and its kind.
+    clean: take nothing of what an earlier download left. Raises UserError and its kind, Conflict where something else lies there.
     """
     repository = read_repository(name)
     files = choose_files(repository.files, wanted)
-    _refuse_giants(repository, files)
-    target = (output or (loras if repository.is_adapter else models)) / name.folder
-    return DownloadPlan(repository, files, target, frozenset() if clean else _present(target, files))
+    with _disk_told(output or models):
+        target = destination(name, output or (loras if repository.is_adapter else models))
+        files = tuple(completed(repository, file) for file in files)
+        _refuse_giants(repository, files, target)
+        refuse_strangers(target, files)
+        manifest = read_manifest(target)
+        old = outdated(manifest.files if manifest else (), repository.files, files, wanted)
+        present = frozenset() if clean else _present(target, manifest, files)
+    return DownloadPlan(repository, files, target, present, tuple(file.path for file in old))
 
 
-def _refuse_giants(repository: Repository, files: tuple[RepositoryFile, ...]) -> None:
+def _refuse_giants(repository: Repository, files: tuple[RepositoryFile, ...], target: Path) -> None:
     """The hub itself gives single files over 50 GB by its own protocol only, not by HTTP."""
-    giant = next((file for file in files if file.size > _HTTP_LIMIT), None)
-    if giant and repository.address == "https://huggingface.co":
+    giant = next((file for file in files if file.size and file.size > _HTTP_LIMIT), None)
+    if giant and giant.size and repository.address == "https://huggingface.co":
         raise UserError(
             f"{giant.path} has {size_text(giant.size)}, and the hub gives files over 50 GB by its own protocol only. "
-            f"Fetch it with `hf download {repository.name.repository} --local-dir models/{repository.name.folder}`."
+            f"Fetch it with `hf download {repository.name.repository} --local-dir {target.parent.name}/{target.name}`."
         )
 
 
-def _present(target: Path, files: tuple[RepositoryFile, ...]) -> frozenset[str]:
-    """The files that need not be fetched again: the right size, and not known to be of another version."""
-    manifest = read_manifest(target)
+def _present(target: Path, manifest: Manifest | None, files: tuple[RepositoryFile, ...]) -> frozenset[str]:
+    """The files that need not be fetched again: the right size, and known to be of this version."""
 
     def is_there(file: RepositoryFile) -> bool:
-        path = target / file.path
         known = manifest.file(file.path) if manifest else None
-        if manifest and file.path in manifest.damaged:
+        if manifest is None or known is None or file.path in manifest.damaged or not known.is_same(file):
             return False
-        return path.is_file() and path.stat().st_size == file.size and (known is None or known == file)
+        return (target / file.path).is_file() and file_size(target / file.path) == known.size
 
-    return frozenset(file.path for file in files if is_there(file))
+    # What lies there without being known to the manifest was compared already: it is the same.
+    return frozenset(file.path for file in files if is_there(file)) | {file.path for file in strangers(target, files)}
 
 
 def download(
@@ -118,19 +102,21 @@ def download(
     Closing the iterator stops: what has arrived stays in NAME.part, and the next download of the same goes on from there.
     Raises UserError and its kind.
     """
-    with _alone(plan.draft):
+    with _disk_told(plan.target.parent), _alone(plan.draft):
+        _refuse_others(plan)
+        bring_back(plan.draft, plan.target)
         if clean:
             shutil.rmtree(plan.draft, ignore_errors=True)
         manifest = manifest_of(plan.repository, plan.files)
         _keep_what_fits(plan.draft, manifest)
-        arrived = sum(file_size(plan.draft / file.path) for file in plan.missing)
-        need_space(plan.target.parent, total_size(plan.missing) - arrived, plan.repository.name.repository)
+        arrived = sum(min(file_size(plan.draft / file.path), file.size or 0) for file in plan.missing)
+        need_space(plan.draft.parent, total_size(plan.missing) - arrived, plan.repository.name.repository)
         plan.draft.mkdir(exist_ok=True)
         write_manifest(plan.draft, manifest)
-        transfer = _Transfer(plan, retries, stalled)
-        yield from _fetch_all(transfer, threads)
-        _put_in_place(plan, manifest)
-        yield transfer.progress()
+        fetching = Fetching(plan.repository, plan.files, plan.present, plan.draft, retries, stalled)
+        yield from fetching.all(threads)
+        _put_in_place(plan, replace(manifest, files=fetching.fetched()))
+        yield fetching.progress()
 
 
 @contextmanager
@@ -151,6 +137,25 @@ def _alone(draft: Path) -> Iterator[None]:
         raise Conflict(f"{draft.stem} is being downloaded already.") from None
 
 
+@contextmanager
+def _disk_told(folder: Path) -> Iterator[None]:
+    """Raises Unavailable in place of what the disk says: no room, no permission, something in the way."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Unavailable(
+                f"The disk of {folder} is full. Make room, and start the download again: it goes on from here."
+            ) from None
+        raise Unavailable(f"{error.filename or folder}: {error.strerror or error}. Choose another folder.") from error
+
+
+def _refuse_others(plan: DownloadPlan) -> None:
+    """Much can be put there while a download lasts. Raises Conflict."""
+    if problem := not_own(plan.target, plan.repository.name):
+        raise Conflict(problem)
+
+
 def _keep_what_fits(draft: Path, manifest: Manifest) -> None:
     """Of an interrupted download, keep the files that are still the same on the hub."""
     before = read_manifest(draft)
@@ -158,132 +163,18 @@ def _keep_what_fits(draft: Path, manifest: Manifest) -> None:
         shutil.rmtree(draft, ignore_errors=True)
         return
     for file in before.files:
-        if manifest.file(file.path) != file:
+        now = manifest.file(file.path)
+        same = now is not None and (file.is_same(now) or (file == now and before.commit == manifest.commit))
+        if not same or (now and now.size is not None and file_size(draft / file.path) > now.size):
             (draft / file.path).unlink(missing_ok=True)
 
 
 def _put_in_place(plan: DownloadPlan, manifest: Manifest) -> None:
+    _refuse_others(plan)
     if not plan.target.exists():
+        write_manifest(plan.draft, manifest)
         plan.draft.rename(plan.target)
         return
-    for file in plan.missing:
-        place = plan.target / file.path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(plan.draft / file.path, place)
-    write_manifest(plan.target, merged(read_manifest(plan.target), manifest))
-    shutil.rmtree(plan.draft)
-
-
-# --- the transfer
-
-
-class _Cancelled(Exception):
-    """Somebody closed the iterator."""
-
-
-@dataclass
-class _Transfer:
-    """What the threads of one download share."""
-
-    plan: DownloadPlan
-    retries: int
-    stalled: float
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    _done: dict[str, int] = field(default_factory=dict)
-    _active: dict[str, bool] = field(default_factory=dict)
-    _finished: set[str] = field(default_factory=set)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _history: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=25))
-
-    def fetch(self, file: RepositoryFile) -> None:
-        """Fetch one file, going on where it was interrupted, and compare its SHA-256."""
-        path = self.plan.draft / file.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._note(file, file_size(path))
-        self._fetch_with_retries(file, path)
-        self._note(file, file.size, checking=True)
-        if problem := problem_of(path, file):
-            path.unlink(missing_ok=True)
-            raise Unavailable(f"{file.path} arrived damaged: it {problem}. Start the download again.")
-        with self._lock:
-            del self._active[file.path]
-            self._finished.add(file.path)
-
-    def _fetch_with_retries(self, file: RepositoryFile, path: Path) -> None:
-        import httpx2
-        from huggingface_hub.errors import HfHubHTTPError
-
-        failures = 0
-        while file_size(path) < file.size or not path.exists():
-            before = file_size(path)
-            try:
-                self._stream(file, path)
-                if file_size(path) == before and file.size:
-                    raise httpx2.RemoteProtocolError("nothing came")
-            except (httpx2.TransportError, httpx2.StreamError, HfHubHTTPError) as error:
-                failures = failures + 1 if file_size(path) == before else 1
-                refused = isinstance(error, HfHubHTTPError) and error.response.status_code not in _TRANSIENT
-                if refused or failures > self.retries:
-                    with sentences(self.plan.repository.name):
-                        raise
-                if self.cancelled.wait(min(0.1 * 2**failures, 10)):
-                    raise _Cancelled from error
-
-    def _stream(self, file: RepositoryFile, path: Path) -> None:
-        """One connection; raises _Cancelled in its middle when somebody has closed the iterator."""
-        from huggingface_hub.utils import build_hf_headers
-
-        def received(done: int) -> None:
-            if self.cancelled.is_set():
-                raise _Cancelled
-            self._note(file, done)
-
-        address = file_address(self.plan.repository, file.path)
-        receive(address, path, headers=build_hf_headers(), stalled=self.stalled, received=received)
-
-    def _note(self, file: RepositoryFile, done: int, checking: bool = False) -> None:
-        with self._lock:
-            self._done[file.path] = done
-            self._active[file.path] = checking
-
-    def progress(self) -> DownloadProgress:
-        sizes = {file.path: file.size for file in self.plan.files}
-        with self._lock:
-            present = sum(sizes[path] for path in self.plan.present)
-            done = present + sum(self._done.values())
-            active = tuple(
-                FileProgress(path, self._done[path], sizes[path], checking) for path, checking in self._active.items()
-            )
-            files_done = len(self.plan.present) + len(self._finished)
-        now = time.monotonic()
-        self._history.append((now, done))
-        begin, before = self._history[0]
-        speed = max(done - before, 0) / (now - begin) if now > begin else 0.0
-        return DownloadProgress(done, total_size(self.plan.files), files_done, len(self.plan.files), speed, active)
-
-
-def _fetch_all(transfer: _Transfer, threads: int) -> Generator[DownloadProgress]:
-    # Small files first: the folder soon says what it is, and a refusal (a gated model) comes before gigabytes do.
-    files = sorted(transfer.plan.missing, key=lambda file: file.size)
-    pool = ThreadPoolExecutor(max_workers=max(threads, 1), thread_name_prefix="download")
-    try:
-        running: set[Future[None]] = {pool.submit(transfer.fetch, file) for file in files}
-        while running:
-            done, running = wait(running, timeout=_EVERY, return_when=FIRST_EXCEPTION)
-            for future in done:
-                _result(future, transfer.plan)
-            yield transfer.progress()
-    finally:
-        transfer.cancelled.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _result(future: Future[None], plan: DownloadPlan) -> None:
-    try:
-        future.result()
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable(
-                f"The disk of {plan.target.parent} is full. Make room, and start the download again: it goes on from here."
-            ) from None
-        raise
+    refuse_strangers(plan.target, plan.missing)
+    whole = merged(read_manifest(plan.target), manifest, plan.outdated)
+    put_in_place(plan.draft, plan.target, [file.path for file in plan.missing], plan.outdated, whole)

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
@@ -15,6 +15,8 @@ from modules.settings import proxies
 
 _NAME = re.compile(r"^(?:[\w.-]+/)?[\w.-]+$")
 _ADDRESS = re.compile(r"^https?://[^/]+/(?P<repository>[\w.-]+/[\w.-]+)(?:/(?:tree|blob|resolve)/(?P<branch>[^/?#]+))?/?$")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_SHA1 = re.compile(r"[0-9a-fA-F]{40}")
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,45 @@ class RepositoryName:
         name = self.repository.replace("/", "_")
         return name if self.branch == "main" else f"{name}_{self.branch.replace('/', '_')}"
 
+    @property
+    def distinct_folder(self) -> str:
+        """What it is called where another repository has taken `folder` (org_a/b and org/a_b): ORG--NAME, with @BRANCH.
+
+        No two names give the same, as the hub allows neither -- nor @ in them.
+        """
+        name = self.repository.replace("/", "--")
+        return name if self.branch == "main" and name != self.folder else f"{name}@{self.branch.replace('/', '@')}"
+
+    def is_same(self, other: RepositoryName) -> bool:
+        """Whether both mean one thing; the hub does not tell names apart by capitals."""
+        return self.repository.casefold() == other.repository.casefold() and self.branch == other.branch
+
+    def __str__(self) -> str:
+        return self.repository if self.branch == "main" else f"{self.repository}:{self.branch}"
+
 
 @dataclass(frozen=True)
 class RepositoryFile:
-    """One file on the hub. Large ones have a SHA-256, small ones the SHA-1 that git gives them."""
+    """One file on the hub. Large ones have a SHA-256, small ones the SHA-1 that git gives them.
+
+    size: in bytes; None where the listing of a mirror does not say.
+    """
 
     path: str
-    size: int
+    size: int | None
     sha256: str | None = None
     git_sha1: str | None = None
+
+    @property
+    def has_hash(self) -> bool:
+        """Whether its content can be compared with the hub's."""
+        return bool(self.sha256 or self.git_sha1)
+
+    def is_same(self, other: RepositoryFile) -> bool:
+        """Whether both are known to be the same content."""
+        if self.sha256 and other.sha256:
+            return self.sha256 == other.sha256
+        return bool(self.git_sha1) and self.git_sha1 == other.git_sha1
 
 
 @dataclass(frozen=True)
@@ -83,13 +115,44 @@ def read_repository(name: RepositoryName) -> Repository:
     address = hub_address()
     with sentences(name):
         info = HfApi(endpoint=address).model_info(name.repository, revision=name.branch, files_metadata=True, timeout=30)
-    files = tuple(
-        RepositoryFile(_safe_path(file.rfilename), file.size or 0, file.lfs.sha256 if file.lfs else None, file.blob_id)
-        for file in info.siblings or ()
-    )
+        listed = [
+            read_file(file.rfilename, file.size, file.lfs.sha256 if file.lfs else None, file.blob_id)
+            for file in info.siblings or ()
+        ]
+    files = tuple({file.path: file for file in listed}.values())
     if not files:
         raise NotFound(f"{name.repository} is empty.", param="model")
-    return Repository(name, info.sha or name.branch, files, address)
+    return Repository(name, info.sha if isinstance(info.sha, str) and info.sha else name.branch, files, address)
+
+
+def read_file(path: object, size: object, sha256: object, git_sha1: object) -> RepositoryFile:
+    """One entry of a listing, which is somebody else's text. Raises UserError for a path that would leave the folder."""
+    return RepositoryFile(
+        _safe_path(path),
+        size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else None,
+        sha256.lower() if isinstance(sha256, str) and _SHA256.fullmatch(sha256) else None,
+        git_sha1.lower() if isinstance(git_sha1, str) and _SHA1.fullmatch(git_sha1) else None,
+    )
+
+
+def completed(repository: Repository, file: RepositoryFile) -> RepositoryFile:
+    """`file` with the size and hash that its own address names, where the listing lacks them and the hub says them there."""
+    if file.size is not None and file.has_hash:
+        return file
+    from huggingface_hub import get_hf_file_metadata
+    from huggingface_hub.errors import HfHubHTTPError
+
+    with sentences(repository.name):
+        try:
+            said = get_hf_file_metadata(file_address(repository, file.path), timeout=30, endpoint=repository.address)
+        except HfHubHTTPError:
+            return file  # not every mirror answers that; where the file itself is refused, the transfer says why
+    # The tag of any other server may be the sum of anything.
+    tag = said.etag if said.commit_hash == repository.commit else None
+    told = read_file(file.path, said.size, tag, tag)
+    if file.has_hash:
+        return replace(file, size=told.size)
+    return replace(told, size=told.size if file.size is None else file.size)
 
 
 def file_address(repository: Repository, path: str) -> str:
@@ -125,12 +188,14 @@ def sentences(name: RepositoryName, kind: str = "model") -> Iterator[None]:
         raise Unavailable("HF_HUB_OFFLINE is set, so nothing is downloaded. Unset it.") from None
     except errors.HfHubHTTPError as error:
         raise _refusal(name, error.response.status_code, host) from None
-    except httpx2.HTTPError as error:
+    except httpx2.TooManyRedirects:
+        raise Unavailable(f"{host} sends one from address to address without an end. Check HF_ENDPOINT.") from None
+    except (httpx2.HTTPError, httpx2.StreamError) as error:
         raise Unavailable(
             f"{host} cannot be reached{proxies.through(hub_address())} ({type(error).__name__}). "
             "Check the network and proxy, or set HF_ENDPOINT to a mirror."
         ) from None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
         raise Unavailable(f"{host} does not answer like a Hugging Face Hub. Check HF_ENDPOINT.") from None
 
 
@@ -154,9 +219,11 @@ def _refusal(name: RepositoryName, status: int, host: str) -> UserError:
     return Unavailable(f"{host} has a problem at the moment{proxies.through(hub_address())} ({status}). Try again later.")
 
 
-def _safe_path(path: str) -> str:
-    """A path from a listing is somebody else's text: it must stay in the folder."""
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or ":" in parts[0]:
-        raise UserError(f"The listing has a file with the path {path!r}, which is not taken.")
-    return path
+def _safe_path(path: object) -> str:
+    """A path from a listing must stay in the folder, and be written in one way only."""
+    if isinstance(path, str):
+        parts = PurePosixPath(path).parts
+        told = bool(parts) and path.isprintable() and "\\" not in path
+        if told and not path.startswith("/") and "/".join(parts) == path and ".." not in parts and ":" not in parts[0]:
+            return path
+    raise UserError(f"The listing has a file with the path {path!r}, which is not taken.")

@@ -67,7 +67,7 @@ def convert_meta(folder: Path, target: Path, *, say: Say = print) -> Path:
     if target.exists():
         raise Conflict(f"{target} is there already. Remove it, or choose another --name.")
     need_space(target.parent, model.size, target.name)
-    draft = target.with_name(f"{target.name}.part")
+    draft = target.with_name(f".{target.name}.part")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:

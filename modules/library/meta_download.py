@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from modules.errors import NotAllowed, Unavailable, UserError
 from modules.library.disk import GIB, need_space, size_text
-from modules.library.transfer import file_size, receive
+from modules.library.transfer import WrongAnswer, file_size, receive
 from modules.settings import proxies
 
 Say = Callable[[str], None]
@@ -103,18 +103,16 @@ class _Source:
                 receive(self.address.replace("*", name), path, headers={}, stalled=self.stalled, received=show)
                 break
             except HfHubHTTPError as error:
-                if error.response.status_code == 416:  # nothing is missing at the end
-                    break
                 if error.response.status_code < 500:
                     raise self._refusal(name, error.response.status_code) from None
                 failures += 1
                 if failures > self.retries:
                     raise Unavailable(f"Meta's server has a problem with {name} at the moment. Try again later.") from None
-            except (httpx2.TransportError, httpx2.StreamError) as error:
-                failures = failures + 1 if file_size(path) == before else 1
+            except (httpx2.HTTPError, httpx2.StreamError, WrongAnswer) as error:
+                failures = failures + 1 if file_size(path) <= before else 1
                 if failures > self.retries:
                     raise Unavailable(
-                        f"{name} cannot be fetched{proxies.through(self.address)} ({type(error).__name__}). "
+                        f"{name} cannot be fetched{proxies.through(self.address)} ({_reason(error)}). "
                         "Check the network and try again."
                     ) from None
             time.sleep(min(0.1 * 2**failures, 10))
@@ -124,6 +122,10 @@ class _Source:
         if status in (401, 403):
             return NotAllowed("Meta refuses the address: it is valid for 24 hours and some downloads. Ask Meta for a new one.")
         return Unavailable(f"Meta's server has no {name} ({status}).")
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, WrongAnswer) else type(error).__name__
 
 
 class _Sparingly:

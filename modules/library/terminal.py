@@ -5,23 +5,25 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modules.errors import NotFound, UserError
+from modules.library.destination import downloaded, not_own
 from modules.library.disk import size_text
-from modules.library.downloads import DownloadPlan, DownloadProgress, download, plan_download
-from modules.library.hub import Repository, RepositoryName, parse_name, read_repository
+from modules.library.downloads import DownloadPlan, download, plan_download
+from modules.library.fetching import DownloadProgress
+from modules.library.hub import Repository, RepositoryName, completed, parse_name, read_repository
 from modules.library.loras import describe_adapter
-from modules.library.manifest import check_folder, manifest_of, read_manifest, write_manifest
+from modules.library.manifest import Checked, check_folder, manifest_of, problem_of, read_manifest, write_manifest
 from modules.library.meta import convert_meta, default_name
 from modules.library.meta_download import fetch_from_meta, parse_sizes
 from modules.library.models import describe, models_in
 from modules.library.places import safe_name
 from modules.library.starter import fetch_starter, starter_as_transformers
-from modules.library.wanted import Wanted, choose_files, default_quantization, quantizations, total_size
+from modules.library.wanted import Wanted, choose_files, default_quantization, quantizations, total_size, total_text
 from modules.settings import proxies
 from modules.settings.terminal import take_any_text
 
@@ -38,7 +40,7 @@ EXAMPLES = """examples:
   download-model.py --meta-url 'https://…' --sizes 7B-chat
 
 environment:
-  HF_TOKEN     a token of your account, for private and gated models
+  HF_TOKEN     a token of your account, for private and gated models; it goes to the hub, or to what HF_ENDPOINT names
   HF_ENDPOINT  address of a mirror, such as https://hf-mirror.com
 """
 
@@ -140,7 +142,7 @@ def _download(name: RepositoryName, options: argparse.Namespace) -> int:
     plan = plan_download(
         name, wanted, models=options.model_dir, loras=options.lora_dir, output=options.output, clean=options.clean
     )
-    if not plan.missing:
+    if not plan.missing and not plan.outdated:
         print(f"{plan.target.name} is there already, with all its {len(plan.files)} files. --check compares their SHA-256.")
         return 0
     _announce(plan)
@@ -155,7 +157,11 @@ def _download(name: RepositoryName, options: argparse.Namespace) -> int:
 def _announce(plan: DownloadPlan) -> None:
     kind = "an adapter" if plan.repository.is_adapter else "a model"
     files = "1 file" if len(plan.missing) == 1 else f"{len(plan.missing)} files"
-    print(f"{plan.repository.name.repository} is {kind}: {files}, {size_text(total_size(plan.missing))}, into {plan.target}")
+    if plan.target.name != plan.repository.name.folder:
+        print(
+            f"{plan.repository.name.folder} holds another repository, whose name looks alike; this one gets a folder of its own."
+        )
+    print(f"{plan.repository.name.repository} is {kind}: {files}, {total_text(plan.missing)}, into {plan.target}")
 
 
 def _ask_quantization(repository: Repository, wanted: Wanted) -> str:
@@ -167,7 +173,7 @@ def _ask_quantization(repository: Repository, wanted: Wanted) -> str:
     default = default_quantization(sets)
     print(f"{repository.name.repository} has {len(sets)} quantisations:")
     for label, files in sorted(sets.items(), key=lambda entry: total_size(entry[1])):
-        print(f"  {label:12} {size_text(total_size(files)):>10}{'   (the usual choice)' if label == default else ''}")
+        print(f"  {label:12} {total_text(files):>10}{'   (the usual choice)' if label == default else ''}")
     return input(f"Which one? [{default}] ").strip() or default
 
 
@@ -185,17 +191,20 @@ def _shown(plan: DownloadPlan) -> Iterator[Callable[[DownloadProgress], None]]:
 
 
 class _Lines:
-    """A line for each tenth of the download."""
+    """A line for each tenth of the download; for each 100 MiB where it is not known how large it is."""
 
     def __init__(self) -> None:
         self._shown = -1
 
     def __call__(self, progress: DownloadProgress) -> None:
-        tenth = progress.done * 10 // max(progress.total, 1)
-        if tenth > self._shown:
-            self._shown = tenth
+        step = progress.done // (100 << 20) if progress.total is None else progress.done * 10 // max(progress.total, 1)
+        if step > self._shown:
+            self._shown = step
             speed = f", {size_text(progress.speed)}/s" if progress.speed else ""
-            print(f"{tenth * 10:3} %  {size_text(progress.done)} of {size_text(progress.total)}{speed}", flush=True)
+            whole = "" if progress.total is None else f" of {size_text(progress.total)}"
+            print(
+                f"{'' if progress.total is None else f'{step * 10:3} %  '}{size_text(progress.done)}{whole}{speed}", flush=True
+            )
 
 
 @contextmanager
@@ -210,7 +219,7 @@ def _bars(plan: DownloadPlan, console: Console) -> Iterator[Callable[[DownloadPr
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bars:
-        whole = bars.add_task(plan.target.name, total=total_size(plan.files))
+        whole = bars.add_task(plan.target.name, total=plan.total)
         tasks: dict[str, TaskID] = {}
 
         def show(progress: DownloadProgress) -> None:
@@ -232,27 +241,49 @@ def _bars(plan: DownloadPlan, console: Console) -> Iterator[Callable[[DownloadPr
 
 def _check(name: RepositoryName, folders: Sequence[Path]) -> int:
     """Compare what is on disk with what the hub had, or has. Returns 1 where a file is wrong."""
-    folder = next((path for path in (parent / name.folder for parent in folders) if path.is_dir()), None)
+    folder = downloaded(name, folders)
     if folder is None:
-        raise NotFound(f"{name.folder} is not there: nothing to check.")
+        others = (problem for parent in folders if (problem := not_own(parent / name.folder, name)))
+        raise NotFound(next(others, f"{name.folder} is not there: nothing to check."))
     for problem in _problems(folder):
         print(problem, file=sys.stderr)
     if read_manifest(folder) is None:
-        repository = read_repository(name)
-        there = tuple(file for file in repository.files if (folder / file.path).is_file())
-        if not there:
-            raise NotFound(f"{folder} holds no file of {name.repository}.")
-        write_manifest(folder, manifest_of(repository, there))
-    wrong = 0
-    for file in check_folder(folder):
-        wrong += file.problem is not None
-        print(f"{file.path}: {file.problem or 'right'}")
+        return _compare(name, folder)
+    wrong = _print_checked(check_folder(folder))
     if wrong:
         print(
-            f"{wrong} of the files of {name.folder} must be fetched again: run the same command without --check.",
+            f"{wrong} of the files of {folder.name} must be fetched again: run the same command without --check.",
             file=sys.stderr,
         )
     return 1 if wrong else 0
+
+
+def _compare(name: RepositoryName, folder: Path) -> int:
+    """Compare a folder that something else made with the hub. It becomes one of ours where nothing differs, and is left alone else."""
+    repository = read_repository(name)
+    listed = choose_files(repository.files, Wanted(specific_file="*"))
+    there = tuple(completed(repository, file) for file in listed if (folder / file.path).is_file())
+    known = tuple(file for file in there if file.has_hash)
+    if not known:
+        raise NotFound(f"{folder} holds no file of {name.repository} that could be compared.")
+    if wrong := _print_checked(Checked(file.path, problem_of(folder / file.path, file)) for file in known):
+        print(
+            f"{wrong} of the files of {folder.name} are not those of {name}, and the folder was not downloaded by this program: "
+            "no download will change it. Remove those files and check again to have them fetched, or move the folder away.",
+            file=sys.stderr,
+        )
+        return 1
+    write_manifest(folder, manifest_of(repository, known))
+    return 0
+
+
+def _print_checked(files: Iterable[Checked]) -> int:
+    """A line for each file; returns how many are wrong."""
+    wrong = 0
+    for file in files:
+        wrong += file.problem is not None
+        print(f"{file.path}: {file.problem or 'right'}")
+    return wrong
 
 
 def _problems(folder: Path) -> list[str]:

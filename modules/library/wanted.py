@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from modules.errors import NotFound, UserError
 from modules.library.disk import size_text
 from modules.library.hub import RepositoryFile
+from modules.library.manifest import FILE
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 PICKLED = (".bin", ".pt", ".pth")
@@ -24,6 +25,7 @@ _QUANT = re.compile(
     r"(?:^|[-._/])(?P<label>(?:UD-)?(?:I?Q\d(?:_[A-Z0-9]+)*|TQ\d_\d|MXFP4(?:_MOE)?|BF16|FP?16|FP?32))(?=[-._/]|$)",
     re.IGNORECASE,
 )
+_PART = re.compile(r"-\d{5}-of-\d{5}$")
 Files = tuple[RepositoryFile, ...]
 
 
@@ -39,7 +41,7 @@ class Wanted:
 
 def choose_files(files: Iterable[RepositoryFile], wanted: Wanted) -> Files:
     """The files to download: no weights twice, nothing for other frameworks. Raises UserError, NotFound."""
-    files = tuple(files)
+    files = tuple(file for file in files if file.path.casefold() != FILE)
     if wanted.specific_file:
         return _specific(files, wanted.specific_file)
     useful = tuple(file for file in files if not _USELESS.search(file.path))
@@ -59,7 +61,7 @@ def quantizations(files: Iterable[RepositoryFile]) -> dict[str, Files]:
     for file in files:
         if file.path.lower().endswith(".gguf") and not _is_projector(file):
             found = list(_QUANT.finditer(file.path.removesuffix(".gguf")))
-            label = found[-1]["label"].upper() if found else file.path.rpartition("/")[2].removesuffix(".gguf")
+            label = found[-1]["label"].upper() if found else _PART.sub("", file.path.rpartition("/")[2].removesuffix(".gguf"))
             sets[label] = (*sets.get(label, ()), file)
     return sets
 
@@ -70,7 +72,37 @@ def default_quantization(sets: dict[str, Files]) -> str:
 
 
 def total_size(files: Iterable[RepositoryFile]) -> int:
-    return sum(file.size for file in files)
+    """In bytes, of those whose size is known."""
+    return sum(file.size or 0 for file in files)
+
+
+def total_text(files: Iterable[RepositoryFile]) -> str:
+    """For people: 3.2 GiB, or that the hub does not say."""
+    files = tuple(files)
+    return "of unknown size" if any(file.size is None for file in files) else size_text(total_size(files))
+
+
+def outdated(before: Iterable[RepositoryFile], repository: Files, chosen: Files, wanted: Wanted) -> Files:
+    """Of what earlier downloads put into a folder, the files that the repository has no longer and that `chosen` replaces.
+
+    Weights are replaced by weights alone, and a quantisation by the same one.
+    """
+    if wanted.specific_file or wanted.text_only:
+        return ()
+    there = {file.path for file in repository}
+    gone = tuple(file for file in before if file.path not in there)
+    if wanted.exclude_pattern:
+        gone = tuple(file for file in gone if not _pattern(wanted.exclude_pattern).search(file.path))
+    labels = quantizations(chosen)
+    same = {file.path for label, files in quantizations(gone).items() if label in labels for file in files}
+    weights = not wanted.quant and any(file.path.endswith(WEIGHTS) for file in chosen)
+
+    def is_replaced(file: RepositoryFile) -> bool:
+        if file.path.lower().endswith(".gguf"):
+            return bool(_projector(chosen)) if _is_projector(file) else file.path in same
+        return weights or not file.path.endswith((*WEIGHTS, ".index.json"))
+
+    return tuple(file for file in gone if is_replaced(file))
 
 
 def _specific(files: Files, pattern: str) -> Files:
@@ -108,7 +140,7 @@ def _one_form(files: Files, quant: str) -> Files:
 def _one_quantization(sets: dict[str, Files], quant: str) -> Files:
     label = quant.upper() if quant else default_quantization(sets)
     if label not in sets:
-        names = ", ".join(f"{name} ({size_text(total_size(files))})" for name, files in sets.items())
+        names = ", ".join(f"{name} ({total_text(files)})" for name, files in sets.items())
         raise NotFound(f"The repository has no quantisation {quant}. It has: {names}.", param="quant")
     return sets[label]
 

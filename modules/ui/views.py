@@ -206,7 +206,7 @@ def download_view(job: DownloadJob) -> dict[str, Any]:
         "error": said(job.error),
         "folder": job.folder,
         "done": progress.done if progress else 0,
-        "total": progress.total if progress else 0,
+        "total": progress.total if progress else 0,  # None: it is not known
         "speed": progress.speed if progress else 0,
         "left": progress.seconds_left if progress else None,
         "files": [[file.path, file.done, file.size] for file in progress.active] if progress else [],

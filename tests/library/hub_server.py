@@ -1,4 +1,4 @@
-"""A small Hub-compatible server on 127.0.0.1: listings, files with ranges, gated and missing models, and lines that break."""
+"""A small Hub-compatible server on 127.0.0.1: listings, files with ranges, gated and missing models, lines that break, any fault."""
 
 from __future__ import annotations
 
@@ -7,13 +7,28 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 LARGE = 1000  # bytes from which a file counts as large, and has a SHA-256
+
+
+@dataclass(frozen=True)
+class Answer:
+    """To one request. length: what Content-Length says, where that is not so (-1: nothing, the line's end ends it); breaks: after how many bytes the line does."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    length: int | None = None
+    breaks: int | None = None
+
+
+Fault = Callable[[bytes, int | None], Answer | None]
+"""From a file's content, and the first byte that was asked for (None: all of it), to another answer than the right one."""
 
 
 @dataclass
@@ -23,6 +38,8 @@ class Hub:
     repositories: "ORG/NAME" (of a data set: "datasets/ORG/NAME") → branch → path → content. gated: names that need `token`. sent: (path, first byte) of each transfer.
     break_after: path → how many bytes to send before the line breaks, once for each entry of the list. slow: seconds for each 64 KiB.
     busy: how many of the next file requests are answered with 503. corrupt: paths whose content arrives changed.
+    faults: path → what answers in place of the file. without: what the listing does not say (size, blobId, lfs). no_tags: nor do files; no_head: they are not asked.
+    listed: the listing itself, in place of the right one. tokens: what was sent as authorization, by path.
     """
 
     repositories: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
@@ -35,6 +52,12 @@ class Hub:
     slow: float = 0.0
     busy: int = 0
     html: bool = False
+    faults: dict[str, Fault] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    no_tags: bool = False
+    no_head: bool = False
+    listed: bytes | None = None
+    tokens: dict[str, str | None] = field(default_factory=dict)
     address: str = ""
 
     def listing(self, repository: str, branch: str) -> dict[str, object] | None:
@@ -47,7 +70,7 @@ class Hub:
             entry["blobId"] = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             if len(content) >= LARGE:
                 entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
-            siblings.append(entry)
+            siblings.append({key: value for key, value in entry.items() if key not in self.without})
         return {"id": repository, "modelId": repository, "sha": self.commit(repository, branch), "siblings": siblings}
 
     def tree(self, repository: str) -> list[dict[str, object]]:
@@ -62,10 +85,15 @@ class Hub:
         return digest.hexdigest()
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # the other side may go at any moment
+
+
 @contextmanager
 def running_hub() -> Iterator[Hub]:
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    server = _Server(("127.0.0.1", 0), _handler(hub))
     server.daemon_threads = True
     hub.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -81,8 +109,11 @@ def running_hub() -> Iterator[Hub]:
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_HEAD(self) -> None:
+            if hub.no_head:
+                return self.answer(405, b"")
             self.do_GET()
 
         def do_POST(self) -> None:
@@ -104,7 +135,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return self.answer(200, json.dumps(hub.tree(found[1])).encode(), {"Content-Type": "application/json"})
             if found := re.fullmatch(r"/api/(datasets/[^/]+/[^/]+)(?:/revision/[^/]+)?", path):
                 return self.listing(found[1], "main")
-            if found := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            if found := re.fullmatch(r"/((?:datasets/)?(?:[^/]+/)?[^/]+)/resolve/([^/]+)/(.+)", path):
                 return self.file(found[1], found[2], found[3])
             return self.answer(404, b"")
 
@@ -114,7 +145,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             listing = hub.listing(repository, branch)
             if listing is None:
                 return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-            self.answer(200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
+            body = json.dumps(listing).encode() if hub.listed is None else hub.listed
+            self.answer(200, body, {"Content-Type": "application/json"})
 
         def file(self, repository: str, commit: str, path: str) -> None:
             if repository in hub.gated and self.headers.get("Authorization") != f"Bearer {hub.token}":
@@ -130,16 +162,25 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if path not in files:
                 return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
             content = files[path]
+            hub.tokens[path] = self.headers.get("Authorization")
+            if path in hub.faults and self.command == "GET":
+                asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+                if answer := hub.faults[path](content, int(asked[1]) if asked else None):
+                    hub.sent.append((path, int(asked[1]) if asked else 0))
+                    return self.other(answer)
             if path in hub.corrupt:
                 content = content[:-1] + bytes([content[-1] ^ 1])
             wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")) if not hub.no_ranges else None
             first = int(wanted[1]) if wanted else 0
+            if first and first >= len(content):
+                return self.answer(416, b"", {"Content-Range": f"bytes */{len(content)}"})
             hub.sent.append((path, first))
             self.send_response(206 if wanted else 200)
             if wanted:
                 self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
             self.send_header("Content-Length", str(len(content) - first))
-            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            if not hub.no_tags:
+                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
             self.send_header("X-Repo-Commit", hub.commit(repository, next(iter(branches))))
             self.end_headers()
             if self.command == "HEAD":
@@ -157,6 +198,17 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 breaks = 0  # the other side has gone
             if breaks is not None:
                 self.close_connection = True
+
+        def other(self, answer: Answer) -> None:
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
+            if answer.length != -1:
+                self.send_header("Content-Length", str(len(answer.body) if answer.length is None else answer.length))
+            self.end_headers()
+            if answer.length == -1:
+                self.close_connection = True
+            self.transfer(answer.body, answer.breaks)
 
         def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
             self.send_response(status)

@@ -54,8 +54,10 @@ def _handler(state: MetaServer) -> type[BaseHTTPRequestHandler]:
             first = int(wanted[1]) if wanted else 0
             state.asked.append((name, first))
             if first >= len(content) and first:
-                return self.refuse(416)
+                return self.refuse(416, f"bytes */{len(content)}")
             self.send_response(206 if wanted else 200)
+            if wanted:
+                self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
             self.send_header("Content-Length", str(len(content) - first))
             self.end_headers()
             breaks = state.break_after[name].pop(0) if state.break_after.get(name) else None
@@ -63,8 +65,10 @@ def _handler(state: MetaServer) -> type[BaseHTTPRequestHandler]:
             if breaks is not None:
                 self.close_connection = True
 
-        def refuse(self, status: int) -> None:
+        def refuse(self, status: int, content_range: str = "") -> None:
             self.send_response(status)
+            if content_range:
+                self.send_header("Content-Range", content_range)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from modules.errors import Conflict, NotAllowed, NotFound, Unavailable, UserError
-from modules.library import downloads
 from modules.library.download_jobs import DownloadJob, DownloadJobs
-from modules.library.downloads import DownloadPlan, DownloadProgress, download, plan_download
+from modules.library.downloads import DownloadPlan, download, plan_download
+from modules.library.fetching import DownloadProgress, Fetching
 from modules.library.hub import RepositoryName, parse_name
 from modules.library.manifest import check_folder, read_manifest
 from modules.library.models import ModelLibrary
@@ -320,7 +320,7 @@ def test_a_disk_that_fills_up_is_told(hub: Hub, models: Path, monkeypatch: pytes
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(downloads._Transfer, "_stream", full)
+    monkeypatch.setattr(Fetching, "_connect", full)
     with pytest.raises(Unavailable, match="is full"):
         fetch(models)
 

@@ -106,7 +106,7 @@ class Beside {
         running ? h("progress", {max: 1, value: job.total ? job.done / job.total : undefined, "aria-label": job.name}) : null,
         h("span", {class: job.state === "failed" ? "tl-wrong-text" : "tl-card-facts"}, words),
         running ? job.files.map(([path, done, size]) =>
-          h("span", {class: "tl-card-facts"}, h("span", {}, path), h("span", {}, `${bytes(done)} / ${bytes(size)}`))) : null);
+          h("span", {class: "tl-card-facts"}, h("span", {}, path), h("span", {}, size === null ? bytes(done) : `${bytes(done)} / ${bytes(size)}`))) : null);
     }));
   }
 
