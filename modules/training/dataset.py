@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
-from modules.generation.control import ChatEncoder, ControlTokens
+from modules.generation.control import ChatEncoder, ControlTokens, without_marks
 from modules.library.templates import TemplateLibrary
 from modules.training.config import TrainingConfig
 from modules.training.formats import (
@@ -25,7 +25,8 @@ from modules.training.formats import (
     read_format,
 )
 from modules.training.render import Rendered, render
-from modules.training.rows import Problem, Row, Rows, read_rows
+from modules.training.row import Row
+from modules.training.rows import Problem, Rows, read_rows
 from modules.training.samples import Marked, Sample, mark, pieces_of_text, tokenize
 
 
@@ -204,9 +205,11 @@ def _marked(
 ) -> list[Marked]:
     def rendered(conversation: Conversation) -> list[Rendered]:
         try:
-            return render(conversation, source, special, control)
+            texts = render(conversation, source, special, control)
         except UserError as error:
             raise RowError("broken", error.message) from None
+        _check_tools_are_shown(conversation, texts)
+        return texts
 
     if isinstance(form, KeySetFormat):
         try:
@@ -228,6 +231,21 @@ def _marked(
     if None in found:
         raise RowError("no answer", f"the marker {config.loss_after!r} is not in it")
     return [item for item in found if item is not None]
+
+
+def _check_tools_are_shown(conversation: Conversation, texts: Sequence[Rendered]) -> None:
+    """Some templates leave calls of tools out, and an empty answer would be learnt. Raises RowError."""
+    calls = [
+        call for message in conversation.messages for call in message.extra.get("tool_calls") or () if message.content == ""
+    ]
+    names = {
+        str(call["function"]["name"])
+        for call in calls
+        if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping) and call["function"].get("name")
+    }
+    shown = "".join(without_marks(one.text) for one in texts) if names else ""
+    if missing := sorted(name for name in names if name not in shown):
+        raise RowError("broken", f"the template does not show the call of {missing[0]}: choose one that knows tools")
 
 
 def _usable(samples: Sequence[Sample], config: TrainingConfig, size: int) -> tuple[list[Sample], list[Problem]]:

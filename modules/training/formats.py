@@ -17,7 +17,7 @@ from modules.generation.types import Message, Messages
 from modules.library.places import safe_name
 from modules.settings.declare import Settings, user_error
 from modules.settings.yaml_text import parse_yaml
-from modules.training.rows import Row
+from modules.training.row import Row, cleaned
 
 
 class RowError(Exception):
@@ -91,13 +91,24 @@ class PairFormat(_Format):
         if not answer.strip():
             raise RowError("no answer", f"{self.assistant} is empty")
         messages = [Message("system", system)] if (system := _text(row, self.system)).strip() else []
-        for turn in row.get(self.history) or []:
-            if not isinstance(turn, list | tuple) or len(turn) != 2:
-                raise RowError("broken", f"{self.history} must hold pairs of question and answer")
-            messages += [Message("user", str(turn[0])), Message("assistant", str(turn[1]))]
+        messages += self._earlier(row)
         asked = "\n\n".join(part for part in (question, more) if part.strip())
         messages += [Message("user", asked), Message("assistant", answer)]
         return Conversation(tuple(messages), {})
+
+    def _earlier(self, row: Row) -> list[Message]:
+        turns = row.get(self.history) or []
+        if isinstance(turns, str) and is_missing(turns):
+            return []
+        if not isinstance(turns, list):
+            raise RowError("broken", f"{self.history} is not a list of questions and answers")
+        messages: list[Message] = []
+        for turn in turns:
+            if not isinstance(turn, list | tuple) or len(turn) != 2:
+                raise RowError("broken", f"{self.history} must hold pairs of question and answer")
+            question, answer = (_words(part, self.history) for part in turn)
+            messages += [Message("user", question), _answer(answer, {})]
+        return messages
 
 
 class MessageFormat(_Format):
@@ -116,6 +127,8 @@ class MessageFormat(_Format):
 
     def read_row(self, row: Row) -> Conversation:
         turns = row.get(self.column)
+        if isinstance(turns, str):
+            turns = None if is_missing(turns) else _parsed(turns, self.column)
         if not turns:
             raise RowError("empty", f"{self.column} is empty")
         if not isinstance(turns, list):
@@ -126,7 +139,9 @@ class MessageFormat(_Format):
         if not any(message.role == "assistant" and _says_something(message) for message in messages):
             raise RowError("no answer", "no turn is an answer")
         tools = row.get(self.tools) if self.tools else None
-        return Conversation(tuple(messages), {"tools": _parsed(tools)} if tools else {})
+        if isinstance(tools, str):
+            tools = None if is_missing(tools) else _parsed(tools, self.tools)
+        return Conversation(tuple(messages), {"tools": tools} if tools else {})
 
 
 class PreferenceFormat(_Format):
@@ -194,9 +209,12 @@ class MarkedFormat(_Format):
         pieces = [piece for piece in pieces if piece is not None]
         messages = [Message("system", pieces[0].strip())] if pieces[0].strip() else []
         for marker, content in zip(pieces[1::2], pieces[2::2], strict=True):
-            messages.append(Message(self.markers[marker], content.strip()))
-        if not any(message.role == "assistant" and message.content for message in messages):
+            role, content = self.markers[marker], "" if is_missing(content) else content.strip()
+            messages.append(_answer(content, {}) if role == "assistant" else Message(role, content))
+        if not any(message.role == "assistant" for message in messages):
             raise RowError("no answer", f"there is none of the markers that begin an answer: {', '.join(self.markers)}")
+        if not any(message.role == "assistant" and message.content for message in messages):
+            raise RowError("no answer", "the answer is empty")
         return Conversation(tuple(messages), {})
 
 
@@ -227,7 +245,7 @@ class KeySetFormat(_Format):
         return tuple(sorted(set.intersection(*sets))) if sets else ()
 
     def read_row(self, row: Row) -> MarkedText:
-        filled = {key for key, value in row.items() if isinstance(value, str) and value.strip()}
+        filled = {key for key, value in row.items() if isinstance(value, str) and not is_missing(value)}
         form = next((form for keys, form in self.texts.items() if set(keys.split(",")) == filled), None)
         if form is None:
             known = {key for keys in self.texts for key in keys.split(",")}
@@ -247,7 +265,15 @@ class KeySetFormat(_Format):
 
 Format = PairFormat | MessageFormat | PreferenceFormat | MarkedFormat | TextFormat | KeySetFormat
 _ADAPTER: TypeAdapter[Format] = TypeAdapter(Annotated[Format, Field(discriminator="kind")])
-_ROLES = ("system", "user", "assistant", "tool")
+_SPEAKERS = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "bing", "bard", "function_call"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "function_response", "function"), "tool"),
+}
+"""Who speaks, by the names that data sets have for it, however they are capitalised."""
+_NO_VALUE = frozenset(("", "nan", "NaN", "none", "None", "null", "NULL", "<NA>", "NaT", "inf", "-inf", "Infinity", "-Infinity"))
+"""What pandas and others write for a missing text when they make a word of it."""
 
 
 def list_formats(folder: Path) -> list[str]:
@@ -312,29 +338,66 @@ def _read_key_set(path: Path) -> KeySetFormat:
         raise UserError(f"The format {path.name} is not valid JSON: line {error.lineno}.", param="format") from None
 
 
+def is_missing(text: str) -> bool:
+    """Whether a text is empty, or just the word that programs write where a value is missing."""
+    return text.strip() in _NO_VALUE
+
+
 def _turn(turn: Any, number: int, role_key: str, content_key: str, roles: Mapping[str, str]) -> Message:
     """One entry of a list of turns. Raises RowError."""
-    if not isinstance(turn, Mapping) or role_key not in turn:
+    if not isinstance(turn, Mapping) or turn.get(role_key) is None:
         raise RowError("broken", f"turn {number} has no {role_key}")
-    said = str(turn[role_key])
-    role: Any = roles.get(said, said)
-    if role not in _ROLES:
-        raise RowError("broken", f"turn {number} is by {said!r}, which is none of {', '.join([*roles] or _ROLES)}")
+    said = str(turn[role_key]).strip()
+    role: Any = roles.get(said) or _SPEAKERS.get(said.lower())
+    if role is None:
+        known = ", ".join(dict.fromkeys([*roles, *_SPEAKERS]))
+        raise RowError("broken", f"turn {number} is by {said[:60]!r}, which is none of {known}")
     content = turn.get(content_key)
-    if isinstance(content, list):
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
     extra = {key: value for key, value in turn.items() if key not in (role_key, content_key) and value is not None}
-    if content is None and not extra.get("tool_calls"):
+    if said.lower() == "function_call" and isinstance(content, str):
+        return Message("assistant", "", extra={**extra, "tool_calls": _calls(_parsed(content, f"turn {number}"), number)})
+    if role == "assistant" and isinstance(extra.get("function_call"), Mapping):  # OpenAI's of 2023
+        extra["tool_calls"] = _calls(extra.pop("function_call"), number)
+    if content is None and role != "assistant":
         raise RowError("broken", f"turn {number} has no {content_key}")
-    return Message(role, str(content or ""), extra=extra)
+    text = _words(content, f"turn {number}")
+    return _answer(text, extra) if role == "assistant" else Message(role, text, extra=extra)
+
+
+def _answer(text: str, extra: Mapping[str, Any]) -> Message:
+    """An answer; one that is empty is shown to the template, and not learnt."""
+    message = Message("assistant", text, extra=extra)
+    return message if _says_something(message) else Message("assistant", text, extra={**extra, "weight": 0})
+
+
+def _calls(value: Any, number: int) -> list[dict[str, Any]]:
+    """Calls of tools as LLaMA-Factory writes them: an object with name and arguments, or a list of such. Raises RowError."""
+    calls = value if isinstance(value, list) else [value]
+    if not calls or not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
+        raise RowError("broken", f"turn {number} is a function call without a name")
+    return [
+        {"type": "function", "function": {"name": call["name"], "arguments": call.get("arguments") or {}}} for call in calls
+    ]
+
+
+def _words(content: Any, where: str) -> str:
+    """What a turn says: a text, or the texts in a list of parts; empty where that is missing. Raises RowError."""
+    if isinstance(content, list):
+        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    if content is None:
+        return ""
+    if not isinstance(content, str | int | float):
+        raise RowError("broken", f"{where} is not a text but {type(content).__name__}")
+    return "" if is_missing(str(content)) else str(content)
 
 
 def _text(row: Row, column: str) -> str:
+    """The text in a column; empty where it is missing. Raises RowError."""
     value = row.get(column) if column else None
     if value is None:
         return ""
     if isinstance(value, str | int | float):
-        return str(value)
+        return "" if is_missing(str(value)) else str(value)
     raise RowError("broken", f"{column} is not a text but {type(value).__name__}")
 
 
@@ -342,8 +405,9 @@ def _says_something(message: Message) -> bool:
     return bool(message.content.strip() or message.extra.get("tool_calls"))
 
 
-def _parsed(value: Any) -> Any:
+def _parsed(text: str, where: str) -> Any:
+    """Raises RowError."""
     try:
-        return json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError:
-        raise RowError("broken", "the tools are not valid JSON") from None
+        return cleaned(json.loads(text))
+    except (ValueError, RecursionError):
+        raise RowError("broken", f"{where} is not valid JSON") from None

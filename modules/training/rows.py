@@ -1,18 +1,19 @@
-"""Rows of a data set, from files of every usual kind; a row that cannot be read is told, with its number."""
+"""Data sets: files and folders of them, and those of the Hugging Face Hub, row by row; what cannot be read is told, with its number."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modules.errors import NotFound, Unavailable, UserError
 from modules.library.hub import RepositoryName, gated, hub_address, sentences
+from modules.training.encodings import NotUtf8, likely_if_foreign, open_text
+from modules.training.json_rows import SeveralLists, json_rows
+from modules.training.row import Broken, Note, Row, cleaned, whole
+from modules.training.table_rows import csv_rows, parquet_rows
 
-Row = dict[str, Any]
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 HUB = "hub:"
 _TEXT = ("text", "content")
@@ -32,11 +33,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Rows:
-    """rows: (number from 1, row); problems: what could not be read; text: each row is a document of plain text."""
+    """rows: (number from 1, row); problems: what could not be read; text: each row is a document of plain text.
+
+    notes: what is told about the files; complete: whether there are no more rows.
+    """
 
     rows: tuple[tuple[int, Row], ...]
     problems: tuple[Problem, ...] = ()
     text: bool = False
+    notes: tuple[str, ...] = ()
+    complete: bool = True
 
     @property
     def columns(self) -> list[str]:
@@ -69,130 +75,124 @@ def find_dataset(folder: Path, name: str) -> Path:
     raise NotFound(f"There is no data set called {name} in training/datasets. There are: {known}.", param="dataset")
 
 
-def read_rows(folder: Path, name: str, limit: int | None = None) -> Rows:
-    """All rows (or the first `limit`) of a data set: a name in `folder`, or hub:ORGANISATION/NAME. Raises UserError."""
+def find_file(folder: Path, name: str) -> tuple[Path, str]:
+    """(file or folder, the list in it): NAME, or NAME:LIST for one list of a file that holds several. Raises NotFound."""
+    file, colon, wanted = name.strip().rpartition(":")
+    if colon and file.strip():
+        try:
+            return find_dataset(folder, name), ""
+        except NotFound:
+            return find_dataset(folder, file), wanted.strip()
+    return find_dataset(folder, name), ""
+
+
+def read_rows(folder: Path, name: str, limit: int | None = None, letters: int | None = None) -> Rows:
+    """All rows of a data set: a name in `folder`, or hub:ORGANISATION/NAME. Raises UserError.
+
+    limit: the most rows. letters: no more rows are read behind so many characters.
+    """
     if name.strip().startswith(HUB):
         return _from_hub(name.strip().removeprefix(HUB), limit)
-    path = find_dataset(folder, name)
+    path, wanted = find_file(folder, name)
     files = list(_files(path)) if path.is_dir() else [path]
     if not files:
         raise UserError(f"The folder {name} holds no file that can be read: {', '.join(SUFFIXES)}.", param="dataset")
     text = {file.suffix.lower() == ".txt" for file in files}
     if len(text) == 2:
         raise UserError(f"{name} mixes text files with files of rows: put them into two data sets.", param="dataset")
-    rows: list[tuple[int, Row]] = []
-    problems: list[Problem] = []
-    number = 0
-    for file in files:
-        for row in _read(file):
-            number += 1
-            if isinstance(row, str):
-                where = f"{file.name}, " if len(files) > 1 else ""
-                problems.append(Problem("broken", number, where + row))
-            else:
-                rows.append((number, row))
-            if limit is not None and number >= limit:
-                return Rows(tuple(rows), tuple(problems), text == {True})
-    return Rows(tuple(rows), tuple(problems), text == {True})
+    items = _read(files[0], wanted) if len(files) == 1 else _read_all(files)
+    rows = _collected(items, limit, letters, text=text == {True})
+    if not rows.rows:
+        for file in files:
+            if rows.problems and (likely := likely_if_foreign(file)):
+                raise NotUtf8(file, likely)
+    return rows
 
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix.lower() in SUFFIXES)
 
 
-def _read(path: Path) -> Iterator[Row | str]:
-    """Rows of one file; a text in place of a row says why it could not be read."""
+def _collected(
+    items: Iterable[Row | Broken | Note], limit: int | None, letters: int | None = None, *, text: bool = False
+) -> Rows:
+    rows: list[tuple[int, Row]] = []
+    problems: list[Problem] = []
+    notes: list[str] = []
+    number = taken = 0
+    complete = True
+    for item in items:
+        if isinstance(item, Note):
+            notes.append(item.text)
+            continue
+        if (limit is not None and number >= limit) or (letters is not None and taken > letters):
+            complete = False
+            break
+        number += 1
+        if isinstance(item, Broken):
+            problems.append(Problem("broken", number, item.reason))
+            continue
+        rows.append((number, item))
+        if letters is not None:
+            taken += letters_in(item)
+    return Rows(tuple(rows), tuple(problems), text, tuple(notes), complete)
+
+
+def letters_in(value: Any) -> int:
+    """How many characters a value has in it, numbers left aside."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict | list):
+        return sum(map(letters_in, value.values() if isinstance(value, dict) else value))
+    return 0
+
+
+def _read_all(files: list[Path]) -> Iterator[Row | Broken | Note]:
+    """Rows of several files, one after another: one that cannot be read at all counts as a broken row."""
+    for file in files:
+        try:
+            for item in _read(file):
+                match item:
+                    case Broken(reason):
+                        yield Broken(f"{file.name}, {reason}")
+                    case Note(text):
+                        yield Note(f"{file.name}: {text}")
+                    case row:
+                        yield row
+        except (NotUtf8, SeveralLists):
+            raise  # a click mends it
+        except UserError as error:
+            yield Broken(error.message)
+
+
+def _read(path: Path, wanted: str = "") -> Iterator[Row | Broken | Note]:
+    """Rows of one file; wanted: the list in it."""
+    suffix = path.suffix.lower()
+    if wanted and suffix not in (".json", ".jsonl"):
+        raise NotFound(f"{path.name} holds no lists of which {wanted} could be one.", param="dataset")
     try:
-        match path.suffix.lower():
-            case ".jsonl":
-                yield from _json_lines(path)
-            case ".json":
-                yield from _json(path)
+        match suffix:
+            case ".json" | ".jsonl":
+                yield from json_rows(path, wanted)
             case ".csv":
-                yield from _csv(path)
+                yield from csv_rows(path)
             case ".parquet":
-                yield from _parquet(path)
+                yield from parquet_rows(path)
             case ".txt":
-                yield {"text": path.read_text(encoding="utf-8-sig")}
+                yield from _document(path)
             case _:
                 raise UserError(f"{path.name} is none of the files that can be read: {', '.join(SUFFIXES)}.", param="dataset")
-    except UnicodeDecodeError:
-        raise UserError(f"{path.name} is not UTF-8 text. Save it as UTF-8.", param="dataset") from None
     except OSError as error:
-        raise UserError(f"{path.name} cannot be read: {error.strerror}.", param="dataset") from None
+        raise UserError(f"{path.name} cannot be read: {error.strerror or error}.", param="dataset") from None
 
 
-def _json(path: Path) -> Iterator[Row | str]:
-    text = path.read_text(encoding="utf-8-sig")
+def _document(path: Path) -> Iterator[Row | Broken]:
+    with open_text(path) as file:
+        text = file.read()
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        lines = [line for line in text.splitlines() if line.strip()]
-        if len(lines) > 1 and lines[0].lstrip().startswith("{") and lines[0].rstrip().endswith("}"):
-            yield from _json_lines(path)
-            return
-        raise UserError(
-            f"{path.name} is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}.", param="dataset"
-        ) from None
-    if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        if len(lists) != 1:
-            raise UserError(f"{path.name} must hold a list of rows.", param="dataset")
-        content = lists[0]
-    if not isinstance(content, list):
-        raise UserError(f"{path.name} must hold a list of rows.", param="dataset")
-    for row in content:
-        yield _checked(row)
-
-
-def _json_lines(path: Path) -> Iterator[Row | str]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield _checked(json.loads(line))
-            except json.JSONDecodeError as error:
-                yield f"line {number} is not valid JSON: {error.msg}"
-
-
-def _checked(row: Any) -> Row | str:
-    if isinstance(row, dict):
-        return row
-    if isinstance(row, list) and row and all(isinstance(turn, dict) for turn in row):
-        return {"messages": row}
-    return f"it is not a row of columns but {json.dumps(row, ensure_ascii=False)[:60]}"
-
-
-def _csv(path: Path) -> Iterator[Row | str]:
-    csv.field_size_limit(1 << 27)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        head = file.read(1 << 16)
-        file.seek(0)
-        try:
-            dialect = csv.Sniffer().sniff(head.splitlines()[0] if head else ",", delimiters=",;\t")
-            delimiter = dialect.delimiter
-        except csv.Error:
-            delimiter = ","
-        try:
-            for row in csv.DictReader(file, delimiter=delimiter, strict=True):
-                if None in row:
-                    yield f"it has {len(row) - 1 + len(row[None])} fields instead of {len(row) - 1}"
-                else:
-                    yield {key: value for key, value in row.items() if value is not None}
-        except csv.Error as error:
-            yield f"the rest of {path.name} cannot be read: {error}"
-
-
-def _parquet(path: Path) -> Iterator[Row | str]:
-    import pyarrow.parquet
-    from pyarrow import ArrowException
-
-    try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-            yield from batch.to_pylist()
-    except ArrowException as error:
-        raise UserError(f"{path.name} is not a Parquet file, or it is cut off: {error}", param="dataset") from None
+        yield {"text": whole(text)}
+    except ValueError as error:
+        yield Broken(str(error))
 
 
 def _from_hub(name: str, limit: int | None) -> Rows:
@@ -228,10 +228,15 @@ def _from_hub(name: str, limit: int | None) -> Rows:
         raise UserError(
             f"{repository.repository} cannot be read from the Hugging Face Hub: {reason}", param="dataset"
         ) from None
-    if limit is not None:
-        table = table.select(range(min(limit, len(table))))
-    rows = tuple(enumerate((dict(row) for row in table), 1))
-    return Rows(rows, text=bool(rows) and list(rows[0][1]) in ([_TEXT[0]], [_TEXT[1]]))
+    return _collected(_of_table(table), limit, text=list(table.column_names) in ([_TEXT[0]], [_TEXT[1]]))
+
+
+def _of_table(table: Any) -> Iterator[Row | Broken]:
+    for row in table:
+        try:
+            yield cleaned(dict(row))
+        except ValueError as error:
+            yield Broken(f"it cannot be read: {error}")
 
 
 def _was_fetched(repository: str) -> bool:

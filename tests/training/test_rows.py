@@ -70,7 +70,7 @@ def test_a_line_of_a_table_with_too_many_fields_is_broken(tmp_path):
     (tmp_path / "d.csv").write_text("question,answer\na,b\nc,d,e\nf,g\n")
     rows = read_rows(tmp_path, "d.csv")
     assert [row["question"] for _, row in rows.rows] == ["a", "f"]
-    assert rows.problems[0].reason == "it has 3 fields instead of 2"
+    assert rows.problems[0].reason == "line 3: it has 3 fields instead of 2"
 
 
 def test_only_as_many_rows_as_asked_for_are_read(tmp_path):
@@ -81,7 +81,7 @@ def test_only_as_many_rows_as_asked_for_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("d.json", b'[{"a": 1},', "not valid JSON"),
+        ("d.json", b'{"data": [{"a": 1}], oops', "not valid JSON"),
         ("d.json", b'"text"', "must hold a list"),
         ("d.json", b'[{"a": "\xff"}]', "not UTF-8"),
         ("d.parquet", b"PAR1 nonsense", "not a Parquet file"),
