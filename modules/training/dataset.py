@@ -32,9 +32,9 @@ from modules.training.samples import Marked, Sample, mark, pieces_of_text, token
 
 @dataclass(frozen=True)
 class Prepared:
-    """samples in the data's order; problems: every row that was cut or left out; rows: how many there were.
+    """samples in the data's order; problems: every row that was cut or left out; rows: how many were read.
 
-    format, template: what was used, by name ("model" is the model's own template, "" none).
+    notes: what is told about the files as a whole. format, template: what was used, by name ("model" is the model's own template, "" none).
     pairs: samples stand in twos, a chosen answer and the rejected one.
     """
 
@@ -44,6 +44,12 @@ class Prepared:
     format: str
     template: str
     pairs: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def good(self) -> int:
+        """How many rows something is learnt from."""
+        return len({sample.row for sample in self.samples})
 
     @property
     def counts(self) -> dict[str, int]:
@@ -57,7 +63,11 @@ class Prepared:
         labels = sum(sample.labels for sample in self.samples)
         counts = "".join(f", {count} {kind}" for kind, count in self.counts.items())
         made = f"{len(self.samples) // 2} pairs" if self.pairs else f"{len(self.samples)} sequences"
-        return f"{self.rows} rows{counts}; {made} of {tokens} tokens, {labels} of them {'compared' if self.pairs else 'learnt'}"
+        told = (
+            f"{self.rows} rows read, {self.good} good{counts}; "
+            f"{made} of {tokens} tokens, {labels} of them {'compared' if self.pairs else 'learnt'}"
+        )
+        return "; ".join([told, *self.notes])
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,11 @@ def prepare(
     """
     if config.loss == "after" and not config.loss_after:
         raise UserError("Loss after a marker needs the marker.", param="loss_after")
-    rows = read_rows(places.datasets, name or config.dataset, limit)
+    return prepare_rows(config, places, tokenizer, model_name, read_rows(places.datasets, name or config.dataset, limit))
+
+
+def prepare_rows(config: TrainingConfig, places: Places, tokenizer: Any, model_name: str, rows: Rows) -> Prepared:
+    """Samples of rows that were read. Raises UserError."""
     form_name, form = choose_format(config, places, rows)
     pairs = config.objective == "dpo"
     if pairs and not isinstance(form, PreferenceFormat):
@@ -104,7 +118,9 @@ def prepare(
     samples, problems = _samples(rows, form, source, config, tokenizer)
     kept, dropped = _usable(samples, config, 2 if pairs else 1)
     problems = sorted([*rows.problems, *problems, *dropped], key=lambda problem: problem.row)
-    prepared = Prepared(tuple(kept), tuple(problems), len(rows.rows) + len(rows.problems), form_name, template, pairs)
+    prepared = Prepared(
+        tuple(kept), tuple(problems), len(rows.rows) + len(rows.problems), form_name, template, pairs, rows.notes
+    )
     if not kept:
         raise UserError(_nothing_left(prepared, config), param="dataset")
     return prepared
@@ -235,14 +251,9 @@ def _marked(
 
 def _check_tools_are_shown(conversation: Conversation, texts: Sequence[Rendered]) -> None:
     """Some templates leave calls of tools out, and an empty answer would be learnt. Raises RowError."""
-    calls = [
-        call for message in conversation.messages for call in message.extra.get("tool_calls") or () if message.content == ""
-    ]
-    names = {
-        str(call["function"]["name"])
-        for call in calls
-        if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping) and call["function"].get("name")
-    }
+    calls = [call for one in conversation.messages if not one.content for call in one.extra.get("tool_calls") or ()]
+    functions = [call["function"] for call in calls if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping)]
+    names = {str(function["name"]) for function in functions if function.get("name")}
     shown = "".join(without_marks(one.text) for one in texts) if names else ""
     if missing := sorted(name for name in names if name not in shown):
         raise RowError("broken", f"the template does not show the call of {missing[0]}: choose one that knows tools")

@@ -69,7 +69,7 @@ def likely_encoding(data: bytes) -> str | None:
     """The encoding in NAMES that bytes which are not UTF-8 most probably have; None where none fits."""
     from charset_normalizer import from_bytes
 
-    if data[:2000].count(0) * 4 > len(data[:2000]):
+    if _is_wide(data):
         even, odd = data[:2000:2].count(0), data[1:2000:2].count(0)
         return "utf-16-le" if odd > even else "utf-16-be"
     start = max(0, (first.start() if (first := re.search(rb"[^\x00-\x7f]", data)) else 0) - 1000)
@@ -91,13 +91,13 @@ def likely_if_foreign(path: Path) -> str | None:
     with path.open("rb") as file:
         head = file.read(_HEAD)
     strange, good = _strange(head)
-    return likely_encoding(head) if _marked(head) is None and strange > good else None
+    return likely_encoding(head) if _marked(head) is None and (strange > good or _is_wide(head)) else None
 
 
 def convert(path: Path) -> str:
     """Write a file that is not UTF-8 anew as UTF-8; what it was stays beside it. Returns the name of its old encoding. Raises UserError."""
     data = path.read_bytes()
-    if _marked(data) or not _has_strange_bytes(data):
+    if _marked(data) or not (_has_strange_bytes(data) or _is_wide(data)):
         raise UserError(f"{path.name} is read as it is: there is nothing to convert.", param="dataset")
     likely = likely_encoding(data)
     if likely is None:
@@ -124,7 +124,7 @@ def _marked(head: bytes) -> str | None:
 
 def _is_foreign(head: bytes) -> bool:
     """Whether a text is in another encoding as a whole: some bytes that are no UTF-8 are damage, and cost their rows alone."""
-    if head[:2000].count(0) * 4 > len(head[:2000]):
+    if _is_wide(head):
         return True
     if not _has_strange_bytes(head):
         return False
@@ -133,6 +133,11 @@ def _is_foreign(head: bytes) -> bool:
         return False
     lines = [line for line in head.split(b"\n") if line.strip()]
     return sum(map(_has_strange_bytes, lines)) * 10 >= len(lines)
+
+
+def _is_wide(data: bytes) -> bool:
+    """Whether it is UTF-16 without a mark: every other byte of what is written in Latin letters is zero."""
+    return data[:2000].count(0) * 4 > len(data[:2000])
 
 
 def _strange(data: bytes) -> tuple[int, int]:

@@ -9,14 +9,14 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from modules.errors import Conflict, NotFound, UserError
+from modules.errors import Conflict, NotFound, Unavailable, UserError
 from modules.library.entries import entries_of
 from modules.library.loras import LoraLibrary
 from modules.library.models import ModelLibrary
@@ -28,12 +28,14 @@ from modules.training.config import CHANGE_THE_BASE, TrainingConfig
 from modules.training.dataset import Places, Prepared, prepare, split
 from modules.training.folder import Plan, RunFolder
 from modules.training.merging import Merge, read_merge, start_merge
+from modules.training.preview import Counting, FirstRows, count_all, first_rows
 from modules.training.samples import load_tokenizer
 
 log = logging.getLogger(__name__)
 State = Literal["queued", "starting", "running", "stopping", "done", "stopped", "failed", "interrupted", "new"]
 ACTIVE: tuple[State, ...] = ("starting", "running", "stopping")
 _CHECKED_ROWS = 2000
+_COUNTED_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class TrainingJobs:
         self.models = models or ModelLibrary(root / "models")
         self.loras = loras or LoraLibrary(root / "loras")
         self._lock = threading.RLock()
+        self._counts = threading.BoundedSemaphore(_COUNTED_AT_ONCE)
         self._closing = threading.Event()
         self._queue_thread: threading.Thread | None = None
         self._read: dict[Path, tuple[int, int, list[events.TrainingEvent]]] = {}
@@ -82,6 +85,23 @@ class TrainingJobs:
         spec = self.models.find(config.model)
         tokenizer = load_tokenizer(spec.path)
         return prepare(config, self.places, tokenizer, spec.name, limit=rows), tokenizer
+
+    def first_rows(self, config: TrainingConfig) -> FirstRows:
+        """What the beginning of the data set looks like; it takes no longer where that is large. Raises UserError."""
+        spec = self.models.find(config.model)
+        return first_rows(config, self.places, load_tokenizer(spec.path), spec.name)
+
+    @contextlib.contextmanager
+    def counting(self, config: TrainingConfig) -> Iterator[Counting]:
+        """Counts the whole data set beside the server. Raises Unavailable where others do, too."""
+        spec = self.models.find(config.model)
+        if not self._counts.acquire(blocking=False):
+            raise Unavailable("Not all rows are counted now: other data sets are. Show the data again in a moment.")
+        try:
+            with count_all(config, self.places, spec.path, spec.name) as counting:
+                yield counting
+        finally:
+            self._counts.release()
 
     def check(self, config: TrainingConfig) -> TrainingConfig:
         """The config as it will run, with a name and a cutoff that the model can take. Raises UserError for all that is known to fail."""

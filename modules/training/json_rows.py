@@ -15,6 +15,7 @@ from modules.training.row import Broken, Row, cleaned
 
 _CHUNK = 1 << 20
 _NESTING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+_ANY_OBJECT = re.compile(r"[,}\]]\s*(\{)")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -25,6 +26,7 @@ class SeveralLists(UserError):
         told = ", ".join(f"{name} ({count} rows)" for name, count in lists.items())
         first = next(iter(lists))
         super().__init__(f"{file} holds several lists: {told}. Choose one: write {file}:{first}, for example.", param="dataset")
+        self.file = file
         self.lists = lists
 
 
@@ -137,14 +139,13 @@ class _Text:
                 return False
 
     def skip_to(self, pattern: re.Pattern[str]) -> bool:
-        """Take everything up to what the first group of `pattern` finds; to the end, and False, where it finds nothing."""
+        """Take everything up to what the first group of `pattern` finds; nothing, and False, where it finds nothing."""
         while True:
             found = pattern.search(self.text, self.at + 1)
             if found:
                 self.at = found.start(1)
                 return True
             if not self.more():
-                self.at = len(self.text)
                 return False
 
 
@@ -153,8 +154,9 @@ def _list(file: TextIO, name: str, wanted: str) -> Iterator[Row | Broken]:
     try:
         match text.next():
             case "[":
-                text.at += 1
-                yield from _elements(text, "]")
+                while sign := text.next():  # some files are lists one after another
+                    text.at += sign == "["
+                    yield from _elements(text, "]")
             case "{" if _is_one_of_several(text):
                 yield from _elements(text, "")
             case "{":
@@ -237,8 +239,10 @@ def _members(text: _Text) -> Iterator[str]:
 
 
 def _elements(text: _Text, end: str) -> Iterator[Row | Broken]:
-    """Rows up to the bracket `end` (to the end of the file where it is empty). Behind a broken one it goes on with the next
-    object that begins with a name which other rows have."""
+    """Rows up to the bracket `end` (to the end of the file where it is empty).
+
+    Behind a broken one it goes on with the next object that begins with a name which other rows have.
+    """
     names: set[str] = set()
     while (sign := text.next()) != end:
         if not sign:
@@ -249,20 +253,12 @@ def _elements(text: _Text, end: str) -> Iterator[Row | Broken]:
             continue
         try:
             value = text.value()
-        except RecursionError:
-            yield Broken("it is nested too deeply")
-            if not text.skip_value():
-                text.skip_to(_beginning(text, names))
-        except json.JSONDecodeError as error:
-            cut = error.pos >= len(text.text.rstrip()) and text.ended
-            reason = "it is cut off" if cut else f"it is not valid JSON: {error.msg}, {_around(text, error.pos)}"
+        except (RecursionError, ValueError) as error:
             begin = _beginning(text, names)
-            yield Broken(reason)
-            if not text.skip_to(begin):
-                return
-        except ValueError as error:
-            yield Broken(str(error))
-            if not text.skip_value():
+            yield Broken(_why(error, text))
+            spans = not isinstance(error, json.JSONDecodeError) and text.skip_value()
+            if not (spans or text.skip_to(begin) or (not names and text.skip_to(_ANY_OBJECT))):
+                text.at = len(text.text)
                 return
         else:
             if isinstance(value, dict):
@@ -282,11 +278,18 @@ def _beginning(text: _Text, names: set[str]) -> re.Pattern[str]:
     known = {first.group(1)} if first else set[str]()
     known.update(json.dumps(name, ensure_ascii=ascii) for name in sorted(names)[:100] for ascii in (False, True))
     choice = "|".join(map(re.escape, sorted(known)))
-    return re.compile(rf"[,}}\]]\s*(\{{\s*(?:{choice})\s*:)" if choice else r"[,}\]]\s*(\{)")
+    return re.compile(rf"[,}}\]]\s*(\{{\s*(?:{choice})\s*:)") if choice else _ANY_OBJECT
 
 
-def _around(text: _Text, at: int) -> str:
-    return f"at {text.text[max(text.at, at - 10) : at + 20]!r}"
+def _why(error: Exception, text: _Text) -> str:
+    """Why the value that begins here is no row."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    if text.ended and error.pos >= len(text.text.rstrip()):
+        return "it is cut off"
+    return f"it is not valid JSON: {error.msg}, at {text.text[max(text.at, error.pos - 10) : error.pos + 20]!r}"
 
 
 def _row(value: Any) -> Row:

@@ -109,6 +109,15 @@ def read_rows(folder: Path, name: str, limit: int | None = None, letters: int | 
     return rows
 
 
+def to_convert(folder: Path, name: str) -> str:
+    """The file of a data set that is in another encoding for the most part, below `folder`; empty where there is none."""
+    if name.strip().startswith(HUB):
+        return ""
+    path, _ = find_file(folder, name)
+    files = _files(path) if path.is_dir() else [path]
+    return next((str(file.relative_to(folder.resolve())) for file in files if likely_if_foreign(file)), "")
+
+
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix.lower() in SUFFIXES)
 

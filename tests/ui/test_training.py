@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from modules.training.config import TrainingConfig
 from modules.training.folder import Plan, RunFolder
 from modules.training.samples import load_tokenizer
 from modules.ui import routes
-from modules.ui.tabs.training import histogram, preview_html
+from modules.ui.data_view import first_html, histogram, rows_html
 from modules.ui.training_actions import POINTS, thinned
 from tests.fakes import EchoModel
 from tests.in_process import ROOT, make_app
@@ -117,16 +118,16 @@ def test_a_checkpoint_is_copied_to_the_adapters_whole(app):
 def test_the_preview_marks_what_is_learnt_and_lets_no_markup_through(app, tiny_llama_folder):
     rows = [{"question": "<script>alert(1)</script>", "answer": "<img src=x>"}, {"question": "a", "answer": ""}]
     (app.training.places.datasets / "bad.json").write_text(json.dumps(rows))
-    prepared, tokenizer = app.training.preview(TrainingConfig(model="tiny-llama", dataset="bad.json"))
-    page = preview_html(prepared, tokenizer, 2048)
+    first = app.training.first_rows(TrainingConfig(model="tiny-llama", dataset="bad.json"))
+    page = first_html(first, 2048) + rows_html(first)
     assert "<script>" not in page and "<img" not in page
     assert "<mark>&lt;img src=x&gt;&lt;|im_end|&gt;</mark>" in page
     assert "<b>2</b> no answer: answer is empty" in page
-    assert tokenizer.vocab_size == load_tokenizer(tiny_llama_folder).vocab_size
+    assert first.tokenizer.vocab_size == load_tokenizer(tiny_llama_folder).vocab_size
 
 
 def test_the_histogram_counts_every_row_and_shows_those_beyond_the_cutoff():
-    drawn = histogram([5, 5, 6, 50, 300], cutoff=100)
+    drawn = histogram(Counter([5, 5, 6, 50, 300]), cutoff=100)
     titles = [part.split("</title>")[0] for part in drawn.split("<title>")[1:]]
     assert sum(int(title.rsplit(" ", 1)[1]) for title in titles) == 5
     assert drawn.count("class=over") == 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from modules.app import App
 from modules.errors import Conflict, UserError
 from modules.library.places import path_inside, write_text
 from modules.training.config import TrainingConfig
-from modules.training.dataset import Prepared
+from modules.training.dataset import choose_format
+from modules.training.encodings import NotUtf8
+from modules.training.encodings import convert as convert_file
 from modules.training.formats import list_formats
+from modules.training.json_rows import SeveralLists
+from modules.training.preview import FIRST_ROWS, figures
 from modules.training.recipes import list_recipes, read_recipe
-from modules.training.rows import SUFFIXES, list_datasets
-from modules.training.samples import Sample, readable
+from modules.training.rows import SUFFIXES, list_datasets, read_rows, to_convert
+from modules.ui.data_view import facts_of, figures_html, first_html, kept_html, rows_html, sentence_html
 from modules.ui.events import PRIVATE, answered, asks, owner_of, told
 from modules.ui.form import Form, common_look
 from modules.ui.sentences import said
@@ -31,7 +36,16 @@ import(new URL("chats/static/training.js", document.baseURI).href)
 _COLUMNS = (("Run", "Data", "Raw text"), ("Method", "Steps", "Optimiser", "Watching", "Speed and memory", "Several GPUs"))
 _OPEN = ("Run", "Data", "Method", "Steps")
 _CHOSEN = ("model", "dataset", "format", "template", "continue_from", "eval_dataset")
-_SHOWN_ROWS, _SHOWN_CHARACTERS, _BARS = 8, 4000, 24
+_WHEN_PASTED = "(text) => ({__type__: 'update', interactive: Boolean(text.trim())})"
+
+
+@dataclass(eq=False)
+class _WantedCount:
+    """A data set that a page wants counted; file: it was kept under this name just now. given_up: something else is looked at since."""
+
+    config: TrainingConfig
+    file: str
+    given_up: bool = False
 
 
 def build(app: App, tab: gr.Tab) -> None:
@@ -54,12 +68,18 @@ def build(app: App, tab: gr.Tab) -> None:
                 queue = gr.Button(say("training.queue"), scale=0, min_width=160, elem_id="training-queue")
                 preview = gr.Button(say("training.preview"), scale=0, min_width=130, elem_id="training-preview")
             about = gr.HTML(elem_classes="tl-summary tl-training-about", padding=False)
-            shown = gr.HTML(elem_classes="tl-preview", elem_id="training-data", padding=False)
+            with gr.Column(elem_id="training-data", elem_classes="tl-preview"):
+                counts = gr.HTML(padding=False)
+                convert = gr.Button(say("training.convert"), scale=0, visible=False, elem_id="training-convert")
+                lists = gr.Radio([], label=say("training.lists"), visible=False, elem_id="training-lists")
+                shown = gr.HTML(padding=False)
+            wanted_count, odd_file = gr.State(None), gr.State("")
             with gr.Accordion(say("training.add"), open=False):
                 upload = gr.File(label=say("training.upload"), file_types=[*SUFFIXES], type="filepath")
+                kept = gr.HTML(elem_id="training-kept", padding=False)
                 name = gr.Textbox(label=say("training.paste.name"), placeholder="my-data.jsonl")
-                pasted = gr.Textbox(label=say("training.paste"), lines=5)
-                keep = gr.Button(say("training.paste.save"), elem_id="training-keep")
+                pasted = gr.Textbox(label=say("training.paste"), lines=5, elem_id="training-pasted")
+                keep = gr.Button(say("training.paste.save"), interactive=False, elem_id="training-keep")
             with gr.Row():
                 for column in _COLUMNS:
                     with gr.Column(min_width=280):
@@ -98,11 +118,78 @@ def build(app: App, tab: gr.Tab) -> None:
         text = f"<p>{html.escape(chosen.about)}</p>"
         return {**form.show(TrainingConfig.read({**kept, **chosen.values})), about: text}
 
+    def give_up(before: _WantedCount | None) -> None:
+        if before is not None:
+            before.given_up = True
+
+    def looked(config: TrainingConfig, file: str = "") -> dict[Any, Any]:
+        """The data set of `config` as it is shown; file: one that was just kept. Raises UserError where nothing can be shown."""
+        nothing = {convert: gr.update(visible=False), lists: gr.update(visible=False), shown: "", wanted_count: None}
+        folder = app.training.places.datasets
+        try:
+            first = app.training.first_rows(config)
+        except NotUtf8 as error:
+            place = str(error.file.relative_to(folder.resolve()))
+            button = {convert: gr.update(visible=bool(error.likely)), odd_file: place}
+            return {**nothing, **button, counts: sentence_html(error.message)}
+        except SeveralLists as error:
+            found = [(f"{name} ({count})", f"{error.file}:{name}") for name, count in error.lists.items()]
+            return {**nothing, counts: sentence_html(error.message), lists: gr.update(choices=found, value=None, visible=True)}
+        known = figures(first.prepared) if first.prepared and first.complete else None
+        foreign = to_convert(folder, config.dataset) if not known or known.counts.get("broken") else ""
+        return {
+            **nothing,
+            convert: gr.update(visible=bool(foreign)),
+            odd_file: foreign,
+            counts: first_html(first, config.cutoff),
+            shown: rows_html(first),
+            wanted_count: None if first.complete else _WantedCount(config, file),
+            **({kept: kept_html(file, *facts_of(known))} if file and known else {}),
+        }
+
     @told
-    def previewed(**values: Any) -> str:
-        config = form.read(values)
-        prepared, tokenizer = app.training.preview(config)
-        return preview_html(prepared, tokenizer, config.cutoff)
+    def previewed(before: _WantedCount | None, **values: Any) -> dict[Any, Any]:
+        give_up(before)
+        return looked(form.read(values))
+
+    def counted(wanted: _WantedCount | None) -> Iterator[dict[Any, Any]]:
+        """Waits for the figures of the whole data set, as long as nothing else is looked at."""
+        shows: dict[Any, Any] = {counts: gr.skip()}
+        if wanted is not None:
+            try:
+                with app.training.counting(wanted.config) as counting:
+                    while (known := counting.wait(0.3)) is None and not wanted.given_up:
+                        yield shows
+                if known is not None:
+                    shows = {counts: figures_html(known, wanted.config.cutoff)}
+                    if wanted.file:
+                        shows[kept] = kept_html(wanted.file, *facts_of(known))
+            except UserError as error:
+                shows = {counts: sentence_html(error.message)}
+        yield {counts: gr.skip()} if wanted is not None and wanted.given_up else shows
+
+    @told
+    def converted(before: _WantedCount | None, place: str, request: gr.Request, **values: Any) -> dict[Any, Any]:
+        app.access.require_admin(owner_of(request))
+        give_up(before)
+        convert_file(path_inside(app.training.places.datasets, place, what="data set's name"))
+        return looked(form.read(values))
+
+    @told
+    def list_chosen(before: _WantedCount | None, wanted: str, **values: Any) -> dict[Any, Any]:
+        give_up(before)
+        return {form.controls["dataset"]: wanted, **looked(form.read({**values, "dataset": wanted}))}
+
+    def added(target: Path, values: dict[str, Any]) -> dict[Any, Any]:
+        """What is shown of a data set that was just kept; it stays, whatever may be wrong with its rows."""
+        chosen = {**choices(dataset=target.name), kept: kept_html(target.name)}
+        try:
+            config = form.read({**values, "dataset": target.name})
+            chosen[kept] = kept_html(target.name, *_facts_without_model(app, config))
+            return {**chosen, **looked(config, target.name)}
+        except UserError as error:
+            empty = {shown: "", wanted_count: None, convert: gr.update(visible=False), lists: gr.update(visible=False)}
+            return {**chosen, **empty, counts: sentence_html(error.message)}
 
     @told
     def begun(request: gr.Request, **values: Any) -> None:
@@ -119,35 +206,59 @@ def build(app: App, tab: gr.Tab) -> None:
         return form.show(app.training.copy(event.id))
 
     @told
-    def uploaded(path: str | None, request: gr.Request) -> dict[Any, Any]:
+    def uploaded(before: _WantedCount | None, path: str | None, request: gr.Request, **values: Any) -> dict[Any, Any]:
         app.access.require_admin(owner_of(request))
+        give_up(before)
         if not path:
             return {}
         target = _new_dataset(app, Path(path).name)
         shutil.copy(path, target)
-        return choices(dataset=target.name)
+        return added(target, values)
 
     @told
-    def saved(title: str, text: str, request: gr.Request) -> dict[Any, Any]:
+    def saved(before: _WantedCount | None, title: str, text: str, request: gr.Request, **values: Any) -> dict[Any, Any]:
         app.access.require_admin(owner_of(request))
+        give_up(before)
         if not text.strip():
             raise UserError("Paste the rows first.")
         target = _new_dataset(
             app, title if Path(title).suffix.lower() in SUFFIXES else f"{title.strip() or 'pasted'}{_kind(text)}"
         )
         write_text(target, text)
-        return choices(dataset=target.name)
+        return {**added(target, values), name: "", pasted: "", keep: gr.update(interactive=False)}
 
     controls: Any = form.controls
+    looking: dict[str, Any] = {"before": wanted_count, **controls}
+    data: list[Any] = [counts, shown, convert, lists, kept, wanted_count, odd_file]
     chosen_controls: list[Any] = [recipe, *(form.controls[key] for key in _CHOSEN)]
     tab.select(opened, form.controls["model"], chosen_controls, **PRIVATE)  # type: ignore[arg-type]
     recipe.input(recipe_chosen, None, [about, *form.controls.values()], inputs_kwargs={"wanted": recipe, **controls}, **PRIVATE)
-    asks(preview, previewed, None, shown, inputs_kwargs=controls)
+    asks(preview, previewed, None, data, inputs_kwargs=looking)
+    asks(convert, converted, None, data, inputs_kwargs={"place": odd_file, **looking})
+    lists.input(list_chosen, None, [form.controls["dataset"], *data], inputs_kwargs={"wanted": lists, **looking}, **PRIVATE)
+    wanted_count.change(counted, wanted_count, [counts, kept], concurrency_limit=None, **PRIVATE)
     asks(start, begun, inputs_kwargs=controls)
     asks(queue, queued, inputs_kwargs=controls)
     answered(panel.copied(copied, None, list(form.controls.values()), **PRIVATE), "training-copied")  # pyright: ignore[reportAttributeAccessIssue]
-    upload.upload(uploaded, upload, chosen_controls, **PRIVATE)
-    asks(keep, saved, [name, pasted], chosen_controls)
+    upload.upload(uploaded, None, [*chosen_controls, *data], inputs_kwargs={"path": upload, **looking}, **PRIVATE)
+    pasted.change(None, pasted, keep, js=_WHEN_PASTED, **PRIVATE)
+    asks(
+        keep,
+        saved,
+        None,
+        [*chosen_controls, *data, name, pasted, keep],
+        inputs_kwargs={"title": name, "text": pasted, **looking},
+    )
+
+
+def _facts_without_model(app: App, config: TrainingConfig) -> list[str]:
+    """Format and number of rows, as far as they are known at once."""
+    try:
+        rows = read_rows(app.training.places.datasets, config.dataset, FIRST_ROWS)
+        name, _ = choose_format(config, app.training.places, rows)
+    except UserError:
+        return []
+    return [name, said(f"{len(rows.rows) + len(rows.problems)} rows")] if rows.complete else [name]
 
 
 def _value(values: dict[str, str], key: str) -> dict[str, Any]:
@@ -169,66 +280,3 @@ def _kind(text: str) -> str:
     """The suffix that pasted text asks for."""
     first = text.lstrip()[:1]
     return ".json" if first == "[" else ".jsonl" if first == "{" else ".txt"
-
-
-# --- the preview, as HTML of our own making: every text in it is escaped
-
-
-def preview_html(prepared: Prepared, tokenizer: Any, cutoff: int) -> str:
-    """The first rows with learnt tokens marked, how long rows are, and what is wrong with which."""
-    template = f" · {html.escape(prepared.template)}" if prepared.template else ""
-    rows = "".join(
-        _row(sample, tokenizer, rejected=prepared.pairs and at % 2 == 1)
-        for at, sample in enumerate(prepared.samples[:_SHOWN_ROWS])
-    )
-    return (
-        f"<p><strong>{html.escape(prepared.format)}</strong>{template} · {html.escape(said(prepared.sentence))}</p>"
-        f"{histogram([len(sample.tokens) + sample.cut for sample in prepared.samples], cutoff)}{_problems(prepared)}{rows}"
-    )
-
-
-def _row(sample: Sample, tokenizer: Any, *, rejected: bool) -> str:
-    """rejected: what is marked is the answer that is to become less likely."""
-    kind = ' class="tl-rejected"' if rejected else ""
-    left = _SHOWN_CHARACTERS
-    parts = []
-    for text, learnt in readable(tokenizer, sample):
-        part = html.escape(text[:left])
-        parts.append(f"<mark{kind}>{part}</mark>" if learnt else part)
-        left -= len(text)
-        if left <= 0:
-            parts.append("…")
-            break
-    cut = said(f", {sample.cut} more cut off") if sample.cut else ""
-    about = said(f"row {sample.row} · {len(sample.tokens)} tokens{cut}")
-    return f'<div class="tl-example"><small>{about}</small><pre>{"".join(parts)}</pre></div>'
-
-
-def _problems(prepared: Prepared) -> str:
-    items = "".join(
-        f"<li><b>{problem.row}</b> {html.escape(said(problem.kind))}: {html.escape(said(problem.reason))}</li>"
-        for problem in prepared.problems[:50]
-    )
-    more = f"<li>… {len(prepared.problems) - 50}</li>" if len(prepared.problems) > 50 else ""
-    return f'<ul class="tl-problems">{items}{more}</ul>' if items else ""
-
-
-def histogram(lengths: Sequence[int], cutoff: int) -> str:
-    """Bars of how many rows have how many tokens, as SVG; those beyond the cutoff in another colour."""
-    top = max(lengths)
-    size = max(1, -(-top // _BARS))
-    counts = [0] * (top // size + 1)
-    for length in lengths:
-        counts[length // size] += 1
-    high = max(counts)
-    bars = "".join(
-        f'<rect x="{at * 10 + 1}" y="{40 - 38 * count / high:.1f}" width="8" height="{38 * count / high:.1f}"'
-        f"{' class=over' if at * size > cutoff else ''}><title>{at * size}–{at * size + size - 1}: {count}</title></rect>"
-        for at, count in enumerate(counts)
-        if count
-    )
-    width = len(counts) * 10
-    return (
-        f'<svg class="tl-bars" viewBox="0 0 {width} 50" role="img" aria-label="{min(lengths)}–{top}">{bars}'
-        f'<text x="0" y="49">0</text><text x="{width}" y="49" text-anchor="end">{top}</text></svg>'
-    )
