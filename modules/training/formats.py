@@ -272,7 +272,7 @@ _SPEAKERS = {
     **dict.fromkeys(("tool", "observation", "function_response", "function"), "tool"),
 }
 """Who speaks, by the names that data sets have for it, however they are capitalised."""
-_NO_VALUE = frozenset(("", "nan", "NaN", "none", "None", "null", "NULL", "<NA>", "NaT", "inf", "-inf", "Infinity", "-Infinity"))
+_NO_VALUE = frozenset(("", "nan", "NaN", "None", "null", "NULL", "<NA>", "NaT", "inf", "-inf", "Infinity", "-Infinity"))
 """What pandas and others write for a missing text when they make a word of it."""
 
 

@@ -209,6 +209,7 @@ OTHER_BODIES = {
     "null": b"null",
     "deep": b"[" * 100_000,
     "a number of many digits": b'{"a": ' + b"9" * 10_000 + b"}",
+    "half a character": b'{"content": "\\ud800", "\\ud800": "\\udc00"}',
     "no number": b'{"a": NaN, "b": Infinity}',
     "50 MB": b'"' + b"x" * 50_000_000 + b'"',
 }
