@@ -28,6 +28,8 @@ def check_settings(config: TrainingConfig) -> None:
         raise UserError("The objective dpo compares answers: set the loss to answers.", param="loss")
     if config.objective == "dpo" and config.packing:
         raise UserError("The objective dpo computes pairs side by side: turn packing off.", param="packing")
+    if config.learning_rate == 0:
+        raise UserError("Nothing would be learnt: the learning rate is 0. About 2e-4 is usual for LoRA.", param="learning_rate")
     if config.loss == "after" and not config.loss_after:
         raise UserError("Loss after a marker needs the marker.", param="loss_after")
     if config.sharding != "none" and config.processes * config.machines == 1:

@@ -82,7 +82,7 @@ class TrainingConfig(Settings):
     long_rows: Literal["cut", "skip"] = setting("cut", group="Data")
     """What happens to longer rows: they lose their end, or are left out. Both are counted."""
     add_eos: bool = setting(True, group="Data")
-    """End the last answer with the end-of-text token where the template does not, so that the model learns to stop."""
+    """Let the end-of-text token be learnt behind answers that the template does not end, so that the model learns to stop."""
     packing: bool = setting(False, group="Data")
     """Fill each sequence up to the cutoff with several rows, which do not see each other; batch then counts such sequences."""
     eval_share: float = setting(0.0, min=0, max=0.9, step=0.01, slider_max=0.3, group="Data")

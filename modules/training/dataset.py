@@ -24,6 +24,7 @@ from modules.training.formats import (
     guess_format,
     read_format,
 )
+from modules.training.learnable import SAME, check_end_of_text, check_ends, learnable, notes_on_ends
 from modules.training.render import Rendered, render
 from modules.training.row import Row
 from modules.training.rows import Problem, Rows, read_rows
@@ -34,8 +35,8 @@ from modules.training.samples import Marked, Sample, mark, pieces_of_text, token
 class Prepared:
     """samples in the data's order; problems: every row that was cut or left out; rows: how many were read.
 
-    notes: what is told about the files as a whole. format, template: what was used, by name ("model" is the model's own template, "" none).
-    pairs: samples stand in twos, a chosen answer and the rejected one.
+    format, template: what was used, by name ("model" is the model's own template, "" none).
+    pairs: samples stand in twos, a chosen answer and the rejected one. notes: what else is worth knowing before the start.
     """
 
     samples: tuple[Sample, ...]
@@ -115,11 +116,12 @@ def prepare_rows(config: TrainingConfig, places: Places, tokenizer: Any, model_n
         template, source = "", ""
     else:
         template, source = choose_template(config, places, tokenizer, model_name, form)
-    samples, problems = _samples(rows, form, source, config, tokenizer)
-    kept, dropped = _usable(samples, config, 2 if pairs else 1)
+    words = f"the template {template}" if template else f"the format {form_name}"
+    samples, problems, notes = _samples(rows, form, source, config, tokenizer, words)
+    kept, dropped = learnable(samples, config, 2 if pairs else 1)
     problems = sorted([*rows.problems, *problems, *dropped], key=lambda problem: problem.row)
     prepared = Prepared(
-        tuple(kept), tuple(problems), len(rows.rows) + len(rows.problems), form_name, template, pairs, rows.notes
+        tuple(kept), tuple(problems), len(rows.rows) + len(rows.problems), form_name, template, pairs, (*rows.notes, *notes)
     )
     if not kept:
         raise UserError(_nothing_left(prepared, config), param="dataset")
@@ -186,8 +188,11 @@ def split(samples: Sequence[Sample], config: TrainingConfig) -> tuple[list[Sampl
 
 
 def _samples(
-    rows: Rows, form: Format, source: str, config: TrainingConfig, tokenizer: Any
-) -> tuple[list[Sample], list[Problem]]:
+    rows: Rows, form: Format, source: str, config: TrainingConfig, tokenizer: Any, words: str
+) -> tuple[list[Sample], list[Problem], tuple[str, ...]]:
+    """(samples, problems, notes); words: what the texts are made with, for people."""
+    if isinstance(form, TextFormat):
+        check_end_of_text(config, tokenizer)
     marked: list[Marked] = []
     samples: list[Sample] = []
     problems: list[Problem] = []
@@ -206,8 +211,9 @@ def _samples(
                 marked += _marked(row, number, form, source, special, encoder.control, config)
         except RowError as error:
             problems.append(Problem(error.kind, number, error.reason))
+    check_ends(marked, tokenizer, words)
     samples += tokenize(marked, tokenizer, encoder, config.cutoff)
-    return samples, problems
+    return samples, problems, notes_on_ends(marked, config, words)
 
 
 def _marked(
@@ -242,7 +248,8 @@ def _marked(
         case Preference(chosen, _):
             texts, begin = rendered(chosen), False
         case plain:
-            texts, begin = [Rendered(plain.text, plain.answers, True)], True
+            ends_open = any(value and plain.text.endswith(value) for value in row.values() if isinstance(value, str))
+            texts, begin = [Rendered(plain.text, plain.answers, True, (len(plain.text),) if ends_open else ())], True
     found = [mark(text, number, config, begin=begin) for text in texts]
     if None in found:
         raise RowError("no answer", f"the marker {config.loss_after!r} is not in it")
@@ -259,41 +266,13 @@ def _check_tools_are_shown(conversation: Conversation, texts: Sequence[Rendered]
         raise RowError("broken", f"the template does not show the call of {missing[0]}: choose one that knows tools")
 
 
-def _usable(samples: Sequence[Sample], config: TrainingConfig, size: int) -> tuple[list[Sample], list[Problem]]:
-    """Those that can be learnt from, in groups of `size` that stay together, and what is wrong with the others."""
-    kept: list[Sample] = []
-    problems: list[Problem] = []
-    for at in range(0, len(samples), size):
-        group = samples[at : at + size]
-        left_out = [problem for sample in group if (problem := _reason_to_leave_out(sample, config))]
-        if left_out:
-            problems.append(left_out[0])
-            continue
-        kept += group
-        cut = max(group, key=lambda sample: sample.cut)
-        if cut.cut:
-            length = len(cut.tokens) + cut.cut
-            problems.append(Problem("too long (cut)", cut.row, f"it has {length} tokens and loses {cut.cut}"))
-    return kept, problems
-
-
-def _reason_to_leave_out(sample: Sample, config: TrainingConfig) -> Problem | None:
-    length = len(sample.tokens) + sample.cut
-    if sample.cut and config.long_rows == "skip":
-        return Problem("too long (left out)", sample.row, f"it has {length} tokens")
-    if sample.labels:
-        return None
-    if sample.cut:
-        return Problem("too long (left out)", sample.row, f"it has {length} tokens, and its answer begins behind the cutoff")
-    return Problem("no answer", sample.row, "no token of it would be learnt")
-
-
 def _nothing_left(prepared: Prepared, config: TrainingConfig) -> str:
     counts = ", ".join(f"{count} {kind}" for kind, count in prepared.counts.items())
-    first = prepared.problems[0]
+    kind = max(prepared.counts, key=lambda kind: prepared.counts[kind])
+    first = next(problem for problem in prepared.problems if problem.kind == kind)
     advice = (
         f"Raise the cutoff, which is {config.cutoff} tokens."
-        if first.kind.startswith("too long")
+        if kind == SAME or kind.startswith("too long")
         else "Check the format and the columns."
     )
     return f"Nothing of the {prepared.rows} rows can be learnt: {counts}. Row {first.row}: {first.reason}. {advice}"

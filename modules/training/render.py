@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,13 @@ class Rendered:
 
     Control tokens that the data spells have a mark in them.
     ends_with_answer: the text stops where the last answer does, so an end-of-text token may follow.
+    open: ends of answers behind which the template puts no word that ends them.
     """
 
     text: str
     answers: tuple[Span, ...]
     ends_with_answer: bool
+    open: tuple[int, ...] = ()
 
 
 def render(conversation: Conversation, template: str, special: Mapping[str, str], control: ControlTokens) -> list[Rendered]:
@@ -36,17 +38,17 @@ def render(conversation: Conversation, template: str, special: Mapping[str, str]
     variables = {**special, **control.marked_variables(conversation.variables)}
     last = max((at for at, message in enumerate(messages) if message.role == "assistant"), default=-1)
     whole = _render(template, messages, variables)
-    spans: list[Span] = []
+    found: list[_Answer] = []
     for at, message in enumerate(messages):
         if message.role != "assistant":
             continue
         upto = whole if at == len(messages) - 1 else _render(template, messages[: at + 1], variables)
         if at < last and not whole.startswith(upto.rstrip()):
             return _one_for_each_answer(messages, template, variables, special)
-        spans += _answer(template, messages, at, upto, variables, special)
-    if last == len(messages) - 1 and spans:
-        return [Rendered(whole[: spans[-1][1]], tuple(spans), True)]
-    return [Rendered(whole, tuple(spans), False)]
+        if answer := _answer(template, messages, at, upto, variables, special):
+            found.append(answer)
+    at_end = last == len(messages) - 1 and bool(found)
+    return [_rendered(whole[: found[-1].span[1]] if at_end else whole, found, at_end)]
 
 
 def _one_for_each_answer(
@@ -56,14 +58,27 @@ def _one_for_each_answer(
     for at, message in enumerate(messages):
         if message.role == "assistant":
             upto = _render(template, messages[: at + 1], variables)
-            if span := _answer(template, messages, at, upto, variables, special):
-                texts.append(Rendered(upto[: span[0][1]], tuple(span), True))
+            if answer := _answer(template, messages, at, upto, variables, special):
+                texts.append(_rendered(upto[: answer.span[1]], [answer], True))
     return texts
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """ended: the template puts a word behind it."""
+
+    span: Span
+    ended: bool
+
+
+def _rendered(text: str, answers: Sequence[_Answer], at_end: bool) -> Rendered:
+    open = tuple(one.span[1] for one in answers if not one.ended)
+    return Rendered(text, tuple(one.span for one in answers), at_end, open)
 
 
 def _answer(
     template: str, messages: Messages, at: int, upto: str, variables: Mapping[str, Any], special: Mapping[str, str]
-) -> list[Span]:
+) -> _Answer | None:
     """Where message `at` stands in `upto`, which ends with it: from the end of what invites it to its last word.
 
     Words behind the end-of-text token are the template's, not the model's; nor are line breaks at the end.
@@ -71,18 +86,18 @@ def _answer(
     """
     message = messages[at]
     if message.extra.get("weight") in (0, False):
-        return []
+        return None
     if at == 0:
         start = max(upto.find(message.content.strip()), 0)
     else:
         invitation = _render(template, messages[:at], variables, add_generation_prompt=True)
         start = _common_length(invitation, upto)
     eos = special.get("eos_token", "")
-    content = message.content.rstrip()
+    content = message.content.strip()
     tail = upto.rfind(content) + len(content) if content and content in upto[start:] else start
     stop = upto.find(eos, tail) if eos else -1
     end = stop + len(eos) if stop >= 0 else max(len(upto.rstrip()), tail)
-    return [(start, end)] if end > start else []
+    return _Answer((start, end), bool(upto[tail:end].strip())) if end > start else None
 
 
 def _common_length(one: str, other: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -22,13 +23,17 @@ from modules.training.render import Rendered, Span
 class Sample:
     """One sequence. learnt[i]: whether the model is taught to write token i after those before it.
 
-    row: number of the row that it comes from. cut: how many tokens its end lost.
+    unread: places of tokens that are learnt, and that the model does not read before those behind them: the ends of
+    earlier answers, where the template has none. row: number of the row that it comes from. cut: how many tokens its end lost;
+    lost: a fingerprint of those, by which rows that differ behind the cutoff alone are known.
     """
 
     tokens: tuple[int, ...]
     learnt: tuple[bool, ...]
     row: int
     cut: int = 0
+    lost: int = 0
+    unread: tuple[int, ...] = ()
 
     @property
     def labels(self) -> int:
@@ -38,13 +43,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Marked:
-    """A text that waits for its tokens. begin: whether the text's begin token belongs before it; end: an end token behind it."""
+    """A text that waits for its tokens. begin: whether the text's begin token belongs before it; end: an end token behind it.
+
+    ends: where in the text an end token is learnt which the text does not have. open: where it would be wanted.
+    """
 
     row: int
     text: str
     spans: tuple[Span, ...]
     begin: bool
     end: bool
+    ends: tuple[int, ...] = ()
+    open: tuple[int, ...] = ()
 
 
 def load_tokenizer(path: str | Path) -> Any:
@@ -75,7 +85,9 @@ def mark(rendered: Rendered, row: int, config: TrainingConfig, *, begin: bool) -
         spans = ((at + len(config.loss_after), len(rendered.text)),)
     else:
         spans = rendered.answers
-    return Marked(row, rendered.text, spans, begin, config.add_eos and rendered.ends_with_answer)
+    open = rendered.open if config.add_eos else ()
+    ends = tuple(at for at in open if at < len(rendered.text)) if config.loss == "answers" else ()
+    return Marked(row, rendered.text, spans, begin, config.add_eos and rendered.ends_with_answer, ends, open)
 
 
 def tokenize(marked: Sequence[Marked], tokenizer: Any, encoder: ChatEncoder, cutoff: int) -> Iterator[Sample]:
@@ -88,11 +100,29 @@ def tokenize(marked: Sequence[Marked], tokenizer: Any, encoder: ChatEncoder, cut
             if MARK in item.text:
                 tokens, offsets = encoder.encode_with_places(item.text)
             learnt = _inside(offsets, item.spans)
+            unread = [] if end is None else _unread(offsets, item.ends)
+            for at in unread:
+                tokens.insert(at, end)
+                learnt.insert(at, True)
             if item.begin and tokens[: len(begin)] != begin:
                 tokens, learnt = begin + tokens, [False] * len(begin) + learnt
+                unread = [at + len(begin) for at in unread]
             if item.end and end is not None and (not tokens or tokens[-1] != end):
                 tokens, learnt = [*tokens, end], [*learnt, bool(learnt) and learnt[-1]]
-            yield Sample(tuple(tokens[:cutoff]), tuple(learnt[:cutoff]), item.row, max(0, len(tokens) - cutoff))
+            yield Sample(
+                tuple(tokens[:cutoff]),
+                tuple(learnt[:cutoff]),
+                item.row,
+                cut=max(0, len(tokens) - cutoff),
+                lost=hash(tuple(tokens[cutoff:])) if len(tokens) > cutoff else 0,
+                unread=tuple(at for at in unread if at < cutoff),
+            )
+
+
+def _unread(offsets: Sequence[tuple[int, int]], ends: Sequence[int]) -> list[int]:
+    """Where tokens belong among those of `offsets`, one behind each of the characters `ends`, each counted with those before it."""
+    starts = [start for start, _ in offsets]
+    return [bisect_left(starts, end) + before for before, end in enumerate(ends)]
 
 
 def _inside(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> list[bool]:

@@ -19,6 +19,8 @@ def store(path: Path, train: Sequence[Sample], held_out: Sequence[Sample], sente
         arrays[f"{name}_tokens"] = np.fromiter((token for sample in samples for token in sample.tokens), np.int32)
         arrays[f"{name}_learnt"] = np.fromiter((flag for sample in samples for flag in sample.learnt), np.bool_)
         arrays[f"{name}_lengths"] = np.array([len(sample.tokens) for sample in samples], np.int64)
+        unread = [(at, place) for at, sample in enumerate(samples) for place in sample.unread]
+        arrays[f"{name}_unread"] = np.array(unread, np.int64).reshape(-1, 2)
         arrays[f"{name}_rows"] = np.array([sample.row for sample in samples], np.int64)
     with written_whole(path) as draft, draft.open("wb") as file:
         np.savez(file, **arrays)
@@ -35,7 +37,14 @@ def load(path: Path) -> tuple[list[Sample], list[Sample], str]:
             tokens = np.split(arrays[f"{name}_tokens"], ends)
             learnt = np.split(arrays[f"{name}_learnt"], ends)
             rows = arrays[f"{name}_rows"].tolist()
+            unread: dict[int, list[int]] = {}
+            # Runs that were begun before there were any have none.
+            for at, place in arrays.get(f"{name}_unread", np.zeros((0, 2), np.int64)).tolist():
+                unread.setdefault(at, []).append(place)
             parts.append(
-                [Sample(tuple(t.tolist()), tuple(f.tolist()), row) for t, f, row in zip(tokens, learnt, rows, strict=False)]
+                [
+                    Sample(tuple(t.tolist()), tuple(f.tolist()), row, unread=tuple(unread.get(at, ())))
+                    for at, (t, f, row) in enumerate(zip(tokens, learnt, rows, strict=False))
+                ]
             )
         return parts[0], parts[1], str(arrays["sentence"])

@@ -13,7 +13,7 @@ from modules.library.templates import TemplateLibrary
 from modules.training.config import TrainingConfig
 from modules.training.dataset import Places, Prepared, prepare
 from modules.training.formats import KeySetFormat, TextFormat, read_format
-from modules.training.samples import load_tokenizer, readable
+from modules.training.samples import Sample, load_tokenizer, readable
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -106,9 +106,9 @@ CASES = [
         "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\ndd<|im_end|>⟧"),
     ]),
     (MESSAGES, "messages", "Vicuna-v1.1", "answers", ["<s>s USER: a ASSISTANT: bb<|im_end|>USER: c ASSISTANT:⟦ dd<|im_end|>⟧"]),
-    # Guanaco: its own words have no end of turn, so the last answer gets one.
+    # Guanaco: its own words have no end of turn, so each answer gets one; that of an earlier one is learnt and not read.
     (GUANACO, "guanaco", "format", "answers", [
-        f"<s>{HUMAN}### Human: a\n### Assistant:⟦ bb⟧\n### Human: c\n### Assistant:⟦ dd<|im_end|>⟧",
+        f"<s>{HUMAN}### Human: a\n### Assistant:⟦ bb<|im_end|>⟧\n### Human: c\n### Assistant:⟦ dd<|im_end|>⟧",
     ]),
     (GUANACO, "guanaco", "format", "all", [
         f"⟦<s>{HUMAN}### Human: a\n### Assistant: bb\n### Human: c\n### Assistant: dd<|im_end|>⟧",
@@ -144,6 +144,11 @@ def bytewise(tiny_llama_folder):
 def prepared(places: Places, tokenizer, rows, **settings) -> Prepared:
     (places.datasets / "d.json").write_text(json.dumps(rows), encoding="utf-8")
     return prepare(TrainingConfig.read({"dataset": "d.json", **settings}), places, tokenizer, "tiny-llama")
+
+
+def read(sample: Sample) -> list[int]:
+    """The tokens that the model reads."""
+    return [token for at, token in enumerate(sample.tokens) if at not in sample.unread]
 
 
 def marked(tokenizer, data: Prepared) -> list[str]:
@@ -193,12 +198,13 @@ def test_every_format_in_every_template_learns_what_each_loss_says(places, bytew
         with pytest.raises(UserError, match="no words of its own"):
             prepared(places, bytewise, rows, format=form, template=template)
         return
-    [text] = marked(bytewise, prepared(places, bytewise, rows, format=form, template=template))
+    data = prepared(places, bytewise, rows, format=form, template=template)
+    [text] = marked(bytewise, data)
     learnt = re.findall("⟦(.*?)⟧", text, re.DOTALL)
     assert [part.strip()[:5] for part in learnt] == answers
-    assert all(re.fullmatch(r"\s*Yans\d\s*(<[^<>]+>\s*){0,2}", part) for part in learnt), learnt
+    assert all(re.fullmatch(r"\s*Yans\d\s*(<[^<>]+>\s*){1,2}", part) for part in learnt), learnt
     assert learnt[-1].endswith(bytewise.eos_token) and text.endswith("⟧")
-    plain = text.replace("⟦", "").replace("⟧", "")
+    plain = bytewise.decode(read(data.samples[0]))
     [everything] = marked(bytewise, prepared(places, bytewise, rows, format=form, template=template, loss="all"))
     assert everything == f"⟦{plain}⟧"
     [after] = marked(
@@ -222,7 +228,7 @@ def test_every_format_that_is_shipped_has_label_tests_with_every_loss():
 def test_without_an_added_end_token_the_template_alone_decides(places, bytewise):
     with_end = prepared(places, bytewise, GUANACO, template="format", add_eos=True)
     without = prepared(places, bytewise, GUANACO, template="format", add_eos=False)
-    assert with_end.samples[0].tokens[:-1] == without.samples[0].tokens
+    assert read(with_end.samples[0])[:-1] == list(without.samples[0].tokens)
     assert marked(bytewise, without)[0].endswith("⟦ dd⟧")
 
 

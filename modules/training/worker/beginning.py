@@ -131,12 +131,10 @@ def make_lines(samples: Sequence[Sample], config: TrainingConfig, device: torch.
     labels: list[int] = []
     size = max(_LINE, 2 * config.rank)
     for sample in samples:
-        tokens += sample.tokens
-        places += range(len(sample.tokens))
-        labels += [
-            token if learnt and at else -100
-            for at, (token, learnt) in enumerate(zip(sample.tokens, sample.learnt, strict=True))
-        ]
+        read = [at for at in range(len(sample.tokens)) if at not in sample.unread]
+        tokens += [sample.tokens[at] for at in read]
+        places += range(len(read))
+        labels += [sample.tokens[at] if at and sample.learnt[at] else -100 for at in read]
         if len(tokens) >= size:
             lines.append(_line(tokens, places, labels, device))
             tokens, places, labels = [], [], []

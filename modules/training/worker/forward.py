@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -107,7 +108,8 @@ class Forward:
 def flatten(samples: Sequence[Sample], device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(tokens [1, n], positions [1, n] from 0 in each sample, places whose next token is learnt [labels], those tokens).
 
-    What stands behind the last learnt token changes nothing, and is left out; so is that token itself, as nothing follows it.
+    What stands behind the last learnt token changes nothing, and is left out; so is that token itself, as nothing follows it,
+    and so are unread ones: they are learnt at the place of what stands before them.
     """
     tokens: list[int] = []
     positions: list[int] = []
@@ -115,10 +117,11 @@ def flatten(samples: Sequence[Sample], device: torch.device) -> tuple[Tensor, Te
     targets: list[int] = []
     for sample in samples:
         learnt = [at for at in range(1, len(sample.tokens)) if sample.learnt[at]]
-        end = learnt[-1]
-        keep += [len(tokens) + at - 1 for at in learnt]
+        unread = sample.unread
+        read = [token for at, token in enumerate(sample.tokens[: learnt[-1]]) if at not in unread]
+        keep += [len(tokens) + at - 1 - bisect_left(unread, at) for at in learnt]
         targets += [sample.tokens[at] for at in learnt]
-        tokens += sample.tokens[:end]
-        positions += range(end)
+        tokens += read
+        positions += range(len(read))
     one, two = (torch.tensor([values], device=device) for values in (tokens, positions))
     return one, two, torch.tensor(keep, device=device), torch.tensor(targets, device=device)

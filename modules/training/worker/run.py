@@ -30,6 +30,7 @@ from modules.training.worker.optimizers import make_optimizer, only_plain, peak_
 from modules.training.worker.reference import reference_of
 from modules.training.worker.replies import Replies
 from modules.training.worker.saving import NOT_WEIGHTS, Progress, restore, save_checkpoint
+from modules.training.worker.standstill import Standstill
 
 _TOKENS_ON_CPU = 400  # a longer line is not faster there, and takes more memory
 
@@ -62,6 +63,7 @@ class Run:
         self.tokens_at_once = None if group.device.type == "cuda" else _TOKENS_ON_CPU
         self.rows_at_once = self.config.micro_rows
         self.replies = self._make_replies()
+        self.standstill = Standstill(self.config, self.trainee.dtype)
         self.board = Board(folder.board, self.progress.step) if group.is_first else None
         self._tell(self._started(sentence))
         if only_plain(self.config, group.device):
@@ -85,6 +87,8 @@ class Run:
             if why:
                 reason = why
                 break
+        if self.standstill.reason:
+            reason += f"; nothing was learnt at the end, because {self.standstill.reason}"
         self._finish(reason)
 
     # --- one step
@@ -123,6 +127,8 @@ class Run:
         self._tell(event)
         if self.board:
             self.board.step(event)
+        if sentence := self.standstill.look(event.step, loss, rate, norm):
+            self._tell(events.Noted(sentence))
         return loss
 
     def _share(self, right: float, units: int) -> float | None:
