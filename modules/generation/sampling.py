@@ -39,11 +39,11 @@ class SamplingParams(Settings):
     """What a request, a preset and the Parameters tab can set."""
 
     # --- length and stopping
-    max_tokens: int = setting(512, min=1, max=MAX_TOKENS, slider_max=4096, step=1, group="Length", aliases=["max_new_tokens"])
+    max_tokens: int = setting(512, min=1, max=MAX_TOKENS, step=1, group="Length", aliases=["max_new_tokens"])
     """The most tokens one reply may have."""
-    truncation_length: int = setting(0, min=0, max=MAX_TOKENS, slider_max=32_768, step=64, group="Length")
+    truncation_length: int = setting(0, min=0, max=MAX_TOKENS, step=64, group="Length")
     """Leave out the oldest part of a prompt that would have more tokens than this with its reply; 0 is the model's whole context."""
-    min_tokens: int = setting(0, min=0, max=MAX_TOKENS, slider_max=4096, step=1, group="Length", aliases=["min_length"])
+    min_tokens: int = setting(0, min=0, max=MAX_TOKENS, step=1, group="Length", aliases=["min_length"])
     """Do not end the reply before this many tokens; 0 lets the model decide."""
     stop: tuple[str, ...] = setting((), group="Length")
     """Texts that end the reply when they appear; they are not shown."""
@@ -73,7 +73,7 @@ class SamplingParams(Settings):
     # --- filters
     top_p: float = setting(1.0, min=0, max=1, step=0.01, group="Filters")
     """Keep the likeliest tokens that together reach this probability; 1 keeps them all."""
-    top_k: int = setting(0, min=0, max=1_000_000, step=1, slider_max=200, group="Filters")
+    top_k: int = setting(0, min=0, max=1_000_000, step=1, group="Filters")
     """Keep this many of the likeliest tokens; 0 keeps them all."""
     min_p: float = setting(0.0, min=0, max=1, step=0.01, group="Filters")
     """Drop tokens less likely than this share of the likeliest one; 0 keeps them all."""
@@ -87,7 +87,7 @@ class SamplingParams(Settings):
     """Tail-free sampling: cut where the curve of sorted probabilities flattens; 1 keeps them all."""
     epsilon_cutoff: float = setting(0.0, min=0, max=9, step=0.01, group="Filters")
     """Drop tokens less likely than this, in units of 1e-4; 0 keeps them all."""
-    eta_cutoff: float = setting(0.0, min=0, max=20, step=0.01, group="Filters")
+    eta_cutoff: float = setting(0.0, min=0, max=20, step=0.01, slider_max=10, group="Filters")
     """Like epsilon cutoff, but lower where the model is uncertain, in units of 1e-4; 0 keeps them all."""
     xtc_probability: float = setting(0.0, min=0, max=1, step=0.01, group="Filters")
     """How often to exclude the top choices (XTC) so that less usual words come up; 0 is never."""
@@ -103,7 +103,7 @@ class SamplingParams(Settings):
     # --- repetition
     repetition_penalty: float = setting(1.0, min=0.01, max=10, step=0.01, slider_max=1.5, group="Repetition")
     """Above 1 makes tokens less likely that are already in the text; 1 changes nothing."""
-    repetition_penalty_range: int = setting(0, min=0, max=MAX_TOKENS, step=64, slider_max=4096, group="Repetition")
+    repetition_penalty_range: int = setting(0, min=0, max=MAX_TOKENS, step=64, group="Repetition")
     """How many of the last tokens the penalties look at; 0 is all of them."""
     encoder_repetition_penalty: float = setting(1.0, min=0.01, max=10, step=0.01, slider_max=1.5, group="Repetition")
     """Above 1 makes tokens of the prompt more likely; 1 changes nothing."""
@@ -125,7 +125,7 @@ class SamplingParams(Settings):
     """Contrastive search, with sampling off: of the top_k likeliest tokens (16 at most), one that is unlike the text; 0 is off."""
 
     # --- guidance, bans, order
-    guidance_scale: float = setting(1.0, min=0.01, max=10, step=0.05, slider_max=3, group="Guidance")
+    guidance_scale: float = setting(1.0, min=0.01, max=10, step=0.01, slider_max=3, group="Guidance")
     """Classifier-free guidance: above 1 pushes the reply away from the negative prompt; 1 is off."""
     negative_prompt: str = setting("", group="Guidance", lines=2)
     """What guidance pushes away from."""

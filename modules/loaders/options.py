@@ -32,15 +32,11 @@ class LoadOptions(Settings):
 
     loader: LoaderName = setting("auto", group="Loader")
     """What loads the model; auto looks at the files."""
-    ctx_size: int = setting(
-        0, min=0, max=10_000_000, step=256, slider_max=131_072, group="Loader", aliases=["n_ctx", "max_seq_len"]
-    )
+    ctx_size: int = setting(0, min=0, max=10_000_000, step=256, group="Loader", aliases=["n_ctx", "max_seq_len"])
     """The most tokens that a prompt and its reply may have together; 0 takes what the model was made for, as far as memory allows."""
     max_parallel: int = setting(8, min=1, max=512, step=1, slider_max=64, group="Loader")
     """How many replies are made at the same time; more requests wait in order."""
-    cache_memory: float = setting(
-        0.0, min=0, max=10_000, step=0.5, slider_max=64, group="Loader", loaders=LOCAL + ("llamacpp",)
-    )
+    cache_memory: float = setting(0.0, min=0, max=10_000, group="Loader", loaders=LOCAL + ("llamacpp",))
     """The most GiB for the key-value cache; 0 decides by the memory that is free."""
 
     # --- where and how the weights lie
@@ -94,9 +90,7 @@ class LoadOptions(Settings):
         0, min=0, max=65_536, step=32, slider_max=4096, group="llama.cpp", loaders=["llamacpp"], aliases=["n_batch"]
     )
     """How many prompt tokens are read between two steps of the running replies; 0 takes 512 on a GPU, else 128."""
-    gpu_layers: int = setting(
-        -1, min=-1, max=10_000, step=1, slider_max=100, group="llama.cpp", loaders=["llamacpp"], aliases=["n_gpu_layers"]
-    )
+    gpu_layers: int = setting(-1, min=-1, max=10_000, step=1, group="llama.cpp", loaders=["llamacpp"], aliases=["n_gpu_layers"])
     """How many layers lie on the GPU; -1 puts as many there as fit."""
     cache_type: Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = setting(
         "f16", group="llama.cpp", loaders=["llamacpp"]
@@ -124,9 +118,9 @@ class LoadOptions(Settings):
     """The key for that engine, where it asks for one."""
     remote_model: str = setting("", group="Remote engine", loaders=["remote"])
     """The model's name on that engine; empty takes the first one that it lists."""
-    tensor_parallel_size: int = setting(1, min=1, max=1024, step=1, slider_max=16, group="vLLM", loaders=["vllm"])
+    tensor_parallel_size: int = setting(1, min=1, max=1024, step=1, group="vLLM", loaders=["vllm"])
     """Over how many GPUs each layer is split."""
-    pipeline_parallel_size: int = setting(1, min=1, max=1024, step=1, slider_max=16, group="vLLM", loaders=["vllm"])
+    pipeline_parallel_size: int = setting(1, min=1, max=1024, step=1, group="vLLM", loaders=["vllm"])
     """Over how many groups of GPUs (machines, with Ray) the layers are distributed."""
     distributed_executor_backend: Literal["auto", "mp", "ray"] = setting("auto", group="vLLM", loaders=["vllm"])
     """How vLLM reaches its workers: mp on one machine, ray over several."""

@@ -72,7 +72,8 @@ def setting(
 ) -> Any:
     """Declare one field of a Settings class.
 
-    min, max: bounds, both allowed. slider_max: where the control on the page ends if max is too far to slide to.
+    min, max: bounds, both allowed. slider_max: where the slider on the page ends if max is further than anybody wants; a number
+    that may be of any magnitude has none, and is written.
     loaders: the loaders that use it; empty means all. aliases: older names of the flag, without dashes.
     secret: never shown or logged. lines: height of the text box for long texts.
     """

@@ -44,9 +44,9 @@ class TrainingConfig(Settings):
     # --- method
     method: Method = setting("lora", group="Method")
     """LoRA trains small matrices beside the weights; qlora and lora-8bit hold the base in 4 or 8 bits; gptq-lora takes a GPTQ model; full trains every weight."""
-    rank: int = setting(16, min=1, max=4096, step=4, slider_max=256, group="Method")
+    rank: int = setting(16, min=1, max=4096, step=1, slider_max=256, group="Method")
     """Size of the matrices: more learns more, and takes more memory."""
-    alpha: float = setting(32.0, min=0.01, max=8192, step=4, slider_max=512, group="Method")
+    alpha: float = setting(32.0, min=0.01, max=8192, group="Method")
     """Strength of the adapter; it is divided by the rank (by its square root with rsLoRA)."""
     dropout: float = setting(0.0, min=0, max=0.99, step=0.01, slider_max=0.5, group="Method")
     """Share of the adapter's inputs that is left out at random; helps small data sets a little, and costs speed."""
@@ -63,7 +63,7 @@ class TrainingConfig(Settings):
 
     objective: Objective = setting("sft", group="Method")
     """What is aimed at: sft writes answers as the data has them; dpo prefers the chosen answers to the rejected ones (Rafailov et al. 2023)."""
-    dpo_beta: float = setting(0.1, min=0.001, max=10, step=0.01, slider_max=1, group="Method")
+    dpo_beta: float = setting(0.1, min=0.001, max=10, group="Method")
     """For dpo: how strongly the model is kept near what it was; lower moves further away."""
 
     # --- data
@@ -77,7 +77,7 @@ class TrainingConfig(Settings):
     """What is learnt: the answers of every turn, everything, or what comes after a marker."""
     loss_after: str = setting("", group="Data")
     """The marker for loss "after": text from its first occurrence on is learnt."""
-    cutoff: int = setting(2048, min=8, max=1_000_000, step=64, slider_max=8192, group="Data")
+    cutoff: int = setting(2048, min=8, max=1_000_000, step=64, group="Data")
     """The most tokens of a row."""
     long_rows: Literal["cut", "skip"] = setting("cut", group="Data")
     """What happens to longer rows: they lose their end, or are left out. Both are counted."""
@@ -91,23 +91,23 @@ class TrainingConfig(Settings):
     """A file of its own for that, in the same format."""
 
     # --- raw text
-    overlap: int = setting(128, min=0, max=100_000, step=16, slider_max=512, group="Raw text")
+    overlap: int = setting(128, min=0, max=100_000, step=16, group="Raw text")
     """Tokens that a piece of text shares with the one before."""
-    newline_favor: int = setting(128, min=0, max=100_000, step=16, slider_max=512, group="Raw text")
+    newline_favor: int = setting(128, min=0, max=100_000, step=16, group="Raw text")
     """End a piece at a line break where one is within so many characters of its end; 0 cuts anywhere."""
     hard_cut: str = setting("\\n\\n\\n", group="Raw text")
     """Text that separates documents: no piece reaches over it. \\n is a line break."""
-    min_chars: int = setting(0, min=0, max=1_000_000, step=8, slider_max=1024, group="Raw text")
+    min_chars: int = setting(0, min=0, max=1_000_000, step=8, group="Raw text")
     """Leave out documents shorter than this many characters; they are counted."""
 
     # --- steps
-    batch: int = setting(16, min=1, max=65_536, step=1, slider_max=256, group="Steps")
+    batch: int = setting(16, min=1, max=65_536, step=1, group="Steps")
     """Rows of one step, over all processes."""
     micro_batch: str = setting("auto", group="Steps")
     """Rows computed at once: more is faster on a GPU and takes memory; auto takes what fits. The result is the same."""
-    epochs: float = setting(3.0, min=0.01, max=10_000, step=0.5, slider_max=20, group="Steps")
+    epochs: float = setting(3.0, min=0.01, max=10_000, group="Steps")
     """How often the data is gone through."""
-    max_steps: int = setting(0, min=0, max=10**9, step=10, slider_max=10_000, group="Steps")
+    max_steps: int = setting(0, min=0, max=10**9, step=10, group="Steps")
     """End after this many steps, whatever the epochs; 0 sets no limit."""
 
     # --- optimiser
@@ -119,17 +119,17 @@ class TrainingConfig(Settings):
     """How the learning rate falls."""
     min_learning_rate: float = setting(0.0, min=0, max=1, step=0.01, group="Optimiser")
     """Share of the learning rate that is left at the end."""
-    warmup: float = setting(0.03, min=0, max=1_000_000, step=0.01, slider_max=0.2, group="Optimiser")
+    warmup: float = setting(0.03, min=0, max=1_000_000, group="Optimiser")
     """Steps until the full learning rate is reached; below 1 it is a share of all steps."""
     weight_decay: float = setting(0.0, min=0, max=10, step=0.01, slider_max=0.5, group="Optimiser")
     """How fast unused weights shrink."""
     beta1: float = setting(0.9, min=0, max=0.9999, step=0.01, group="Optimiser")
     """How long the optimiser remembers the direction."""
-    beta2: float = setting(0.999, min=0, max=0.99999, step=0.001, group="Optimiser")
+    beta2: float = setting(0.999, min=0, max=0.99999, group="Optimiser")
     """How long the optimiser remembers the size."""
     epsilon: float = setting(1e-8, min=1e-16, max=1, group="Optimiser")
     """Keeps the optimiser from dividing by nothing."""
-    clip: float = setting(1.0, min=0, max=1_000_000, step=0.1, slider_max=10, group="Optimiser")
+    clip: float = setting(1.0, min=0, max=1_000_000, group="Optimiser")
     """The largest length of the gradient; 0 sets no limit."""
 
     # --- speed and memory
@@ -143,29 +143,29 @@ class TrainingConfig(Settings):
     """Processor threads of each process; 0 shares the cores between them."""
 
     # --- watching
-    eval_every: int = setting(0, min=0, max=10**9, step=10, slider_max=1000, group="Watching")
+    eval_every: int = setting(0, min=0, max=10**9, step=10, group="Watching")
     """Measure the held-out rows every so many steps; 0 does it once for each epoch."""
-    early_stop: int = setting(0, min=0, max=10_000, step=1, slider_max=20, group="Watching")
+    early_stop: int = setting(0, min=0, max=10_000, step=1, group="Watching")
     """End after so many measurements without a better one; 0 goes on."""
     stop_at_loss: float = setting(0.0, min=0, max=100, step=0.05, slider_max=5, group="Watching")
     """End when the smoothed loss falls below this; 0 goes on."""
-    save_every: int = setting(0, min=0, max=10**9, step=10, slider_max=1000, group="Watching")
+    save_every: int = setting(0, min=0, max=10**9, step=10, group="Watching")
     """Write a checkpoint every so many steps; 0 does it once for each epoch."""
-    keep_checkpoints: int = setting(2, min=1, max=10_000, step=1, slider_max=20, group="Watching")
+    keep_checkpoints: int = setting(2, min=1, max=10_000, step=1, group="Watching")
     """How many of the newest checkpoints stay; the best one stays too."""
     keep_best: bool = setting(False, group="Watching")
     """Hand over the adapter of the best measurement instead of the last one."""
     sample_prompts: str = setting("", group="Watching", lines=3)
     """Questions, one on each line, that are answered while training, beside the base model's answers."""
-    sample_every: int = setting(0, min=0, max=10**9, step=10, slider_max=1000, group="Watching")
+    sample_every: int = setting(0, min=0, max=10**9, step=10, group="Watching")
     """Answer them every so many steps; 0 does it at the end alone."""
-    sample_tokens: int = setting(60, min=1, max=4096, step=10, slider_max=500, group="Watching")
+    sample_tokens: int = setting(60, min=1, max=4096, step=1, slider_max=500, group="Watching")
     """The most tokens of such an answer."""
 
     # --- more than one GPU or machine
-    processes: int = setting(1, min=1, max=4096, step=1, slider_max=16, group="Several GPUs")
+    processes: int = setting(1, min=1, max=4096, step=1, group="Several GPUs")
     """Processes on each machine: one for each GPU."""
-    machines: int = setting(1, min=1, max=4096, step=1, slider_max=16, group="Several GPUs")
+    machines: int = setting(1, min=1, max=4096, step=1, group="Several GPUs")
     """Machines that train together; the job shows the command for each."""
     main_address: str = setting("127.0.0.1", group="Several GPUs")
     """Address of the first machine."""

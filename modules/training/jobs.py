@@ -59,6 +59,15 @@ class TrainingJob:
     def can_resume(self) -> bool:
         return self.state in ("stopped", "failed", "interrupted", "new")
 
+    @property
+    def adapter(self) -> str | None:
+        """Which adapter can be used: "" for the finished one, the newest checkpoint of a run that ended early, None for none."""
+        if self.config.method == "full" or self.state in ACTIVE:
+            return None
+        if self.state == "done":
+            return ""
+        return self.checkpoints[-1] if self.checkpoints and self.config.init not in CHANGE_THE_BASE else None
+
 
 class TrainingJobs:
     """All jobs of one root folder. Safe to call from any thread, and from a server that was started anew."""
@@ -193,6 +202,11 @@ class TrainingJobs:
         if pid := process.alive(folder.process):
             process.kill_group(pid)
 
+    def let_go(self, id: str) -> None:
+        """Where a run has ended, wait until its process is gone, with the memory that it held."""
+        if self.get(id).state not in ACTIVE:
+            process.wait_for_end(self._folder(id).process)
+
     def delete(self, id: str) -> None:
         """Delete the folder of a run that is not active; its adapter stays. Raises Conflict."""
         shutil.rmtree(self.deletable(id).path)
@@ -202,6 +216,7 @@ class TrainingJobs:
         job = self.get(id)
         if job.state in ACTIVE:
             raise Conflict(f"{job.name} is {job.state}: stop it first.")
+        self.let_go(id)
         return self._folder(id)
 
     def copy(self, id: str) -> TrainingConfig:
@@ -346,13 +361,15 @@ class TrainingJobs:
         queued = folder.queued.exists()
         alive = process.alive(folder.process) is not None
         told = self.events(folder.path.name)
-        if alive and folder.stop_mark.exists():
+        if not alive:
+            return told, ("queued", "") if queued else self._ended(folder, told)
+        launched = json.loads(folder.process.read_text(encoding="utf-8")).get("started") or 0
+        fresh = any(isinstance(event, events.Started) and event.at >= launched for event in told)
+        if fresh and isinstance(told[-1], events.Done | events.Stopped | events.Failed):
+            return told, self._ended(folder, told)  # all is written: the process only gives its memory back
+        if folder.stop_mark.exists():
             return told, ("stopping", "")
-        if alive:
-            launched = json.loads(folder.process.read_text(encoding="utf-8")).get("started") or 0
-            fresh = any(isinstance(event, events.Started) and event.at >= launched for event in told)
-            return told, ("running" if fresh else "starting", "")
-        return told, ("queued", "") if queued else self._ended(folder, told)
+        return told, ("running" if fresh else "starting", "")
 
     def _ended(self, folder: RunFolder, told: Sequence[events.TrainingEvent]) -> tuple[State, str]:
         match told[-1] if told else None:
@@ -397,6 +414,8 @@ class TrainingJobs:
     def _launch(self, folder: RunFolder, config: TrainingConfig) -> None:
         """Start the process, and only then take the run out of the queue: it is one or the other at any moment."""
         folder.stop_mark.unlink(missing_ok=True)
+        for run in self.runs.iterdir():
+            process.wait_for_end(RunFolder(run).process)
         words = launch.command(config, folder.path.resolve())
         try:
             process.start(words, cwd=launch.CODE, log=folder.log, mark=folder.process, environment=process.python_environment())

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -46,6 +47,13 @@ def alive(mark: Path) -> int | None:
     if now is None and (child := _children.pop(pid, None)):
         child.wait()
     return None
+
+
+def wait_for_end(mark: Path, seconds: float = 20) -> None:
+    """Until the process that `mark` names has given its memory back, for so long at most."""
+    end = time.monotonic() + seconds
+    while alive(mark) and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def kill_group(pid: int) -> None:

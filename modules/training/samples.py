@@ -100,10 +100,12 @@ def tokenize(marked: Sequence[Marked], tokenizer: Any, encoder: ChatEncoder, cut
             if MARK in item.text:
                 tokens, offsets = encoder.encode_with_places(item.text)
             learnt = _inside(offsets, item.spans)
-            unread = [] if end is None else _unread(offsets, item.ends)
-            for at in unread:
-                tokens.insert(at, end)
-                learnt.insert(at, True)
+            unread: list[int] = []
+            if end is not None:
+                unread = _unread(offsets, item.ends)
+                for at in unread:
+                    tokens.insert(at, end)
+                    learnt.insert(at, True)
             if item.begin and tokens[: len(begin)] != begin:
                 tokens, learnt = begin + tokens, [False] * len(begin) + learnt
                 unread = [at + len(begin) for at in unread]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
@@ -16,7 +18,8 @@ from modules.errors import UserError
 from modules.settings.declare import Settings, bounds_of, hints_of
 from modules.ui.words import SETTINGS, say
 
-FARTHEST_SLIDER = 1_000_000
+MOST_STEPS = 1000
+"""A slider with more of them jumps over values that are wanted."""
 S = TypeVar("S", bound=Settings)
 
 
@@ -101,6 +104,22 @@ def _slider_end(info: FieldInfo) -> float:
     return hints_of(info).slider_max or (high if high is not None else 0)
 
 
+def _step(info: FieldInfo) -> float:
+    return hints_of(info).step or (1 if _plain(info) is int else 0.01)
+
+
+def slides(info: FieldInfo) -> bool:
+    """Whether a slider fits a number: within bounds, in few enough steps, of which the default is one.
+
+    Others are written: a touch of a slider from 0 to 10 would make a learning rate of 2e-4 a hundred times as large.
+    """
+    low, _ = bounds_of(info)
+    if _plain(info) not in (int, float) or low is None or not isinstance(info.default, int | float):
+        return False
+    steps, default = (_slider_end(info) - low) / _step(info), (info.default - low) / _step(info)
+    return 0 < steps <= MOST_STEPS and abs(default - round(default)) < 1e-9
+
+
 def common_look(name: str, value: Any, prefix: str = "") -> dict[str, Any]:
     """What every control of a setting is made with: its words, its value, its place in the page's own names."""
     return {
@@ -121,24 +140,24 @@ def _control(name: str, info: FieldInfo, value: Any, prefix: str) -> Component:
         return gr.Dropdown(choices=list(choices), filterable=False, **common)
     if get_origin(kind) is tuple and (choices := _choices(get_args(kind)[0])):
         return gr.Dropdown(choices=list(choices), multiselect=True, **common)
-    if kind in (int, float):
-        low, _ = bounds_of(info)
-        end = _slider_end(info)
-        if low is not None and 0 < end <= FARTHEST_SLIDER:
-            step = hints.step or (1 if kind is int else 0.01)
-            # Its reset button speaks English only.
-            return gr.Slider(low, max(end, value), step=step, buttons=[], **common)
-        return gr.Number(precision=0 if kind is int else None, **common)
+    low, _ = bounds_of(info)
+    if slides(info) and low is not None:
+        # Its reset button speaks English only.
+        return gr.Slider(low, max(_slider_end(info), value), step=_step(info), buttons=[], **common)
+    if kind is int:
+        return gr.Number(precision=0, step=_step(info), **common)
     if hints.secret:
         return gr.Textbox(type="password", **common)
     return gr.Textbox(lines=hints.lines, **common)
 
 
 def to_control(info: FieldInfo, value: Any) -> Any:
-    """A setting's value as its control shows it: lists as "one", "two", mappings as JSON."""
+    """A setting's value as its control shows it: lists as "one", "two", mappings as JSON, fractions that are written as text."""
     kind = _plain(info)
     if value is None:
-        return None if kind in (int, float) else ""
+        return None if kind is int or slides(info) else ""
+    if kind is float and not slides(info):
+        return show_number(value)
     if get_origin(kind) is dict:
         return json.dumps(value, ensure_ascii=False) if value else ""
     if get_origin(kind) is tuple and not _choices(get_args(kind)[0]):
@@ -149,8 +168,10 @@ def to_control(info: FieldInfo, value: Any) -> Any:
 
 
 def from_control(name: str, info: FieldInfo, value: Any) -> Any:
-    """What a control holds as the setting's value. Raises UserError for a list or mapping that cannot be read."""
+    """What a control holds as the setting's value. Raises UserError for a list, mapping or number that cannot be read."""
     kind = _plain(info)
+    if kind in (int, float) and isinstance(value, str):
+        value = read_number(name, value)
     if get_origin(kind) is dict:
         try:
             return json.loads(value) if value and value.strip() else {}
@@ -164,6 +185,28 @@ def from_control(name: str, info: FieldInfo, value: Any) -> Any:
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def show_number(value: float) -> str:
+    """A number as people write it.
+
+    >>> [show_number(number) for number in (3.0, 2e-4, 5e-6, 1e-08)]
+    ['3', '0.0002', '5e-6', '1e-8']
+    """
+    return re.sub("e([+-])0*", r"e\1", repr(float(value))).removesuffix(".0")
+
+
+def read_number(name: str, text: str) -> float | None:
+    """A number in any usual form, in full-width signs too; None for an empty text. Raises UserError.
+
+    >>> read_number("learning_rate", "2e-4"), read_number("learning_rate", " ")
+    (0.0002, None)
+    """
+    plain = unicodedata.normalize("NFKC", text).replace("\u2212", "-").strip()
+    try:
+        return float(plain) if plain else None
+    except ValueError:
+        raise UserError(f"{setting_label(name)}: write a number, such as 0.0002 or 2e-4.", param=name) from None
 
 
 def read_list(name: str, text: str) -> list[Any]:

@@ -34,6 +34,7 @@ def job_view(job: TrainingJob) -> dict[str, Any]:
         "state": job.state,
         "active": job.state in ACTIVE,
         "resumable": job.can_resume,
+        "usable": job.adapter is not None,
         "reason": said(job.reason),
         "step": job.step,
         "total": job.total_steps,
@@ -103,7 +104,7 @@ def use_in_chat(app: App, owner: str, id: str, checkpoint: str = "") -> dict[str
     return {"chat": chat.id, "adapter": name}
 
 
-def use_adapter(app: App, owner: str, id: str, checkpoint: str) -> str:
+def use_adapter(app: App, owner: str, id: str, checkpoint: str | None) -> str:
     """Have the run's adapter (or that of a checkpoint) beside the model; its name there.
 
     The model is loaded only where another one, or none, is there. Raises UserError.
@@ -111,8 +112,10 @@ def use_adapter(app: App, owner: str, id: str, checkpoint: str) -> str:
     job = app.training.get(id)
     if job.config.method == "full":
         raise UserError(f"This run made a whole model: load {job.name} on the Models tab.")
-    if not checkpoint and job.state != "done":
-        raise Conflict(f"{job.name} is not done. Choose one of its checkpoints.")
+    checkpoint = checkpoint or job.adapter
+    if checkpoint is None:
+        raise Conflict(f"{job.name} is {job.state} and has no adapter yet. Choose one of its checkpoints.")
+    app.training.let_go(id)
     if checkpoint:
         name = app.training.use_checkpoint(id, checkpoint, lambda old: app.trash.undoable(owner, "adapter", old.name, [old]))
     else:

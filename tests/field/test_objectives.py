@@ -123,9 +123,9 @@ def test_one_row_of_those_that_became_the_same_stays_beside_another(bytewise, tm
 def test_without_any_end_token_the_run_is_refused_with_the_setting(without_end):
     tokenizer = load_tokenizer(without_end)
     assert tokenizer.eos_token_id is None
-    for settings in ({"template": "Guanaco"}, {"template": "Guanaco", "loss": "all"}):
+    for loss in ("answers", "all"):
         with pytest.raises(UserError, match=r"no end token, and the template Guanaco puts nothing.*turn add_eos off") as caught:
-            prepared("turns.jsonl", tokenizer, **settings)
+            prepared("turns.jsonl", tokenizer, template="Guanaco", loss=loss)
         assert caught.value.param == "add_eos"
     assert shown(tokenizer, prepared("turns.jsonl", tokenizer, template="Guanaco", add_eos=False))[0].endswith("⟦ Third.⟧")
     assert shown(tokenizer, prepared("turns.jsonl", tokenizer, template="ChatML"))[0].endswith("⟦Third.<|im_end|>⟧")

@@ -189,9 +189,9 @@ class Run:
         if stop or reason or best_is_new or _due(config.save_every, progress.step, epoch_ends) or last:
             self._save()
         if stop and not last:
+            self._tell(events.Stopped(progress.step))
             if self.group.is_first:
                 self.folder.stop_mark.unlink(missing_ok=True)
-            self._tell(events.Stopped(progress.step))
             return "stop"
         return reason
 

@@ -9,6 +9,7 @@ import {say} from "./undo.js";
 import {count, t} from "./words.js";
 
 const KINDS = {loss: ["loss", "smoothed", "evaluated"], rate: ["rate"], norm: ["norm"], speed: ["speed"], memory: ["memory"], preferred: ["preferred"]};
+const SAVING = 20_000; // milliseconds that a run gets for saving before it can be ended at once
 const LINES = {loss: "--tl-faint-line", smoothed: "--tl-accent", evaluated: "--tl-good"};
 
 class Training {
@@ -17,6 +18,7 @@ class Training {
     this.copied = copied;
     this.chosen = null;
     this.kind = "loss";
+    this.stopping = new Map();
     this.list = h("ul", {class: "tl-cards", "aria-label": t("training.runs")});
     this.detail = h("section", {class: "tl-run", "aria-label": t("training.run"), hidden: true});
     this.head = h("div");
@@ -70,7 +72,7 @@ class Training {
     } catch {
       return;
     }
-    const key = JSON.stringify(run);
+    const key = JSON.stringify([run, this.saves(run)]);
     if (key === this.detailKey) return;
     this.detailKey = key;
     this.run = run;
@@ -81,6 +83,16 @@ class Training {
     this.drawPlot();
     this.comparison.show(run, this.admin);
     this.drawRest(run);
+  }
+
+  // A run that was asked to stop saves first; only where that takes long can it be ended at once.
+  saves(run) {
+    if (run.state !== "stopping") {
+      this.stopping.delete(run.id);
+      return false;
+    }
+    if (!this.stopping.has(run.id)) this.stopping.set(run.id, performance.now());
+    return performance.now() - this.stopping.get(run.id) < SAVING;
   }
 
   choose(id) {
@@ -119,14 +131,25 @@ class Training {
   drawButtons(run) {
     const path = `/training/${encodeURIComponent(run.id)}`;
     const button = (words, action, kind = "tl-quiet") => h("button", {type: "button", class: kind, onclick: async () => {
-      if (await attempt(action) !== undefined) this.refresh();
+      if (await attempt(action) === undefined) this.buttonKey = this.detailKey = null; // what was switched off comes back
+      this.refresh();
     }}, words);
     const buttons = [];
-    if (run.state === "done" && run.method !== "full") buttons.push(button(t("training.use"), () => this.use(path, ""), "tl-strong"));
+    if (run.usable) buttons.push(button(t("training.use"), () => this.use(path, ""), "tl-strong"));
     if (run.checkpoints.length && !run.active) buttons.push(h("button", {type: "button", class: "tl-quiet", onclick: () => this.merge(run, path)}, t("training.merge")));
-    if (run.resumable) buttons.push(button(t(run.state === "new" ? "training.start" : "training.resume"), () => post(`${path}/resume`, {queue: this.busy}), "tl-strong"));
-    if (run.active || run.state === "queued") buttons.push(button(t("training.stop"), () => post(`${path}/stop`)));
-    if (run.active) buttons.push(button(t("training.kill"), () => post(`${path}/kill`)));
+    if (run.resumable) buttons.push(button(t(run.state === "new" ? "training.start" : "training.resume"), () => post(`${path}/resume`, {queue: this.busy}), run.usable ? "tl-quiet" : "tl-strong"));
+    const stops = [];
+    const stop = (words, action, off) => {
+      const one = button(words, async () => {
+        for (const each of stops) each.disabled = true;
+        return await action();
+      });
+      one.disabled = off;
+      stops.push(one);
+    };
+    if (run.active || run.state === "queued") stop(t(run.state === "stopping" ? "training.saving" : "training.stop"), () => post(`${path}/stop`), run.state === "stopping");
+    if (run.active) stop(t("training.kill"), () => post(`${path}/kill`), this.saves(run));
+    buttons.push(...stops);
     buttons.push(h("button", {type: "button", class: "tl-quiet", onclick: () => untilAnswered("training-copied", () => this.copied(run.id))}, t("training.copy")));
     if (!run.active) {
       buttons.push(h("button", {type: "button", class: "tl-quiet", onclick: () =>
@@ -137,7 +160,7 @@ class Training {
           say(note);
         }, h("p", {}, t("training.delete.help")), {cancel: true})}, t("delete")));
     }
-    const key = [run.id, run.state, this.admin, this.busy, ...run.checkpoints].join();
+    const key = [run.id, run.state, this.admin, this.busy, this.saves(run), ...run.checkpoints].join();
     if (this.buttonKey === key) return;
     this.buttonKey = key;
     this.buttons.replaceChildren(...(this.admin ? buttons : []));
