@@ -7,11 +7,11 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
+from modules import web
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.settings.declare import Settings, bounds_of, setting
 from modules.training.config import TrainingConfig
-from modules.ui import page
 from modules.ui.form import MOST_STEPS, Form, from_control, read_list, to_control
 from modules.ui.words import SETTINGS
 from tests.in_process import make_app
@@ -67,7 +67,8 @@ def test_a_slider_reaches_its_default_and_every_value_that_is_wanted(form: Form[
 def test_no_number_stands_beside_the_forms_in_a_control_of_its_own(tmp_path: Path):
     """All sliders of all tabs are those that the test above has seen."""
     app = make_app(tmp_path)
-    found = [block for block in page.build(app).blocks.values() if isinstance(block, gr.Slider)]
+    [page] = [route.app.get_blocks() for route in web.build(app).routes if hasattr(getattr(route, "app", None), "get_blocks")]  # type: ignore[attr-defined]
+    found = [block for block in page.blocks.values() if isinstance(block, gr.Slider)]
     app.close()
     known = {control.elem_id for cls in CLASSES for control in Form(cls).controls.values() if isinstance(control, gr.Slider)}
     assert known >= {slider.elem_id for slider in found} and len(found) > 20
