@@ -116,7 +116,9 @@ def prepare_rows(config: TrainingConfig, places: Places, tokenizer: Any, model_n
         template, source = "", ""
     else:
         template, source = choose_template(config, places, tokenizer, model_name, form)
-    words = f"the template {template}" if template else f"the format {form_name}"
+    words = f"the format {form_name}"
+    if template:
+        words = "the model's own template" if template == "model" else f"the template {template}"
     samples, problems, notes = _samples(rows, form, source, config, tokenizer, words)
     kept, dropped = learnable(samples, config, 2 if pairs else 1)
     problems = sorted([*rows.problems, *problems, *dropped], key=lambda problem: problem.row)

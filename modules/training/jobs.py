@@ -361,12 +361,13 @@ class TrainingJobs:
         queued = folder.queued.exists()
         alive = process.alive(folder.process) is not None
         told = self.events(folder.path.name)
+        ended = ("queued", "") if queued else self._ended(folder, told)
         if not alive:
-            return told, ("queued", "") if queued else self._ended(folder, told)
+            return told, ended
         launched = json.loads(folder.process.read_text(encoding="utf-8")).get("started") or 0
         fresh = any(isinstance(event, events.Started) and event.at >= launched for event in told)
         if fresh and isinstance(told[-1], events.Done | events.Stopped | events.Failed):
-            return told, self._ended(folder, told)  # all is written: the process only gives its memory back
+            return told, ended  # all is written: the process only gives its memory back
         if folder.stop_mark.exists():
             return told, ("stopping", "")
         return told, ("running" if fresh else "starting", "")

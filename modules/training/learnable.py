@@ -24,17 +24,22 @@ def learnable(samples: Sequence[Sample], config: TrainingConfig, size: int) -> t
     kept: list[Group] = []
     problems: list[Problem] = []
     full: dict[Any, Group] = {}
+    repeated = False
     for at in range(0, len(samples), size):
         group = samples[at : at + size]
-        if problem := _reason_to_leave_out(group, config) or _same_as_another(group, full, config):
+        if problem := _reason_to_leave_out(group, config):
             problems.append(problem)
+            continue
+        if problem := _same_as_another(group, full, config):
+            problems.append(problem)
+            repeated = True
             continue
         kept.append(group)
         cut = max(group, key=lambda sample: sample.cut)
         if cut.cut:
             length = len(cut.tokens) + cut.cut
             problems.append(Problem("too long (cut)", cut.row, f"it has {length} tokens and loses {cut.cut}"))
-    if len(kept) == 1 and any(problem.kind == SAME for problem in problems):
+    if len(kept) == 1 and repeated:
         row = kept.pop()[0].row
         problems = [problem for problem in problems if problem.row != row]
         problems.append(Problem(SAME, row, f"its first {config.cutoff} tokens are those of every row that is left"))
@@ -112,4 +117,4 @@ def notes_on_ends(marked: Sequence[Marked], config: TrainingConfig, words: str) 
     """Where earlier answers stay without an end, because what follows them is learnt in its place."""
     if config.loss == "answers" or not any(at < len(item.text) for item in marked for at in item.open):
         return ()
-    return (f"{words} ends no answer but the last, and with the loss {config.loss} the others' ends are not learnt",)
+    return (f"{words} ends no answers, and with the loss {config.loss} the end is learnt behind the last one alone",)

@@ -80,6 +80,14 @@ def test_where_all_pairs_become_equal_the_run_is_refused_before_the_start(traini
     jobs.close()
 
 
+def test_one_good_pair_among_equal_ones_is_learnt(training_root, bytewise):  # noqa: F811
+    rows = [json.loads(line) for line in (INPUTS / "pairs.jsonl").read_text().splitlines()]
+    places = Places(training_root / "training" / "datasets", ROOT / "training" / "formats", ROOT / "prompts" / "templates")
+    (places.datasets / "d.json").write_text(json.dumps(rows[:3]))
+    data = prepare(TrainingConfig(dataset="d.json", objective="dpo", cutoff=SHARED), places, bytewise, "tiny")
+    assert [sample.row for sample in data.samples] == [2, 2]
+
+
 def test_answers_that_a_template_makes_equal_are_left_out(bytewise, tmp_path):
     (tmp_path / "trims.jinja").write_text(
         "{% for m in messages %}<{{ m.role }}>{{ m.content | trim | lower }}<|im_end|>{% endfor %}"
@@ -156,7 +164,7 @@ def test_the_end_is_learnt_after_each_answer_where_the_template_has_none(bytewis
 
 
 def test_with_another_loss_it_is_told_that_earlier_ends_are_not_learnt(bytewise):
-    words = "the template Guanaco ends no answer but the last"
+    words = "the template Guanaco ends no answers, and with the loss all the end is learnt behind the last one alone"
     assert words in prepared("turns.jsonl", bytewise, template="Guanaco", loss="all").sentence
     assert words not in prepared("turns.jsonl", bytewise, template="Guanaco").sentence
     assert words not in prepared("turns.jsonl", bytewise, template="ChatML", loss="all").sentence
@@ -226,8 +234,8 @@ def looked(losses: list[float], *, rate: float = 1e-4, norm: float = 1.0, dtype:
         ([0.6931] * STEPS, {"norm": 1e-9}, "the gradient is 0"),
         ([1e-8] * STEPS, {"norm": 1e-9}, "the loss is 0"),
         ([0.6931 + at * 1e-8 for at in range(STEPS)], {}, "rounding alone"),
-        ([0.6931 + at * 1e-5 for at in range(STEPS)], {"dtype": "bfloat16"}, "rounding alone"),
-        ([0.6931 + at * 1e-5 for at in range(STEPS)], {}, None),
+        ([0.6931 + at * 1e-6 for at in range(STEPS)], {"dtype": "bfloat16"}, "rounding alone"),
+        ([0.6931 + at * 1e-6 for at in range(STEPS)], {}, None),
         ([0.6931] * (STEPS - 1), {}, None),
     ],
 )

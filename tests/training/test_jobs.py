@@ -139,6 +139,7 @@ def test_worker_and_server_killed_together_lose_nothing_but_the_last_steps(train
         assert client.post(f"{path}/resume").status_code == 200
         ended = wait_for(lambda: (job := client.get(path).json())["state"] in ("done", "failed") and job, what="the end")
         assert ended["state"] == "done", ended
+        process.wait_for_end(RunFolder(ROOT / "training" / "runs" / ended["id"]).process)
         told = client.get(f"{path}/events").json()["events"]
     resumed = [event["step"] for event in told if event["event"] == "started"][-1]
     assert 10 <= resumed < killed["step"]

@@ -9,7 +9,7 @@ from modules.training.config import TrainingConfig
 
 STEPS = 20
 """So many in a row have to bring nothing."""
-_ROUNDING = {"float32": 1e-6, "float16": 1e-4, "bfloat16": 1e-3}
+_ROUNDING = {"float32": 1e-6, "float16": 1e-4, "bfloat16": 1e-4}
 _NO_GRADIENT = 1e-6
 _RATE = 0.5  # steps with less than this share of the learning rate, in the warm-up and at the end, say nothing
 

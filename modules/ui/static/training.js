@@ -132,7 +132,7 @@ class Training {
     const path = `/training/${encodeURIComponent(run.id)}`;
     const button = (words, action, kind = "tl-quiet") => h("button", {type: "button", class: kind, onclick: async () => {
       if (await attempt(action) === undefined) this.buttonKey = this.detailKey = null; // what was switched off comes back
-      this.refresh();
+      await this.refresh();
     }}, words);
     const buttons = [];
     if (run.usable) buttons.push(button(t("training.use"), () => this.use(path, ""), "tl-strong"));
