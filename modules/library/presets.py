@@ -75,7 +75,7 @@ class PresetLibrary:
             raise UserError(error.message, param="preset") from None
         return SamplingParams.read(_known(values, path.name))
 
-    def file(self, name: str) -> bytes:
+    def kept(self, name: str) -> bytes:
         """What is kept of a preset, whether it can be understood or not; empty where there is none."""
         path = next((path for folder in self._folders() if (path := _file(folder, name)).is_file()), None)
         return path.read_bytes() if path else b""

@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -100,7 +100,7 @@ class TrainingJobs:
         spec = self.models.find(config.model)
         return first_rows(config, self.places, load_tokenizer(spec.path), spec.name)
 
-    @contextlib.contextmanager
+    @contextmanager
     def counting(self, config: TrainingConfig) -> Iterator[Counting]:
         """Counts the whole data set beside the server. Raises Unavailable where others do, too."""
         spec = self.models.find(config.model)

@@ -70,7 +70,7 @@ def _preset_file(app: App, owner: str, name: str) -> str | bytes:
     try:
         values = app.presets.of(owner).read(name).model_dump(mode="json", exclude_defaults=True)
     except UserError:  # what cannot be understood goes out as it is
-        return app.presets.of(owner).file(name)
+        return app.presets.of(owner).kept(name)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 

@@ -68,7 +68,8 @@ def get_starter(app: App, owner: str) -> DownloadJob:
 
     def load(name: str) -> None:
         if app.engine.status.state == "empty":
-            _begin(lambda: app.load_model(name))
+            with contextlib.suppress(Conflict):
+                _begin(app, name, None, lambda: app.load_model(name))
 
     return app.downloads.start("starter", then=load)
 

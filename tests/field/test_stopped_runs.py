@@ -90,7 +90,7 @@ def test_the_newest_checkpoint_of_a_run_that_ended_early_is_its_adapter(app):
     folder = make_run(app)
     events.append_event(folder.events, events.Started(0, 9, 1, "cpu", "float32", 10, 1000))
     with pytest.raises(Conflict, match="has no adapter yet"):
-        training_actions.use_adapter(app, folder.path.name, "")
+        training_actions.use_adapter(app, "local", folder.path.name, "")
     save(folder, 1)
     save(folder, 2)
     events.append_event(folder.events, events.Stopped(2))
