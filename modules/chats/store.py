@@ -404,7 +404,7 @@ class ChatStore:
                 chat_id = db.execute("SELECT chat_id FROM messages WHERE id = ?", (message_id,)).fetchone()["chat_id"]
                 owner = db.execute("SELECT owner FROM chats WHERE id = ?", (chat_id,)).fetchone()["owner"]
                 db.execute(
-                    "UPDATE chats SET revision = revision + 1, updated = ? WHERE id = ?", (self._latest(db, owner), chat_id)
+                    "UPDATE chats SET revision = revision + 1, updated = ? WHERE id = ?", (self.latest(db, owner), chat_id)
                 )
                 self._name(db, chat_id)
 
@@ -479,11 +479,11 @@ class ChatStore:
         now = time.time()
         cursor = db.execute(
             "INSERT INTO chats (owner, title, titled, created, updated, settings) VALUES (?, ?, ?, ?, ?, ?)",
-            (owner, title, given, now, self._latest(db, owner), json.dumps(dict(settings))),
+            (owner, title, given, now, self.latest(db, owner), json.dumps(dict(settings))),
         )
         return self._chat(db, owner, cursor.lastrowid or 0)
 
-    def _latest(self, db: sqlite3.Connection, owner: str) -> float:
+    def latest(self, db: sqlite3.Connection, owner: str) -> float:
         """Now, and after all that `owner` has: chats stay in their order though the clock was set back."""
         last = db.execute("SELECT max(updated) FROM chats WHERE owner = ?", (owner,)).fetchone()[0]
         return max(time.time(), (last or 0.0) + 0.001)
@@ -563,7 +563,7 @@ class ChatStore:
     def _touched(self, db: sqlite3.Connection, chat: Chat, *, updated: bool = True) -> Chat:
         db.execute(
             "UPDATE chats SET revision = revision + 1, updated = ? WHERE id = ?",
-            (self._latest(db, chat.owner) if updated else chat.updated, chat.id),
+            (self.latest(db, chat.owner) if updated else chat.updated, chat.id),
         )
         return self._chat(db, chat.owner, chat.id)
 

@@ -1,4 +1,4 @@
-"""Import and export: from a file of any known form to a chat in the store, and back."""
+"""Import and export: from what a file brings to chats in the store, and back."""
 
 from __future__ import annotations
 
@@ -6,121 +6,155 @@ import json
 import re
 import sqlite3
 import time
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from modules.chats.formats import markdown, openai, ours, pairs, sharegpt
 from modules.chats.pictures import PictureStore
 from modules.chats.portable import PortableChat, PortableMessage
-from modules.chats.records import Chat, pictures_of
+from modules.chats.records import pictures_of
+from modules.chats.remarks import Remark
 from modules.chats.store import ChatStore
-from modules.errors import NotFound, UserError
+from modules.errors import DiskFull, NotFound, UserError
 
 FORMATS = {form.NAME: form for form in (ours, openai, sharegpt, pairs, markdown)}
-LARGEST_FILE = 100 * 1024 * 1024
-MOST_CHATS = 2000
-"""Of one file."""
+"""Those that chats go out in."""
+LONGEST = 0.02
+"""Seconds that one transaction of an import takes: so long others wait for the store."""
+_COMING = 0.0
+"""When a chat was deleted that is still coming in: nobody sees it, and the next start removes it where the server was killed."""
 
 
-def read_file(data: bytes) -> list[PortableChat]:
-    """The chats in a file, whatever its form. Raises UserError with one sentence that says what is wrong."""
-    if len(data) > LARGEST_FILE:
-        raise UserError(f"The file is too large: {LARGEST_FILE // 1024**2} MB at most.")
+@dataclass(frozen=True)
+class Imported:
+    """A chat that has come in. rank: its place among those of the file, by when they were written to; remarks: what is not in it."""
+
+    id: int
+    rank: int
+    remarks: tuple[Remark, ...] = ()
+
+
+def import_chats(store: ChatStore, pictures: PictureStore, owner: str, chats: Sequence[PortableChat]) -> list[Imported]:
+    """New chats of `owner`, in the order of `chats`: they appear all at once or, where one cannot be kept, not at all.
+
+    They come in by many short transactions, between which others have their turn. Pictures that are none are left out, with a
+    remark. In the list the one that was written to last stands first. Raises DiskFull.
+    """
+    kept = [_with_pictures(pictures, owner, chat) for chat in chats]
+    ranks = _ranks(chats)
+    made: list[Imported] = []
+    steps = _steps(store, owner, kept, ranks, made)
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError("The file is no text: chats come as JSON or Markdown.") from None
-    if not text.strip():
-        raise UserError("The file is empty.")
-    if markdown.fits(text) and text.lstrip()[:1] not in "{[":
-        return markdown.read(text)
-    chats = [chat for value in _values(text) for chat in _read_value(value)]
-    if len(chats) > MOST_CHATS:
-        raise UserError(f"The file has {len(chats)} chats; {MOST_CHATS} are the most at a time.")
-    if not chats:
-        raise UserError("There is no chat in this file.")
-    return chats
+        while not _some(store, owner, steps, made):
+            time.sleep(LONGEST / 2)
+    except BaseException:
+        with suppress(UserError, sqlite3.Error), store.transaction() as db:  # what stays is removed by the next start
+            db.executemany("DELETE FROM chats WHERE id = ? AND deleted = ?", [(chat.id, _COMING) for chat in made])
+        raise
+    return made
 
 
-def _values(text: str) -> list[Any]:
-    """The JSON of a file: one value, the items of a list, or one value on each line."""
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise UserError("The file is nested too deeply to be a chat.") from None
-    except ValueError as error:
-        lines = [line for line in text.split("\n") if line.strip()]
-        if len(lines) < 2 or not lines[0].lstrip().startswith("{"):
-            raise UserError(
-                "The file is in no form that is known: chats come as JSON (ours, OpenAI's, ShareGPT, or internal and visible) "
-                "or as Markdown with a heading for each turn."
-            ) from error
-        try:
-            value = [json.loads(line) for line in lines]
-        except (ValueError, RecursionError):
-            raise UserError("The file is not valid JSON.") from None
-    if "\\u" in text and not _is_text(value):
-        raise UserError("The file has half of a surrogate pair (\\ud800 to \\udfff), which is no character.")
-    if isinstance(value, list) and value and isinstance(value[0], dict) and "role" in value[0]:
-        return [{"messages": value}]
-    return value if isinstance(value, list) else [value]
-
-
-def _is_text(value: Any) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _read_value(value: Any) -> list[PortableChat]:
-    for form in (ours, openai, sharegpt, pairs):
-        if form.fits(value):
-            return form.read(value)
-    raise UserError(
-        "The JSON is no chat: it needs `messages`, `conversations`, `internal` and `visible`, or what Textloom itself exports."
-    )
-
-
-def import_chats(store: ChatStore, pictures: PictureStore, owner: str, chats: list[PortableChat]) -> list[Chat]:
-    """New chats of `owner` with what a file holds: all of them or, where one cannot be kept, none. Raises UserError."""
-    kept = [[[pictures.add(owner, data).id for data in message.pictures] for message in chat.messages] for chat in chats]
+def _some(store: ChatStore, owner: str, steps: Iterator[bool], made: Sequence[Imported]) -> bool:
+    """Take steps in one transaction, as many as others can wait for; True when all are done, and what came in is seen."""
+    until = time.monotonic() + LONGEST
     with store.transaction() as db:
-        ids = [_import(db, owner, chat, shown) for chat, shown in zip(chats, kept, strict=True)]
-    return [store.chat(owner, id_) for id_ in ids]
+        while next(steps, None):
+            if time.monotonic() > until:
+                return False
+        now = store.latest(db, owner)
+        seen = [(now + chat.rank * 1e-5, chat.id) for chat in made]
+        db.executemany("UPDATE chats SET deleted = NULL, updated = ? WHERE id = ?", seen)
+        return True
 
 
-def _import(db: sqlite3.Connection, owner: str, chat: PortableChat, pictures: list[list[int]]) -> int:
-    now = time.time()
+def _ranks(chats: Sequence[PortableChat]) -> list[int]:
+    """The place of each chat in the order in which they were written to; those of unknown time come first."""
+    last = [max((message.created for message in chat.messages), default=0.0) or chat.created for chat in chats]
+    order = sorted(range(len(chats)), key=last.__getitem__)
+    return [rank for _, rank in sorted(zip(order, range(len(chats)), strict=True))]
+
+
+def _steps(
+    store: ChatStore,
+    owner: str,
+    chats: Sequence[tuple[PortableChat, list[list[int]]]],
+    ranks: Sequence[int],
+    made: list[Imported],
+) -> Iterator[bool]:
+    """Brings in one message after the other; each step is to be part of a transaction. chats: with the pictures of each message."""
+    for (chat, shown), rank in zip(chats, ranks, strict=True):
+        now = time.time()
+        with store.transaction() as db:
+            cursor = db.execute(
+                "INSERT INTO chats (owner, title, titled, pinned, created, updated, deleted, settings)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    owner,
+                    chat.title,
+                    chat.titled,
+                    chat.pinned,
+                    chat.created or now,
+                    now,
+                    _COMING,
+                    json.dumps(dict(chat.settings)),
+                ),
+            )
+        chat_id = cursor.lastrowid or 0
+        made.append(Imported(chat_id, rank, chat.remarks))
+        ids: list[int] = []
+        for message, kept in zip(chat.messages, shown, strict=True):
+            with store.transaction() as db:
+                ids.append(_insert(db, chat_id, message, ids, kept, now))
+            yield True
+        with store.transaction() as db:
+            db.execute("UPDATE chats SET leaf = ? WHERE id = ?", (None if chat.shown is None else ids[chat.shown], chat_id))
+        yield True
+
+
+def _insert(
+    db: sqlite3.Connection, chat_id: int, message: PortableMessage, ids: Sequence[int], pictures: Sequence[int], now: float
+) -> int:
+    """ids: of the messages before it."""
+    extra = {key: value for key, value in message.extra.items() if key != "pictures"}
     cursor = db.execute(
-        "INSERT INTO chats (owner, title, titled, pinned, created, updated, settings) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (owner, chat.title, chat.titled, chat.pinned, chat.created or now, now, json.dumps(dict(chat.settings))),
+        "INSERT INTO messages (chat_id, parent_id, role, content, state, model, sampling, figures, extra, created, changed)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            chat_id,
+            None if message.parent is None else ids[message.parent],
+            message.role,
+            message.content,
+            message.state,
+            message.model,
+            json.dumps(dict(message.sampling)),
+            json.dumps(message.figures.stored()),
+            json.dumps(extra | ({"pictures": list(pictures)} if pictures else {})),
+            message.created or now,
+            now,
+        ),
     )
-    chat_id = cursor.lastrowid or 0
-    ids: list[int] = []
-    for message, shown in zip(chat.messages, pictures, strict=True):
-        extra = {key: value for key, value in message.extra.items() if key != "pictures"}
-        cursor = db.execute(
-            "INSERT INTO messages (chat_id, parent_id, role, content, state, model, sampling, figures, extra, created, changed)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                chat_id,
-                None if message.parent is None else ids[message.parent],
-                message.role,
-                message.content,
-                message.state,
-                message.model,
-                json.dumps(dict(message.sampling)),
-                json.dumps(message.figures.stored()),
-                json.dumps(extra | ({"pictures": shown} if shown else {})),
-                message.created or now,
-                now,
-            ),
-        )
-        ids.append(cursor.lastrowid or 0)
-    leaf = None if chat.shown is None else ids[chat.shown]
-    db.execute("UPDATE chats SET leaf = ? WHERE id = ?", (leaf, chat_id))
-    return chat_id
+    return cursor.lastrowid or 0
+
+
+def _with_pictures(pictures: PictureStore, owner: str, chat: PortableChat) -> tuple[PortableChat, list[list[int]]]:
+    """Keep the pictures of a chat: (the chat without those that are none, the ids of each message's)."""
+    shown: list[list[int]] = []
+    remarks: list[Remark] = []
+    messages = list(chat.messages)
+    for at, message in enumerate(messages):
+        ids: list[int] = []
+        for data in message.pictures:
+            try:
+                ids.append(pictures.add(owner, data).id)
+            except DiskFull:
+                raise
+            except UserError:
+                remarks.append(Remark("picture", {"n": at + 1}))
+        if len(ids) < len(message.pictures) and not ids and not message.content.strip():
+            messages[at] = replace(message, content="[picture]")
+        shown.append(ids)
+    return replace(chat, messages=tuple(messages), remarks=(*chat.remarks, *remarks)), shown
 
 
 def export_chat(store: ChatStore, pictures: PictureStore, owner: str, chat_id: int) -> PortableChat:

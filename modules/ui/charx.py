@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 
+from modules.ui.archive import Archive
+
 from modules.errors import UserError
 from modules.library.cards import asset_uri
 from modules.library.character_files import LARGEST_FILE, LARGEST_TEXT, Read, read_file
-from modules.ui.archive import Archive
 
 _CARD = "card.json"
 _MOST_FILES = 5000

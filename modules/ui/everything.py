@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, get_args
 import yaml
 
 from modules.app import App
-from modules.chats import transfer
+from modules.chats import incoming, transfer
+from modules.chats.archive import Archive
 from modules.chats.sheets import SheetName
 from modules.errors import NotFound, UserError
 from modules.generation.sampling import SamplingParams
@@ -21,7 +22,6 @@ from modules.library import character_files, presets
 from modules.library.character import Character
 from modules.library.character_files import kept_form, portrait, read_character
 from modules.ui import preferences
-from modules.ui.archive import Archive
 from modules.ui.sentences import said
 
 LARGEST = 500 * 1024**2
@@ -104,8 +104,9 @@ def read(app: App, owner: str, file: BinaryIO) -> dict[str, Any]:
             continue
         try:
             data = archive.read(filename, kind.largest)
-            made = kind.take(app, owner, path.stem, data, archive)
+            made, problems = kind.take(app, owner, path.stem, data, archive)
             setattr(done, path.parent.name, getattr(done, path.parent.name) + made)
+            done.problems += [f"{filename}: {problem}" for problem in problems]
         except UserError as error:
             done.problems.append(f"{filename}: {said(error.message)}")
         except UnicodeDecodeError:
@@ -147,33 +148,37 @@ def _compare(read: Callable[[str], Any], value: Any) -> Callable[[str], bool | N
     return same
 
 
-def _preset(app: App, owner: str, name: str, data: bytes, archive: Archive) -> int:
+Taken = tuple[int, list[str]]
+"""How many of a file came in, and a sentence for each that did not."""
+
+
+def _preset(app: App, owner: str, name: str, data: bytes, archive: Archive) -> Taken:
     sampling = SamplingParams.read(presets.read_preset(data, f"{name}.yaml"))
     free = _free(name, _compare(lambda kept: app.presets.of(owner).read(kept), sampling))
     if free:
         app.presets.of(owner).save(free, sampling)
-    return int(free is not None)
+    return int(free is not None), []
 
 
-def _prompt(app: App, owner: str, name: str, data: bytes, archive: Archive) -> int:
+def _prompt(app: App, owner: str, name: str, data: bytes, archive: Archive) -> Taken:
     text = data.decode("utf-8-sig")
     free = _free(name, _compare(lambda kept: app.prompts.of(owner).read(kept), text))
     if free:
         app.prompts.of(owner).save(free, text)
-    return int(free is not None)
+    return int(free is not None), []
 
 
-def _character(app: App, owner: str, name: str, data: bytes, archive: Archive) -> int:
+def _character(app: App, owner: str, name: str, data: bytes, archive: Archive) -> Taken:
     character = read_character(data, f"{name}.yaml")
     if any(_kept(app, owner, entry.id) == character for entry in app.characters.all(owner)):
-        return 0
+        return 0, []
     picture = next((path for path in archive if path.endswith(f"characters/{name}.png")), None)
     try:
         image = portrait(archive.read(picture, character_files.LARGEST_FILE)) if picture else None
     except UserError:  # without its picture rather than not at all
         image = None
     app.characters.save(owner, character, image, wanted=name)
-    return 1
+    return 1, []
 
 
 def _kept(app: App, owner: str, id_: str) -> Character | None:
@@ -183,8 +188,10 @@ def _kept(app: App, owner: str, id_: str) -> Character | None:
         return None
 
 
-def _chats(app: App, owner: str, name: str, data: bytes, archive: Archive) -> int:
-    return len(transfer.import_chats(app.store, app.pictures, owner, transfer.read_file(data)))
+def _chats(app: App, owner: str, name: str, data: bytes, archive: Archive) -> Taken:
+    read = incoming.read_file(data)
+    made = transfer.import_chats(app.store, app.pictures, owner, read.chats)
+    return len(made), [f"{left_out.number} {left_out.title} — {left_out.why.text}" for left_out in read.left_out]
 
 
 @dataclass(frozen=True)
@@ -193,14 +200,14 @@ class _Kind:
 
     suffixes: tuple[str, ...]
     largest: int
-    take: Callable[[App, str, str, bytes, Archive], int]
+    take: Callable[[App, str, str, bytes, Archive], Taken]
 
 
 _KINDS = {
     "presets": _Kind((".yaml",), presets.LARGEST_FILE, _preset),
     "prompts": _Kind((".txt",), 8 * 1024**2, _prompt),
     "characters": _Kind((".yaml", ".json"), character_files.LARGEST_TEXT, _character),
-    "chats": _Kind((".json",), transfer.LARGEST_FILE, _chats),
+    "chats": _Kind((".json",), incoming.LARGEST_FILE, _chats),
 }
 _LARGEST_SETTINGS = 64 * 1024**2
 """Bytes; the texts of the pages are in it."""

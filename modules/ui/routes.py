@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from modules.app import App
-from modules.chats import pictures, transfer
+from modules.chats import incoming, pictures
 from modules.chats.records import PathMessage, Place
 from modules.chats.store import PAGE_OF_CHATS
 from modules.errors import NotFound, UserError
@@ -40,7 +40,7 @@ from modules.ui.live import Renderings, event_response, follow, over
 STATIC = Path(__file__).parent / "static"
 LARGER_BODIES = {
     "/chats/everything": everything.LARGEST,
-    "/chats/import": transfer.LARGEST_FILE,
+    "/chats/import": incoming.LARGEST_ARCHIVE,
     "/chats/pictures": pictures.LARGEST_FILE,
     "/chats/characters/import|/chats/characters/[^/]+/picture": character_files.LARGEST_FILE,
     uploads.ADDRESS: 2 * 1024**3,

@@ -6,11 +6,15 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import JSONResponse, Response
 
 from modules.app import App
-from modules.chats import pictures, transfer
-from modules.ui.bodies import Owner, body_of, download, picture
+from modules.chats import incoming, pictures, transfer
+from modules.chats.remarks import Remark, Unreadable
+from modules.ui.bodies import Owner, body_of, download, file_of, picture
+
+MOST_TOLD = 1000
+"""Entries of one kind that an answer names; of more it says how many there are."""
 
 
 def router(app: App) -> APIRouter:
@@ -18,14 +22,24 @@ def router(app: App) -> APIRouter:
     routes = APIRouter()
 
     @routes.post("/import")
-    async def import_file(owner: Owner, request: Request) -> dict[str, list[int]]:
-        data = await body_of(request, transfer.LARGEST_FILE)
+    async def import_file(owner: Owner, request: Request) -> Any:
+        """What came in, the latest last; `left_out` what did not, and `remarks` what of a chat did not, each with its reason.
 
-        def read() -> list[int]:
-            made = transfer.import_chats(app.store, app.pictures, owner, transfer.read_file(data))
-            return [chat.id for chat in made]
+        Where nothing can be read, a refusal in the usual form has its reason as `why`.
+        """
+        file = await file_of(request, incoming.LARGEST_ARCHIVE)
 
-        return {"chats": await asyncio.to_thread(read)}
+        def read() -> dict[str, Any]:
+            with file:
+                found = incoming.read_upload(file)
+            made = transfer.import_chats(app.store, app.pictures, owner, found.chats)
+            return _told(found, made)
+
+        try:
+            return await asyncio.to_thread(read)
+        except Unreadable as error:
+            told = {"message": error.message, "type": "invalid_request_error", "param": None, "code": error.code}
+            return JSONResponse({"error": told, "why": _sentence(error.remark)}, error.status)
 
     @routes.get("/{chat_id}/export/{form}")
     def export_file(owner: Owner, chat_id: int, form: str) -> Response:
@@ -43,3 +57,26 @@ def router(app: App) -> APIRouter:
         return picture(*(app.pictures.thumbnail if small else app.pictures.data)(owner, picture_id))
 
     return routes
+
+
+def _told(found: incoming.Incoming, made: list[transfer.Imported]) -> dict[str, Any]:
+    left_out = [
+        {"number": entry.number, "title": entry.title, "file": entry.file, "why": _sentence(entry.why)}
+        for entry in found.left_out[:MOST_TOLD]
+    ]
+    remarks = [
+        {"chat": chat.id, "number": entry.number, "title": entry.chat.title, "file": entry.file, "why": _sentence(remark)}
+        for entry, chat in zip(found.found, made, strict=True)
+        for remark in chat.remarks
+    ]
+    return {
+        "chats": [chat.id for chat in sorted(made, key=lambda chat: chat.rank)],
+        "left_out": left_out,
+        "remarks": remarks[:MOST_TOLD],
+        "more": max(0, len(found.left_out) - MOST_TOLD) + max(0, len(remarks) - MOST_TOLD),
+    }
+
+
+def _sentence(remark: Remark) -> dict[str, Any]:
+    """For the page, which says it in its language by the code; `text` is English."""
+    return {"code": remark.code, "values": dict(remark.values), "text": remark.text}

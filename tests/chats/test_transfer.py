@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from modules.chats.incoming import read_file
 from modules.chats.pictures import PictureStore
 from modules.chats.portable import PortableChat, PortableMessage, chat_of
 from modules.chats.records import Figures
 from modules.chats.store import ChatStore
-from modules.chats.transfer import FORMATS, export_chat, export_file, import_chats, read_file
+from modules.chats.transfer import FORMATS, export_chat, export_file, import_chats
 from modules.errors import NotFound, UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import Role
@@ -118,7 +119,7 @@ def test_our_own_form_keeps_the_whole_tree(kept, chat: PortableChat):
     first = through_the_store(kept, chat)
     assert first == chat
     text = export_file(first, "textloom")[1]
-    (again,) = read_file(text.encode())
+    (again,) = read_file(text.encode()).chats
     assert again == chat
     assert export_file(through_the_store(kept, again), "textloom")[1] == text
 
@@ -129,7 +130,7 @@ def test_our_own_form_keeps_the_whole_tree(kept, chat: PortableChat):
 def test_import_export_import_gives_the_same_chat(kept, form: str, data: st.DataObject):
     chat = data.draw(lines(form))
     text = export_file(through_the_store(kept, chat), form)[1]
-    (read,) = read_file(text.encode())
+    (read,) = read_file(text.encode()).chats
     assert read == chat
     assert export_file(through_the_store(kept, read), form)[1] == text
 
@@ -141,11 +142,11 @@ def test_any_chat_is_written_in_any_form_and_what_was_written_stays_the_same(for
     said = [turn.content for turn in chat.branch() if turn.role in ROLES and (turn.content.strip() or turn.pictures)]
     text = export_file(chat, form)[1]
     try:
-        (once,) = read_file(text.encode())
+        (once,) = read_file(text.encode()).chats
     except UserError:
         assert not any(text.strip() for text in said)
         return
-    (twice,) = read_file(export_file(once, form)[1].encode())
+    (twice,) = read_file(export_file(once, form)[1].encode()).chats
     assert twice == once
     if form == "openai":
         assert [turn.content for turn in once.branch() if turn.role in ROLES] == said
@@ -160,11 +161,11 @@ def test_the_files_of_2023_are_read_and_written():
         {"data": old["internal"], "data_visible": old["visible"]},
         {"internal": [], "visible": old["visible"][1:]},
     ):
-        (chat,) = read_file(json.dumps(value).encode())
+        (chat,) = read_file(json.dumps(value).encode()).chats
         assert [(turn.role, turn.content) for turn in chat.branch()] == (
             expected if value.get("internal") != [] else expected[1:]
         )
-    (chat,) = read_file(json.dumps(old).encode())
+    (chat,) = read_file(json.dumps(old).encode()).chats
     assert json.loads(export_file(chat, "pairs")[1]) == old
 
 
@@ -180,9 +181,9 @@ def test_sharegpt_and_openai_files_of_others_are_read():
         },
         {"id": "2", "conversations": [{"from": "user", "value": "A"}, {"from": "assistant", "value": "B"}]},
     ]
-    chats = read_file(json.dumps(rows).encode())
+    chats = read_file(json.dumps(rows).encode()).chats
     assert [chat.title for chat in chats] == ["Hi", "A"] and chats[0].system_prompt == "Be kind."
-    assert read_file("\n".join(map(json.dumps, rows)).encode()) == chats
+    assert read_file("\n".join(map(json.dumps, rows)).encode()).chats == chats
     url = "data:image/png;base64," + base64.b64encode(png()).decode()
     parts = [
         {"type": "text", "text": "Look"},
@@ -194,12 +195,13 @@ def test_sharegpt_and_openai_files_of_others_are_read():
         {"role": "user", "content": parts},
         {"role": "assistant", "content": None, "tool_calls": []},
     ]
-    (chat,) = read_file(json.dumps(messages).encode())
-    assert chat.system_prompt == "Be brief." and chat.branch() == [PortableMessage("user", "Look", pictures=(png(),))]
+    (chat,) = read_file(json.dumps(messages).encode()).chats
+    assert chat.system_prompt == "Be brief."
+    assert chat.branch() == [PortableMessage("user", "Look\n\n![picture](<https://x/y.png>)", pictures=(png(),))]
 
 
 def test_markdown_written_by_hand_is_read():
-    (chat,) = read_file(b"# A title\r\n\r\n## You\r\nHello\r\n\r\n## Model\r\nHi\r\nthere\r\n")
+    (chat,) = read_file(b"# A title\r\n\r\n## You\r\nHello\r\n\r\n## Model\r\nHi\r\nthere\r\n").chats
     assert chat.title == "A title" and [turn.content for turn in chat.branch()] == ["Hello", "Hi\nthere"]
 
 
@@ -231,7 +233,6 @@ DEEP = b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
         b'{"textloom": 1, "messages": [{"role": "user", "content": "x", "created": 1e300}]}',
         b'{"textloom": 1, "messages": [{"role": "user", "content": "x", "figures": {"tokens_per_second": "fast"}}]}',
         b'{"textloom": 1, "messages": [], "settings": {"mode": "rude"}}',
-        b'{"textloom": 1, "messages": [{"role": "user", "content": "x", "pictures": ["!"]}]}',
         b'{"a": 1}\n{"b"',
         DEEP,
     ],
@@ -242,12 +243,21 @@ def test_a_bad_file_is_one_sentence(data: bytes):
     assert refused.value.message[0].isupper() and "\n" not in refused.value.message and len(refused.value.message) < 300
 
 
-def test_a_bad_picture_brings_nothing_in(kept):
+@pytest.mark.parametrize("picture", ["!", base64.b64encode(b"<svg/>").decode()])
+def test_a_bad_picture_is_left_out_and_named(kept, picture: str):
     store, pictures = kept
-    before = len(store.chats("eve"))
-    with pytest.raises(UserError, match="picture"):
-        import_chats(store, pictures, "eve", [chat_of([PortableMessage("user", "x", pictures=(b"<svg/>",))])])
-    assert len(store.chats("eve")) == before
+    good = base64.b64encode(png()).decode()
+    messages = [
+        {"role": "user", "content": "look", "pictures": [picture, good]},
+        {"role": "user", "content": "", "parent": 0, "pictures": [picture]},
+    ]
+    (made,) = import_chats(store, pictures, "eve", read_file(json.dumps({"textloom": 1, "messages": messages}).encode()).chats)
+    assert [remark.text for remark in made.remarks] == [
+        "Message 1: a picture cannot be read and is left out.",
+        "Message 2: a picture cannot be read and is left out.",
+    ]
+    chat = export_chat(store, pictures, "eve", made.id)
+    assert [(message.content, message.pictures) for message in chat.messages] == [("look", (png(),)), ("[picture]", ())]
 
 
 def test_a_persons_chats_only(kept):

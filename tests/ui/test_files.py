@@ -85,7 +85,7 @@ def test_chats_come_in_and_go_out_for_their_owner_alone(people):
     assert bob.get(f"/chats/{id_}/export/markdown").status_code == 404
     assert ann.get(f"/chats/{id_}/export/word").status_code == 404
     bad = ann.post("/chats/import", content=b"{}")
-    assert bad.status_code == 400 and bad.json()["error"]["message"].startswith("The JSON is no chat")
+    assert bad.status_code == 400 and bad.json()["error"]["message"].startswith("The file is in no form that is known")
 
 
 def test_characters_are_made_by_people_for_themselves(app: App, people):

@@ -1,1 +1,1 @@
-"""The forms in which a chat goes to a file and comes back: one module each, with NAME, SUFFIX, `write` and `read`."""
+"""The forms in which chats come as files, one module each: `fits` and `read`; those that they go out in have `NAME`, `SUFFIX`, `write`."""

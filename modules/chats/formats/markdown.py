@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from modules.chats.portable import PortableChat, PortableMessage, chat_of
-from modules.errors import UserError
+from modules.chats.remarks import Unreadable
 from modules.generation.types import Role
 
 NAME = "markdown"
@@ -26,8 +26,8 @@ def fits(text: str) -> bool:
     return any((found := _LINE.match(line)) and not found[1] for line in text.replace("\r\n", "\n").split("\n"))
 
 
-def read(text: str) -> list[PortableChat]:
-    """Raises UserError where there is no heading of a turn."""
+def read(text: str) -> PortableChat:
+    """Raises Unreadable where there is no heading of a turn."""
     if "\r\n" in text and "\n" not in text.replace("\r\n", ""):
         text = text.replace("\r\n", "\n")
     title = ""
@@ -41,8 +41,8 @@ def read(text: str) -> list[PortableChat]:
         elif line.startswith("# ") and not title:
             title = line[2:]
     if not turns:
-        raise UserError("This Markdown has no turns: each needs a heading such as `## User` or `## Assistant`.")
-    return [chat_of((PortableMessage(role, _content(lines)) for role, lines in turns), title)]
+        raise Unreadable("headings")
+    return chat_of((PortableMessage(role, _content(lines)) for role, lines in turns), title)
 
 
 def _content(lines: list[str]) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
+from modules.chats.contents import decoded
 from modules.chats.conversation import ChatSettings
-from modules.chats.portable import LATEST, Lenient, PortableChat, PortableMessage, checked, clean_title, decoded, several
+from modules.chats.portable import LATEST, Lenient, PortableChat, PortableMessage, checked, clean_title
 from modules.chats.records import Figures, Run, State
+from modules.chats.remarks import Unreadable
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import Role
@@ -34,7 +36,7 @@ class _Message(Lenient):
 
 
 class _File(Lenient):
-    textloom: Literal[1]
+    textloom: int
     messages: list[_Message]
     shown: int | None = None
     title: str = ""
@@ -48,18 +50,19 @@ def fits(value: Any) -> bool:
     return isinstance(value, dict) and "textloom" in value
 
 
-def read(value: Any) -> list[PortableChat]:
-    """Raises UserError."""
-    return several(value, _chat)
-
-
-def _chat(value: Any) -> PortableChat:
-    file = checked(_File, value, "chat")
+def read(value: Any) -> PortableChat:
+    """Raises Unreadable, for what a newer version wrote too."""
+    version = value.get("textloom")
+    if isinstance(version, int | float) and version > VERSION:
+        raise Unreadable("newer")
+    file = checked(_File, value)
+    if file.textloom != VERSION:
+        raise Unreadable("wrong", where="textloom")
     for at, message in enumerate(file.messages):
         if message.parent is not None and not 0 <= message.parent < at:
-            raise UserError(f"This chat cannot be read: message {at} follows message {message.parent}, which is not before it.")
+            raise Unreadable("order", n=at + 1)
     if file.shown is not None and not 0 <= file.shown < len(file.messages):
-        raise UserError(f"This chat cannot be read: it shows message {file.shown}, which is not there.")
+        raise Unreadable("shown", n=file.shown + 1)
     shown = file.shown if file.shown is not None or not file.messages else len(file.messages) - 1
     known = {key: value for key, value in file.settings.items() if key in ChatSettings.model_fields}
     return PortableChat(
@@ -69,7 +72,7 @@ def _chat(value: Any) -> PortableChat:
         file.titled,
         file.pinned,
         file.created,
-        checked(ChatSettings, known, "chat").differences(),
+        checked(ChatSettings, known).differences(),
     )
 
 
@@ -83,7 +86,7 @@ def _message(message: _Message) -> PortableMessage:
         message.created,
         message.model,
         _sampling(message.sampling),
-        checked(Figures, known, "chat"),
+        checked(Figures, known),
         _extra(message.extra),
         tuple(map(decoded, message.pictures)),
     )
@@ -92,7 +95,7 @@ def _message(message: _Message) -> PortableMessage:
 def _extra(values: dict[str, Any]) -> dict[str, Any]:
     """How a reply was made is left out where it does not say that: everything else is shown, and nothing depends on it."""
     try:
-        checked(list[Run], values.get("runs", []), "chat")
+        checked(list[Run], values.get("runs", []))
         return values
     except UserError:
         return {key: value for key, value in values.items() if key != "runs"}

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from modules.chats.portable import Lenient, PortableChat, PortableMessage, chat_of, checked
-from modules.errors import UserError
+from modules.chats.remarks import Unreadable
 
 NAME = "pairs"
 SUFFIX = ".json"
@@ -15,32 +15,38 @@ BEGINNING = "<|BEGIN-VISIBLE-CHAT|>"
 """Stands in place of a question before a greeting."""
 
 
+_Pairs = list[tuple[str | None, str | None]] | None
+
+
 class _File(Lenient):
-    internal: list[tuple[str, str]] | None = None
-    visible: list[tuple[str, str]] | None = None
-    data: list[tuple[str, str]] | None = None
-    data_visible: list[tuple[str, str]] | None = None
+    internal: _Pairs = None
+    visible: _Pairs = None
+    data: _Pairs = None
+    data_visible: _Pairs = None
 
 
 def fits(value: Any) -> bool:
-    return isinstance(value, dict) and bool({"internal", "visible", "data", "data_visible"} & set(value))
+    if not isinstance(value, dict):
+        return False
+    lists = [value.get(name) for name in _File.model_fields if name in value]
+    return any(isinstance(pairs, list) and all(isinstance(pair, list) for pair in pairs) for pairs in lists)
 
 
-def read(value: Any) -> list[PortableChat]:
-    """What the model saw; where that is missing, what people saw. Raises UserError."""
-    file = checked(_File, value, "history of questions and replies")
-    pairs = file.internal or file.data
+def read(value: Any) -> PortableChat:
+    """What the model saw; where that is missing, what people saw. Raises Unreadable."""
+    file = checked(_File, value)
+    pairs = [(question or "", reply or "") for question, reply in file.internal or file.data or []]
     if not pairs:
         shown = file.visible or file.data_visible or []
-        pairs = [(html.unescape(question), html.unescape(reply)) for question, reply in shown]
+        pairs = [(html.unescape(question or ""), html.unescape(reply or "")) for question, reply in shown]
+    if not pairs:
+        raise Unreadable("empty")
     turns = []
     for question, reply in pairs:
         if not question.startswith(BEGINNING):
             turns.append(PortableMessage("user", question))
         turns.append(PortableMessage("assistant", reply))
-    if not pairs:
-        raise UserError("There is no message in this file.")
-    return [chat_of(turns)]
+    return chat_of(turns)
 
 
 def write(chat: PortableChat) -> str:

@@ -80,6 +80,7 @@ export function iconButton(name, label, action, extra = {}) {
 
 let shelf = null;
 
+// seconds: 0 stays until it is closed. Returns what closes it.
 export function toast(words, {action = null, wrong = false, seconds = wrong ? 9 : 6} = {}) {
   shelf ??= h("div", {class: "tl-toasts"});
   liftToasts();
@@ -91,8 +92,9 @@ export function toast(words, {action = null, wrong = false, seconds = wrong ? 9 
   box.append(iconButton("close", t("close"), leave));
   shelf.append(box);
   while (shelf.children.length > 3) shelf.firstChild.remove();
-  const timer = setTimeout(leave, seconds * 1000);
+  const timer = seconds && setTimeout(leave, seconds * 1000);
   box.addEventListener("mouseenter", () => clearTimeout(timer));
+  return leave;
 }
 
 // What passes stands in the dialog in front, if one is open: all else is out of reach then.

@@ -2,11 +2,11 @@
 
 import {address, attempt, send} from "./api.js";
 import {h, iconButton, showMenu, toast} from "./dom.js";
-import {chooseFiles} from "./sheet.js";
-import {t} from "./words.js";
+import {chooseFiles, openSheet} from "./sheet.js";
+import {count, t} from "./words.js";
 
 const FORMS = ["textloom", "markdown", "openai", "sharegpt", "pairs"];
-const KINDS = ".json,.jsonl,.md,.markdown,.txt,application/json,text/markdown,text/plain";
+const KINDS = ".json,.jsonl,.md,.markdown,.txt,.zip,application/json,text/markdown,text/plain,application/zip";
 
 // One entry of a chat's menu, which opens the list of forms in its place.
 export function exportItem(anchor, row) {
@@ -27,15 +27,69 @@ export function importButton(controller) {
 }
 
 export async function importFiles(controller, files) {
-  const made = [];
+  const report = {made: [], left: [], remarks: [], more: 0};
   for (const file of files) {
-    const answer = await attempt(() => send("/import", file));
-    if (answer) made.push(...answer.chats);
+    const done = toast(t("importing", {file: file.name}), {seconds: 0});
+    const read = () => send("/import", file).catch((error) => {
+      if (!error.answer?.why && files.length === 1) throw error;
+      return {why: error.answer?.why ?? {text: error.message}};
+    });
+    const answer = await attempt(read);
+    done();
+    if (!answer) return;
+    if (!answer.why) add(report, answer, files.length > 1 ? file.name : "");
+    else if (files.length > 1) report.left.push({file: file.name, why: answer.why});
+    else return void toast(t("import.refused", {file: file.name, why: why(answer.why)}), {wrong: true});
   }
-  if (!made.length) return;
-  controller.sidebar.refresh();
-  await controller.open(made.at(-1));
-  toast(made.length === 1 ? t("imported") : t("imported.many", {n: made.length}));
+  if (report.made.length) {
+    controller.sidebar.refresh();
+    await controller.open(report.made.at(-1));
+  }
+  tell(controller, report);
+}
+
+function add(report, answer, file) {
+  const of = (entry) => ({...entry, file: [file, entry.file].filter(Boolean).join(" · ")});
+  report.made.push(...answer.chats);
+  report.left.push(...answer.left_out.map(of));
+  report.remarks.push(...answer.remarks.map(of));
+  report.more += answer.more;
+}
+
+// How many came in; what did not stays to be read, until it is closed.
+function tell(controller, report) {
+  const n = report.made.length;
+  if (!report.left.length && !report.remarks.length) {
+    toast(n === 1 ? t("imported") : t("imported.many", {n: count(n)}));
+    return;
+  }
+  const some = new Set(report.remarks.map((entry) => entry.chat)).size;
+  const words = report.left.length
+    ? t("imported.partly", {n: count(n), left: count(report.left.length)}) : t("imported.remarks", {n: count(n), some: count(some)});
+  const action = {label: t("import.list"), run: () => showReport(controller, report)};
+  toast(words, {action, seconds: 0, wrong: !n});
+}
+
+function showReport(controller, report) {
+  const {dialog, body} = openSheet(controller.root, t("import.report"));
+  const line = (entry, ...head) => h("li", {}, h("span", {class: "tl-report-head"}, ...head), h("span", {}, why(entry.why)));
+  const number = (entry) => (entry.number ? t("import.number", {n: count(entry.number)}) : null);
+  const file = (entry) => (entry.file ? h("span", {class: "tl-report-file"}, entry.file) : null);
+  const link = (entry) => h("button", {type: "button", class: "tl-link", onclick: () => { dialog.close(); controller.open(entry.chat); }},
+    entry.title || t("import.untitled"));
+  const part = (words, entries, draw) => {
+    if (entries.length) body.append(h("h3", {}, words), h("ul", {class: "tl-report"}, entries.map(draw)));
+  };
+  part(t("import.report.left"), report.left,
+    (entry) => line(entry, number(entry), entry.number ? h("b", {}, entry.title || t("import.untitled")) : null, file(entry)));
+  part(t("import.report.remarks"), report.remarks, (entry) => line(entry, number(entry), link(entry), file(entry)));
+  if (report.more) body.append(h("p", {}, t("import.report.more", {n: count(report.more)})));
+  dialog.addEventListener("close", () => tell(controller, report));
+}
+
+// The reason in the language of the page; `text` is English.
+function why({code, values, text}) {
+  return code ? t(`import.why.${code}`, values) : text;
 }
 
 const carried = (event) => [...(event.dataTransfer?.items ?? [])].some((item) => item.kind === "file");
@@ -72,4 +126,4 @@ export function refuseOtherDrops() {
   }
 }
 
-export const isChatFile = (file) => /\.(jsonl?|md|markdown|txt)$/i.test(file.name) || file.type === "application/json";
+export const isChatFile = (file) => /\.(jsonl?|md|markdown|txt|zip)$/i.test(file.name) || file.type === "application/json";

@@ -54,7 +54,7 @@ class Archive:
             raise UserError("this file is damaged.") from None
 
 
-_NO_ZIP = UserError("This is no zip file. Choose one that was exported on the Session tab.")
+_NO_ZIP = UserError("This is no zip file, or a damaged one.")
 
 
 def _listed(file: BinaryIO) -> tuple[int, int]:
