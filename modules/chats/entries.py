@@ -18,10 +18,7 @@ Known = Callable[[Any], bool]
 _LISTS = ("conversations", "items", "chats", "data")
 _LIST = re.compile(rf'\s*\{{\s*"(?:{"|".join(_LISTS)})"\s*:\s*(?=\[)')
 _SPACE = re.compile(r"[ \t\r\n]*")
-_NEXT = re.compile(r"[,\[\]}][ \t\r\n]*(?=\{)")
 _TITLE = re.compile(r'"(?:title|name)"[ \t\r\n]*:[ \t\r\n]*("(?:[^"\\]|\\.){1,800}")')
-_BEFORE = 100
-"""Characters before a break in which the next entry may begin: a text without its end goes on to the first quote of the next."""
 _HEAD = 4000
 """Characters of a broken entry in which its title is looked for."""
 _decode = json.JSONDecoder().raw_decode
@@ -55,10 +52,10 @@ def entries_of(text: str, known: Known, part: Known) -> list[Entry]:
     others = [_of_line(number, line) for number, line in lines] if len(lines) > 1 else []
     if any(known(entry.value) or part(entry.value) for entry in others):
         return others
-    if opened := _LIST.match(text, start):
-        others = list(_of_list(text, opened.end(), known))
-        if any(known(entry.value) for entry in others):
-            return others
+    opened = _LIST.match(text, start)
+    others = list(_of_list(text, opened.end() if opened else start - 1, known))  # or without its beginning
+    if any(known(entry.value) for entry in others):
+        return others
     return [Entry(1, None, problem or Remark("json", {"at": end - start}), _title(text, start))]
 
 
@@ -71,38 +68,34 @@ def _of_line(number: int, line: str) -> Entry:
 
 
 def _of_list(text: str, start: int, known: Known) -> Iterator[Entry]:
-    """start: where its bracket is."""
+    """start: where its bracket is, or would be."""
     at, number = _skip(text, start + 1), 0
     left = 4 * len(text) + 100_000  # characters that may be read in the search for what follows broken entries
-    while at < len(text) and text[at] != "]":
+    while at < len(text) and not (text[at] == "]" and _skip(text, at + 1) == len(text)):
         number += 1
         value, end, problem = _value(text, at)
-        after = _skip(text, end)
         if problem is None:
             yield _entry(number, value)
-            if text[after : after + 1] in ("]", ""):
-                return
-            if text[after] == ",":
-                at = _skip(text, after + 1)
-                continue
-        behind = end if problem is None else max(at + 1, end - _BEFORE)
-        found, left = _next(text, behind, known, left)
-        if problem is not None:
-            cut = found == len(text) and not text.rstrip().endswith("]")
-            yield Entry(number, None, Remark("cut") if cut else problem, _title(text, at))
-        elif found == len(text):
-            yield Entry(number + 1, None, Remark("rest"))
+            at = _skip(text, end)
+            at = _skip(text, at + 1) if text[at : at + 1] == "," else at
+            continue
+        found, left = _next(text, at + 1, known, left)
+        if found == len(text) and left <= 0:
+            problem = Remark("rest")
+        elif found == len(text) and not text.rstrip().endswith(("]", "}")):
+            problem = Remark("cut")
+        yield Entry(number, None, problem, _title(text, at))
         at = found
 
 
 def _next(text: str, at: int, known: Known, left: int) -> tuple[int, int]:
     """(where the next entry begins that is whole, or the end of the text; what is left of the characters that may be read)."""
-    while left > 0 and (found := _NEXT.search(text, at)):
-        value, end, problem = _value(text, found.end())
+    while left > 0 and (found := text.find("{", at)) >= 0:
+        value, end, problem = _value(text, found)
         if problem is None and known(value):
-            return found.end(), left
-        left -= end - found.end() + 100
-        at = max(end, found.end() + 1) if problem is None else found.end() + 1
+            return found, left
+        left -= end - found + 100
+        at = end if problem is None else found + 1
     return len(text), left
 
 

@@ -45,7 +45,7 @@ class Figures:
 
     def stored(self) -> dict[str, Any]:
         """Only what says something."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, 0, False)}
+        return {key: value for key, value in vars(self).items() if value not in (None, 0, False)}
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ FORMATS = {form.NAME: form for form in (ours, openai, sharegpt, pairs, markdown)
 """Those that chats go out in."""
 LONGEST = 0.02
 """Seconds that one transaction of an import takes: so long others wait for the store."""
+PAUSE = 0.003
+"""Seconds between two of them: who waits has a turn."""
 _COMING = 0.0
 """When a chat was deleted that is still coming in: nobody sees it, and the next start removes it where the server was killed."""
 
@@ -47,7 +49,7 @@ def import_chats(store: ChatStore, pictures: PictureStore, owner: str, chats: Se
     steps = _steps(store, owner, kept, ranks, made)
     try:
         while not _some(store, owner, steps, made):
-            time.sleep(LONGEST / 2)
+            time.sleep(PAUSE)
     except BaseException:
         with suppress(UserError, sqlite3.Error), store.transaction() as db:  # what stays is removed by the next start
             db.executemany("DELETE FROM chats WHERE id = ? AND deleted = ?", [(chat.id, _COMING) for chat in made])

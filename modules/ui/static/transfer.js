@@ -71,20 +71,27 @@ function tell(controller, report) {
 }
 
 function showReport(controller, report) {
-  const {dialog, body} = openSheet(controller.root, t("import.report"));
-  const line = (entry, ...head) => h("li", {}, h("span", {class: "tl-report-head"}, ...head), h("span", {}, why(entry.why)));
-  const number = (entry) => (entry.number ? t("import.number", {n: count(entry.number)}) : null);
-  const file = (entry) => (entry.file ? h("span", {class: "tl-report-file"}, entry.file) : null);
-  const link = (entry) => h("button", {type: "button", class: "tl-link", onclick: () => { dialog.close(); controller.open(entry.chat); }},
-    entry.title || t("import.untitled"));
-  const part = (words, entries, draw) => {
-    if (entries.length) body.append(h("h3", {}, words), h("ul", {class: "tl-report"}, entries.map(draw)));
+  const {dialog, body} = openSheet(controller.host, t("import.report"));
+  const line = (entry, name) => h("li", {},
+    h("span", {class: "tl-report-head"},
+      entry.number ? h("span", {}, t("import.number", {n: count(entry.number)})) : null, name,
+      entry.file ? h("span", {}, entry.file) : null),
+    [entry.why].flat().map((reason) => h("span", {}, why(reason))));
+  const part = (words, entries, name) => {
+    if (entries.length) body.append(h("h3", {}, words), h("ul", {class: "tl-report"}, entries.map((entry) => line(entry, name(entry)))));
   };
-  part(t("import.report.left"), report.left,
-    (entry) => line(entry, number(entry), entry.number ? h("b", {}, entry.title || t("import.untitled")) : null, file(entry)));
-  part(t("import.report.remarks"), report.remarks, (entry) => line(entry, number(entry), link(entry), file(entry)));
+  part(t("import.report.left"), report.left, (entry) => (entry.number ? h("b", {}, entry.title || t("import.untitled")) : null));
+  part(t("import.report.remarks"), ofChats(report.remarks), (entry) => h("button",
+    {type: "button", class: "tl-link", onclick: () => { dialog.close(); controller.open(entry.chat); }}, entry.title || t("import.untitled")));
   if (report.more) body.append(h("p", {}, t("import.report.more", {n: count(report.more)})));
   dialog.addEventListener("close", () => tell(controller, report));
+}
+
+// All that is said of one chat as one entry.
+function ofChats(remarks) {
+  const entries = new Map();
+  for (const remark of remarks) entries.set(remark.chat, {...remark, why: [...(entries.get(remark.chat)?.why ?? []), remark.why]});
+  return [...entries.values()];
 }
 
 // The reason in the language of the page; `text` is English.
