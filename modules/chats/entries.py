@@ -74,10 +74,12 @@ def _of_list(text: str, start: int, known: Known) -> Iterator[Entry]:
     while at < len(text) and not (text[at] == "]" and _skip(text, at + 1) == len(text)):
         number += 1
         value, end, problem = _value(text, at)
+        after = _skip(text, end)
+        if problem is None and not known(value) and text[after : after + 1] not in (",", "]", ""):
+            problem = Remark("json", {"at": end - at})  # a whole value by chance
         if problem is None:
             yield _entry(number, value)
-            at = _skip(text, end)
-            at = _skip(text, at + 1) if text[at : at + 1] == "," else at
+            at = _skip(text, after + 1) if text[after : after + 1] == "," else after
             continue
         found, left = _next(text, at + 1, known, left)
         if found == len(text) and left <= 0:

@@ -21,7 +21,9 @@ from modules.errors import DiskFull, NotFound, UserError
 FORMATS = {form.NAME: form for form in (ours, openai, sharegpt, pairs, markdown)}
 """Those that chats go out in."""
 LONGEST = 0.02
-"""Seconds that one transaction of an import takes: so long others wait for the store."""
+"""Seconds that one transaction of an import takes, and the one or other message more: so long others wait for the store."""
+LEAST = 25
+"""Messages of one transaction, however slow the machine is at the moment."""
 PAUSE = 0.003
 """Seconds between two of them: who waits has a turn."""
 _COMING = 0.0
@@ -61,8 +63,8 @@ def _some(store: ChatStore, owner: str, steps: Iterator[bool], made: Sequence[Im
     """Take steps in one transaction, as many as others can wait for; True when all are done, and what came in is seen."""
     until = time.monotonic() + LONGEST
     with store.transaction() as db:
-        while next(steps, None):
-            if time.monotonic() > until:
+        for count, _ in enumerate(steps, 1):
+            if count >= LEAST and time.monotonic() > until:
                 return False
         now = store.latest(db, owner)
         seen = [(now + chat.rank * 1e-5, chat.id) for chat in made]

@@ -311,6 +311,12 @@ def test_bytes_that_are_no_utf_8_leave_out_the_chat_they_stand_in():
     assert [(out.number, out.why.text) for out in incoming.left_out] == [(8, "It has bytes that are not UTF-8.")]
 
 
+@pytest.mark.parametrize("before", ['"', "NaN", "}", ",,", '{"id": '])
+def test_what_stands_before_the_list_hides_no_chat(before: str):
+    incoming = read_file((before + json.dumps([row(n) for n in range(5)])).encode())
+    assert [chat.title for chat in incoming.chats] == [f"Chat {n}" for n in range(5)]
+
+
 def test_each_file_of_an_archive_is_read_by_itself():
     files = {
         "a/Good.conversation.json": given("lmstudio.json"),
@@ -361,6 +367,7 @@ def test_others_go_on_while_many_chats_come_in_and_see_none_of_them_before(kept,
     store, pictures = kept
     seen: list[int] = []
     monkeypatch.setattr("modules.chats.transfer.LONGEST", 0.0)
+    monkeypatch.setattr("modules.chats.transfer.LEAST", 1)
 
     def others_turn(seconds: float) -> None:
         assert not store._db.in_transaction
@@ -376,6 +383,7 @@ def test_a_failure_in_the_middle_brings_nothing_in_and_leaves_nothing(kept, monk
     store, pictures = kept
     chats = read_file(json.dumps([row(n) for n in range(20)]).encode()).chats
     monkeypatch.setattr("modules.chats.transfer.LONGEST", 0.0)
+    monkeypatch.setattr("modules.chats.transfer.LEAST", 1)
     turns = iter(range(30))
 
     def break_off(seconds: float) -> None:
@@ -394,6 +402,7 @@ def test_what_a_killed_server_was_bringing_in_is_gone_after_its_start(tmp_path: 
     store = ChatStore(tmp_path / "x.sqlite3")
     chats = read_file(json.dumps([row(n) for n in range(5)]).encode()).chats
     monkeypatch.setattr("modules.chats.transfer.LONGEST", 0.0)
+    monkeypatch.setattr("modules.chats.transfer.LEAST", 1)
 
     def killed(seconds: float) -> None:
         store.close()  # nothing more is written, not even that it broke off
