@@ -205,7 +205,7 @@ def test_a_file_is_dropped_on_the_list_and_a_bad_one_is_one_sentence(site: Site)
     )
     expect(page.locator(".tl-message .tl-body")).to_have_text(["Dropped", "Caught"])
     drop("bad.json", "{}")
-    expect(page.locator(".tl-toast.tl-wrong")).to_contain_text("The JSON is no chat")
+    expect(page.locator(".tl-toast.tl-wrong")).to_contain_text("The file is in no form that is known")
 
 
 def test_on_a_phone_in_chinese_characters_fit(site: Site):
