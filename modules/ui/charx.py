@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from modules.ui.archive import Archive
+from modules.chats.archive import Archive
 
 from modules.errors import UserError
 from modules.library.cards import asset_uri

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from modules.chats import files
 from modules.chats.files import MOST_CHARACTERS, MOST_FILES, TextFile, attached, joined, split
-from modules.chats.transfer import FORMATS, export_chat, export_file, import_chats, read_file
+from modules.chats.incoming import read_file
+from modules.chats.transfer import FORMATS, export_chat, export_file, import_chats
 from modules.errors import ContextTooLong, UserError
 from modules.generation.types import GenerationRequest, Message, RenderedPrompt
 from tests.fakes import EchoModel
@@ -111,10 +112,10 @@ def test_files_leave_and_come_back_in_every_form(page: Page, form: str):
     page.finished(chat)
     app = page.app
     _, text = export_file(export_chat(app.store, app.pictures, "local", chat), form)
-    (back,) = import_chats(app.store, app.pictures, "local", read_file(text.encode()))
+    (back,) = import_chats(app.store, app.pictures, "local", read_file(text.encode()).chats)
     first = page.view(back.id)["messages"][0]
     assert first["text"] == "Which?" and first["files"] == [["notes.md", 32], ["数据 表.csv", 8]]
-    assert back.title == "Which?"
+    assert app.store.chat("local", back.id).title == "Which?"
 
 
 def test_drafts_columns_and_messages_without_an_answer_have_them_too(page: Page):
