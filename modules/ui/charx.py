@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 
 from modules.chats.archive import Archive
-
 from modules.errors import UserError
 from modules.library.cards import asset_uri
 from modules.library.character_files import LARGEST_FILE, LARGEST_TEXT, Read, read_file
