@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -59,6 +60,8 @@ class App:
         self.sampling = sampling or SamplingParams()
         self.page = page or PageSettings()
         models = root / self.options.model_dir
+        with contextlib.suppress(OSError):  # told below
+            models.mkdir(parents=True, exist_ok=True)
         self.data = root / self.options.data_dir
         _make_private(self.data)
         _warn_of_read_only(root, models, root / self.options.lora_dir)
