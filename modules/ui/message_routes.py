@@ -15,7 +15,7 @@ from modules.chats import marks
 from modules.chats.differences import differences
 from modules.chats.files import words_of
 from modules.chats.search import titled
-from modules.errors import Conflict, UserError
+from modules.errors import Conflict, Unavailable, UserError
 from modules.generation.stream import EventStream
 from modules.generation.types import Queued, TextDelta
 from modules.library.places import path_inside, write_text
@@ -112,6 +112,8 @@ def router(app: App) -> APIRouter:
 
     @routes.post("/context")
     def context(owner: Owner, body: Draft) -> dict[str, Any]:
+        if app.engine.asleep is not None:  # the meter of a page that is only open loads no model
+            raise Unavailable("The model is not loaded now: a message loads it again.")
         question = prompt_view.draft_question(app, owner, body.chat, body.after, body.whole(), body.settings)
         return prompt_view.context_view(app, question.request if question else None)
 

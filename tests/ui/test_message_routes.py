@@ -170,6 +170,16 @@ def test_a_comparison_that_cannot_begin_leaves_nothing_behind(apps: Any):
 # --- prompts
 
 
+def test_counting_wakes_no_model(apps: Any):
+    page = Page(apps(EchoModel(context_length=2000)))
+    assert page.app.engine.sleep(lambda report: EchoModel())
+    assert page.refused("POST", "/context", {"content": "12345"}) == (
+        503,
+        "The model is not loaded now: a message loads it again.",
+    )
+    assert page.app.engine.status.state == "asleep"
+
+
 def test_the_context_is_counted_before_sending_with_the_draft(apps: Any):
     page = Page(apps(EchoModel(context_length=2000)))
     assert page.ok("POST", "/context", {})["tokens"] == 0
