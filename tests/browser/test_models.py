@@ -203,7 +203,7 @@ def test_settings_are_kept_for_one_model_alone(place: Place):
     choose_model(page, "tiny")
     write(page, "max_parallel", "3")
     page.get_by_role("button", name="Save settings").click()
-    expect(page.locator(".toast-body")).to_contain_text("config-user.yaml")
+    expect(page.locator(".tl-toast")).to_contain_text("config-user.yaml")
     assert place.site.app.saved_options.for_model("tiny").max_parallel == 3
     assert place.site.app.saved_options.for_model("tiny.gguf").max_parallel == LoadOptions().max_parallel
     choose_model(page, "tiny.gguf")
