@@ -1,4 +1,4 @@
-"""What an import has to say of a chat: why it stays outside, or what of it could not come along. By a code, for every language."""
+"""What an import has to say of a chat: why it stays outside, or what of it could not come along."""
 
 from __future__ import annotations
 

@@ -49,9 +49,9 @@ def read_file(data: bytes, file: str) -> Read:
     if is_picture(data):
         values, broken = card_in(data)
         if values is None:
+            damaged = ", and what stands there is damaged" if broken else ""
             raise UserError(
-                f"{file} is a picture without a character in it: a card has one in its `ccv3` or `chara` text"
-                + (", and what stands there is damaged." if broken else ".")
+                f"{file} is a picture without a character in it: a card has one in its `ccv3` or `chara` text{damaged}."
             )
         if broken:
             left_out.append(LeftOut("ccv3"))

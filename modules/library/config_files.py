@@ -47,10 +47,12 @@ class Number:
         return isinstance(value, kinds) and not isinstance(value, bool) and self.least <= value <= self.most
 
     def __str__(self) -> str:
-        kind = "a whole number" if self.whole else "a number"
+        least, most = f"{self.least:.10g}", f"{self.most:.10g}"
         if self.least > -math.inf and self.most < math.inf:
-            return f"{kind} from {self.least:g} to {self.most:g}"
-        return f"{kind} of at least {self.least:g}" if self.least > -math.inf else kind
+            return f"a whole number from {least} to {most}" if self.whole else f"a number from {least} to {most}"
+        if self.least > -math.inf:
+            return f"a whole number of at least {least}" if self.whole else f"a number of at least {least}"
+        return "a whole number" if self.whole else "a number"
 
 
 _SIZES: dict[str, Number] = {
@@ -66,29 +68,31 @@ _LENGTHS: dict[str, Number] = dict.fromkeys(
 )
 
 
-def check_numbers(values: Json, numbers: Mapping[str, Number], place: str) -> None:
-    """Raises UserError that names `place`, key and value for the first of `numbers` that `values` has as something else.
+def check_numbers(values: Json, numbers: Mapping[str, Number], file: str, folder: str) -> None:
+    """Raises UserError that names `file`, key and value for the first of `numbers` that `values` has as something else.
 
     Lists are passed over: some families write a number for each layer.
     """
     for key, number in numbers.items():
         value = values.get(key, _ABSENT)
         if value is not _ABSENT and not isinstance(value, list) and not number.takes(value):
-            raise UserError(f'{place} has {json.dumps(value)[:60]} as "{key}", where {number} is expected. Correct it.')
+            shown = json.dumps(value)[:60]
+            raise UserError(f'{file} in {folder} has {shown} as "{key}", where {number} is expected. Correct it.')
 
 
-def check_quantization(described: Any, place: str) -> None:
-    """The settings of a quantisation. Raises UserError that names `place` and key."""
+def check_quantization(described: Any, file: str, folder: str) -> None:
+    """The settings of a quantisation. Raises UserError that names `file` and key."""
     if not isinstance(described, dict):
-        raise UserError(f"{place} is no object of settings. Download it again.")
-    check_numbers(described, _QUANTISATION, place)  # pyright: ignore[reportUnknownArgumentType]
+        raise UserError(f"{file} in {folder} is no object of settings. Download it again.")
+    check_numbers(described, _QUANTISATION, file, folder)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def check_config(config: Json, files: Mapping[str, Path]) -> None:
     """config.json. Raises UserError that names file, key and value."""
-    place = f"config.json in {files['config.json'].parent.name}"
+    folder = files["config.json"].parent.name
+    place = f"config.json in {folder}"
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        check_numbers(part, _SIZES, place)
+        check_numbers(part, _SIZES, "config.json", folder)
         for key in ("dtype", "torch_dtype"):
             value = part.get(key)
             if value is not None and not isinstance(value, dict) and not (isinstance(value, str) and _DTYPE.match(value)):
@@ -130,7 +134,7 @@ def generation_problem(files: Mapping[str, Path]) -> str | None:
                 "is expected. Correct it, or delete the file."
             )
     try:
-        check_numbers(config, _LENGTHS, f"{path.name} in {path.parent.name}")
+        check_numbers(config, _LENGTHS, path.name, path.parent.name)
     except UserError as error:
         return error.message
     return None

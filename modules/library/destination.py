@@ -49,11 +49,9 @@ def not_own(target: Path, name: RepositoryName) -> str | None:
             if not manifest.name.is_same(name):
                 return f"{place} is there already, and holds {manifest.name}, not {name}. {_ELSEWHERE}"
         elif place == target or not (place / FILE).is_file():
-            return f"{place} is there already, and was not downloaded from {name}: {_what(place)}. {_ELSEWHERE}" + (
-                f" If it is a copy of {name}, the command with `--check` compares it and takes it over."
-                if place.is_dir()
-                else ""
-            )
+            told = f"{place} is there already, and was not downloaded from {name}: {_what(place)}. {_ELSEWHERE}"
+            copied = f"{told} If it is a copy of {name}, the command with `--check` compares it and takes it over."
+            return copied if place.is_dir() else told
     return None
 
 
@@ -94,4 +92,4 @@ def _what(place: Path) -> str:
         return "a link to nothing" if place.is_symlink() and not place.exists() else "a file"
     names = sorted(path.name for path in place.iterdir())
     listed = ", ".join(names[:3]) + (" …" if len(names) > 3 else "")
-    return f"it has {listed}" + (f", and a {FILE} that cannot be read" if FILE in names else "")
+    return f"it has {listed}, and a {FILE} that cannot be read" if FILE in names else f"it has {listed}"

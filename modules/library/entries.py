@@ -121,8 +121,8 @@ def _opened_folder(path: Path) -> int:
 def unreadable(path: Path, error: OSError) -> str:
     """A sentence for what the system says when `path` is read."""
     if isinstance(error, PermissionError):
-        what = "folder" if _is_folder(path) else "file"
-        return f"{path.name} cannot be read: no permission. Let the user who runs this program read the {what}."
+        what = "the folder" if _is_folder(path) else "the file"
+        return f"{path.name} cannot be read: no permission. Let the user who runs this program read {what}."
     if error.errno == errno.ELOOP:
         return f"{path.name} is a link that leads back to itself. Remove it."
     if isinstance(error, FileNotFoundError) and path.is_symlink():

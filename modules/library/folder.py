@@ -17,7 +17,7 @@ from modules.library.entries import files_of, unreadable
 from modules.library.json_files import read_json
 from modules.library.real_files import check_real
 from modules.library.spec import ModelShape, ModelSpec, Quantization
-from modules.library.weight_files import Candidate, unnamed_shards, weight_files
+from modules.library.weight_files import Candidate, unnamed_shard, weight_files
 from modules.library.weights import (
     Tensor,
     count_parameters,
@@ -55,7 +55,7 @@ def describe_folder(path: Path, name: str | None = None) -> ModelSpec:
     # What cannot be read is why something is missing; where all is there, it is only odd.
     reasons = tuple(reason for file, reason in unread.items() if file.endswith(_READ))
     if spec.problem and reasons:
-        return replace(spec, problem=f"In {name}, {reasons[0]}")
+        return replace(spec, problem=f"In the folder {name}, {reasons[0]}")
     return replace(spec, warnings=spec.warnings + reasons)
 
 
@@ -110,7 +110,10 @@ def _weights(name: str, config: Json, files: Mapping[str, Path]) -> tuple[list[P
             return error.message
         tensors = {key: tensor for file in candidate.files for key, tensor in headers.get(file, {}).items()}
         problem = not_whole(name, config, tensors, candidate.names if tensors else ())
-        return problem and problem + unnamed_shards(files, candidate.files)
+        if problem and (left := unnamed_shard(files, candidate.files)):
+            index, shard = left
+            return f"{problem} The index {index} does not name {shard}."
+        return problem
 
     chosen = weight_files(name, files, problem_of)
     return chosen, {file: headers[file] for file in chosen if file in headers}
@@ -131,13 +134,13 @@ def _without_config(name: str, files: Mapping[str, Path]) -> str:
 
 def _quantization(config: Json, files: Mapping[str, Path], headers: Mapping[Path, dict[str, Tensor]]) -> Quantization | None:
     described = config.get("quantization_config") or {}
-    place = "quantization_config in config.json"
+    place = "quantization_config of config.json"
     for name in ("quantize_config.json", "quant_config.json"):
         if not described and name in files:
             described = read_json(files[name])
             described.setdefault("quant_method", "awq" if "w_bit" in described else "gptq")
             place = name
-    check_quantization(described, f"{place} of {files['config.json'].parent.name}")
+    check_quantization(described, place, files["config.json"].parent.name)
     if not described:
         found = (packed_weights(file, header) for file, header in headers.items())
         return next(filter(None, found), None)

@@ -109,7 +109,7 @@ def _peft_adapter(path: Path, name: str, size: int) -> LoraSpec:
     files, unread = files_of(path)
     for file in (*_WEIGHTS, "adapter_config.json"):
         if file in unread:
-            raise UserError(f"In {name}, {unread[file]}")
+            raise UserError(f"In the folder {name}, {unread[file]}")
     if "adapter_config.json" not in files:
         if "config.json" in files:
             raise UserError(f"{name} is a whole model, not an adapter: move it into models/.")
@@ -120,7 +120,7 @@ def _peft_adapter(path: Path, name: str, size: int) -> LoraSpec:
     config = read_json(files["adapter_config.json"])
     kind = str(config.get("peft_type") or "LORA")
     if kind == "LORA":
-        check_numbers(config, _NUMBERS, f"adapter_config.json in {name}")
+        check_numbers(config, _NUMBERS, "adapter_config.json", name)
     if weights.suffix == ".safetensors":
         _check_pairs(name, read_safetensors_header(weights))
     else:

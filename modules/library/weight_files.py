@@ -51,15 +51,15 @@ def weight_files(name: str, files: Files, problem_of: Callable[[Candidate], str 
     )
 
 
-def unnamed_shards(files: Files, chosen: Sequence[Path]) -> str:
-    """A sentence for files of the chosen set's own numbering that its index leaves out; "" where there are none."""
+def unnamed_shard(files: Files, chosen: Sequence[Path]) -> tuple[str, str] | None:
+    """(index, file) for the first file of the chosen set's own numbering that its index leaves out; None where there is none."""
     named = {file.name for file in chosen}
     for file in chosen:
         if (part := _SHARD.match(file.name)) and (index := INDEXES.get(file.suffix, "")) in files:
             left = sorted(key for key in _numbered(part["stem"], int(part["total"]), part["suffix"]) if key not in named)
             if left:
-                return f" {index} does not name {left[0]}."
-    return ""
+                return index, left[0]
+    return None
 
 
 def _candidates(name: str, files: Files) -> Iterator[Candidate]:

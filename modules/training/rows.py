@@ -163,7 +163,7 @@ def _read_all(files: list[Path]) -> Iterator[Row | Broken | Note]:
             for item in _read(file):
                 match item:
                     case Broken(reason):
-                        yield Broken(f"{file.name}, {reason}")
+                        yield Broken(f"{file.name}: {reason}")
                     case Note(text):
                         yield Note(f"{file.name}: {text}")
                     case row:

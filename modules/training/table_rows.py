@@ -145,6 +145,6 @@ def _apart(names: list[str]) -> tuple[list[str], list[Note]]:
             number += 1
             other = f"{name}.{number}"
         if number:
-            notes.append(Note(f"The column {name or 'without a name'} stands there again: it is read as {other}."))
+            notes.append(Note(f"the column {name or 'without a name'} stands there again: it is read as {other}"))
         found.append(other)
     return found, notes

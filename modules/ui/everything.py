@@ -191,7 +191,7 @@ def _kept(app: App, owner: str, id_: str) -> Character | None:
 def _chats(app: App, owner: str, name: str, data: bytes, archive: Archive) -> Taken:
     read = incoming.read_file(data)
     made = transfer.import_chats(app.store, app.pictures, owner, read.chats)
-    return len(made), [f"{left_out.number} {left_out.title} — {left_out.why.text}" for left_out in read.left_out]
+    return len(made), [f"{left_out.number} {left_out.title} — {said(left_out.why.text)}" for left_out in read.left_out]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """What the server says, in the language of whoever looks: locales/sentences.LANGUAGE.json has each sentence by its English template.
 
 The rooms below write English, and know neither the page nor who looks: a refusal, the progress of a load, the reason why a
-training run ended. A template is the sentence as the source has it, with {1}, {2}, … for its values. The API stays English.
+training run ended. A template is the sentence as the source has it, with {1}, {2}, … (or {name}) for its values. The API stays
+English.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -25,25 +26,41 @@ LONGEST = 4000
 """Letters: what is longer is the text of somebody else, and is shown as it is."""
 SCOPE_KEY = "textloom.language"
 _LISTS = {", or ": "，或", "; ": "；", ", ": "，"}
+_PLACE = re.compile(r"\{(\w+)\}")
+_DEEPEST = 4
+"""Sentences within each other; what goes deeper, or has more of them in a row, is the text of somebody else as well."""
+_MOST_SENTENCES = 20
 _language: ContextVar[str] = ContextVar("language", default="en")
 """Of the request that is being answered."""
 
 
 @dataclass(frozen=True)
 class Template:
-    """literals: the English text around its values; written: the same sentence in another language, with {1}, {2}, …"""
+    """literals: the English text around its values; places: their names; written: the same in another language, with {PLACE}."""
 
     literals: tuple[str, ...]
+    places: tuple[str, ...]
     written: str
 
-    @property
+    @cached_property
     def has_words(self) -> bool:
-        """Whether it can be told by its own words, and not by its values alone."""
-        return any(map(str.isalpha, "".join(self.literals)))
+        """Whether it can be told by its own words; others, such as "{1}: {2}", only by the last value."""
+        return sum(map(str.isalpha, "".join(self.literals))) > 2
+
+    @cached_property
+    def has_comma(self) -> bool:
+        """Whether what looks like a list may be this sentence."""
+        return self.has_words and any(comma in literal for literal in self.literals for comma in _LISTS)
 
     @classmethod
     def read(cls, english: str, written: str) -> Template:
-        return cls(tuple(re.split(r"\{\d+\}", english)), written)
+        parts = _PLACE.split(english)
+        return cls(tuple(parts[::2]), tuple(parts[1::2]), written)
+
+    def filled(self, values: Sequence[str]) -> str:
+        """The sentence in the other language."""
+        by_place = dict(zip(self.places, values, strict=True))
+        return _PLACE.sub(lambda place: by_place[place[1]], self.written).strip()
 
     def values(self, text: str) -> tuple[str, ...] | None:
         """What stands in the places of `text`, where it is this sentence; each is as short as can be."""
@@ -88,43 +105,62 @@ def in_language(text: str, language: str) -> str:
     """
     if not text or len(text) > LONGEST or not templates(language):
         return text
-    if (whole := _written(text, language)) is not None:
+    return _sentences(text, language, 0) or text
+
+
+def _sentences(text: str, language: str, depth: int) -> str | None:
+    """One sentence or several; None where none of them is known."""
+    if (whole := _written(text, language, depth)) is not None:
         return whole
     sentences = re.split(r"(?<=[.!?…]) ", text)
-    written = [_written(sentence, language) for sentence in sentences]
-    if len(sentences) == 1 or not any(written):
-        return text
-    return " ".join(new or old for new, old in zip(written, sentences, strict=True))
+    if not 1 < len(sentences) <= _MOST_SENTENCES:
+        return None
+    written = [_written(sentence, language, depth) for sentence in sentences]
+    if not any(written):
+        return None
+    return " ".join(new or old for new, old in zip(written, sentences, strict=True)).replace("。 ", "。")
 
 
-def _written(text: str, language: str) -> str | None:
-    """One sentence with its values; None where it is not known."""
+def _written(text: str, language: str, depth: int, *, with_comma: bool = False) -> str | None:
+    """One sentence with its values; None where it is not known.
+
+    depth: how many sentences it is a value of. with_comma: only sentences that have one themselves.
+    """
     for template in templates(language):
+        if with_comma and not template.has_comma:
+            continue
         # A sentence whose last value is empty loses the space before it.
         values = template.values(text)
         if values is None and template.literals[-1] == "":
             values = template.values(f"{text} ")
         if values is not None:
-            written = [_value(value, language) for value in values]
-            if template.has_words or written != list(values):
-                return _filled(template.written, written)
+            written = [_value(value, language, depth + 1) for value in values]
+            if template.has_words or written[-1] != values[-1]:
+                return template.filled(written)
     return None
 
 
-def _filled(written: str, values: Sequence[str]) -> str:
-    return re.sub(r"\{(\d+)\}", lambda place: values[int(place[1]) - 1], written).strip()
-
-
-def _value(text: str, language: str) -> str:
-    """A value of a sentence: it may be a sentence, a list of some, a count of something, or a name, which stays."""
+def _value(text: str, language: str, depth: int) -> str:
+    """A value of a sentence: it may be sentences, a list of some, a count of something, or a name, which stays."""
+    if depth > _DEEPEST or not text.strip():
+        return text
+    closed = text.endswith((".", "!", "?", "…"))
+    if known := _sentences(text, language, depth) if closed else _written(text, language, depth, with_comma=True):
+        return known
+    listed = ""
     for comma, other in _LISTS.items():
         parts = text.split(comma)
-        written = [_value(part, language) for part in parts] if len(parts) > 1 else parts
+        written = [_value(part, language, depth) for part in parts] if len(parts) > 1 else parts
         if written != parts:
-            return other.join(written)
-    if text.strip() and (whole := _written(text, language)):
-        return whole
-    if (count := re.fullmatch(r"(\d+) (.+)", text)) and (counted := _written(count[2], language)):
+            listed = other.join(written)
+            if all(not old or new != old for old, new in zip(parts, written, strict=True)):
+                return listed
+            break
+    if not closed and (known := _written(text, language, depth)):
+        return known
+    if listed:
+        return listed
+    if (count := re.fullmatch(r"(\d+) (.+)", text)) and (counted := _written(count[2], language, depth)):
         return f"{counted} {count[1]}"
     return text
 

@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from modules.app import App
 from modules.chats import incoming, pictures, transfer
-from modules.chats.remarks import Remark, Unreadable
 from modules.ui.bodies import Owner, body_of, download, file_of, picture
+from modules.ui.sentences import said
 
 MOST_TOLD = 1000
 """Entries of one kind that an answer names; of more it says how many there are."""
@@ -23,10 +23,7 @@ def router(app: App) -> APIRouter:
 
     @routes.post("/import")
     async def import_file(owner: Owner, request: Request) -> Any:
-        """What came in, the latest last; `left_out` what did not, and `remarks` what of a chat did not, each with its reason.
-
-        Where nothing can be read, a refusal in the usual form has its reason as `why`.
-        """
+        """What came in, the latest last; `left_out` what did not, and `remarks` what of a chat did not, each with its reason."""
         file = await file_of(request, incoming.LARGEST_ARCHIVE)
 
         def read() -> dict[str, Any]:
@@ -35,11 +32,7 @@ def router(app: App) -> APIRouter:
             made = transfer.import_chats(app.store, app.pictures, owner, found.chats)
             return _told(found, made)
 
-        try:
-            return await asyncio.to_thread(read)
-        except Unreadable as error:
-            told = {"message": error.message, "type": "invalid_request_error", "param": None, "code": error.code}
-            return JSONResponse({"error": told, "why": _sentence(error.remark)}, error.status)
+        return await asyncio.to_thread(read)
 
     @routes.get("/{chat_id}/export/{form}")
     def export_file(owner: Owner, chat_id: int, form: str) -> Response:
@@ -61,11 +54,11 @@ def router(app: App) -> APIRouter:
 
 def _told(found: incoming.Incoming, made: list[transfer.Imported]) -> dict[str, Any]:
     left_out = [
-        {"number": entry.number, "title": entry.title, "file": entry.file, "why": _sentence(entry.why)}
+        {"number": entry.number, "title": entry.title, "file": entry.file, "why": said(entry.why.text)}
         for entry in found.left_out[:MOST_TOLD]
     ]
     remarks = [
-        {"chat": chat.id, "number": entry.number, "title": entry.chat.title, "file": entry.file, "why": _sentence(remark)}
+        {"chat": chat.id, "number": entry.number, "title": entry.chat.title, "file": entry.file, "why": said(remark.text)}
         for entry, chat in zip(found.found, made, strict=True)
         for remark in chat.remarks
     ]
@@ -75,8 +68,3 @@ def _told(found: incoming.Incoming, made: list[transfer.Imported]) -> dict[str, 
         "remarks": remarks[:MOST_TOLD],
         "more": max(0, len(found.left_out) - MOST_TOLD) + max(0, len(remarks) - MOST_TOLD),
     }
-
-
-def _sentence(remark: Remark) -> dict[str, Any]:
-    """For the page, which says it in its language by the code; `text` is English."""
-    return {"code": remark.code, "values": dict(remark.values), "text": remark.text}

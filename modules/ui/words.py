@@ -7,7 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules.chats import remarks
 from modules.generation.sampling import SamplingParams
 from modules.loaders.options import LoadOptions
 from modules.settings.declare import Settings, hints_of
@@ -25,18 +24,15 @@ SETTINGS: dict[type[Settings], str] = {SamplingParams: "", LoadOptions: "", Page
 
 @lru_cache(maxsize=1)
 def tables() -> dict[str, dict[str, str]]:
-    """Language → key → words. English names and help of settings, and the reasons of an import, come from where they are declared."""
+    """Language → key → words. English names and help of settings come from where they are declared."""
     read = {language: json.loads((LOCALES / f"{language}.json").read_text(encoding="utf-8")) for language in LANGUAGES}
     read["en"] = {**declared(), **read["en"]}
     return read
 
 
 def declared() -> dict[str, str]:
-    """The words that the settings classes bring: setting.NAME, setting.NAME.help, group.NAME (before them the class's prefix).
-
-    And the reasons of an import: import.why.CODE.
-    """
-    words = {f"import.why.{code}": sentence for code, sentence in remarks.WORDS.items()}
+    """The words that the settings classes bring: setting.NAME, setting.NAME.help, group.NAME (before them the class's prefix)."""
+    words: dict[str, str] = {}
     for cls, prefix in SETTINGS.items():
         for name, info in cls.model_fields.items():
             label = name.replace("_", " ")

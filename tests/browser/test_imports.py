@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from modules.chats.remarks import WORDS as WHY
+from modules.ui.sentences import in_language
 from modules.ui.words import tables
 from tests.browser.conftest import Site
 from tests.field.test_chat_files import INPUTS, row
@@ -40,7 +42,7 @@ def test_an_odd_one_among_49_is_named_in_a_list_that_stays(site: Site, tmp_path:
     expect(entry).to_have_count(1)
     expect(entry).to_contain_text(words["import.number"].format(n=21))
     expect(entry).to_contain_text("Odd <b>one</b>")
-    expect(entry).to_contain_text(words["import.why.role"].format(name="king"))
+    expect(entry).to_contain_text(in_language("Nobody knows who speaks as “king”.", language))
     sheet.get_by_role("button", name=words["close"]).click()
     expect(toast).to_contain_text(said)  # to be opened again
     toast.get_by_role("button", name=words["close"]).click()
@@ -76,6 +78,6 @@ def test_a_file_of_nothing_is_one_sentence(site: Site, tmp_path: Path, locale: s
     (tmp_path / "new.json").write_text('{"textloom": 9, "threads": []}')
     page = site.open(locale=locale)
     choose(page, words, [tmp_path / "new.json"])
-    said = words["import.refused"].format(file="new.json", why=words["import.why.newer"])
+    said = words["import.refused"].format(file="new.json", why=in_language(WHY["newer"], language))
     expect(page.locator(".tl-toast.tl-wrong")).to_contain_text(said)
     assert site.app.store.chats("local") == []

@@ -304,7 +304,7 @@ def test_a_column_twice_is_told_and_nothing_is_lost(places, tokenizer):
     rows = read_rows(places.datasets, "d.csv")
     assert [row for _, row in rows.rows] == [{"question": "a", "answer": "good", "answer.1": "other"}]
     sentence = prepare(TrainingConfig(dataset="d.csv"), places, tokenizer, "tiny").sentence
-    assert "The column answer stands there again: it is read as answer.1." in sentence
+    assert "the column answer stands there again: it is read as answer.1" in sentence
 
 
 TEXTS = {

@@ -43,18 +43,21 @@ def test_the_source_is_really_searched():
 @pytest.mark.parametrize("language", OTHERS)
 def test_translations_keep_all_values(language: str):
     for english, written in source.table_of(language).items():
-        places, kept = (set(re.findall(r"\{\d\}", text)) for text in (english, written))
+        places, kept = (set(re.findall(r"\{\w+\}", text)) for text in (english, written))
         grammar = {"{1}"} if english.startswith("Input should") else {"{5}"} if "names {5} missing" in english else set()
         assert kept <= places and places - kept <= grammar, english
 
 
 def test_each_sentence_is_found_again_with_its_values():
     """No other sentence, and no value, stands in its way."""
-    names = ["Alpha-1", "b_2.gguf", "7", "1.5 GiB", "e", "f"]
+    names = ["Alpha-1", "b_2.gguf", "7", "1.5 GiB", "e", "f", "g"]
     for english, written in source.table_of("zh").items():
-        text, expected = (re.sub(r"\{(\d)\}", lambda place: names[int(place[1]) - 1], words) for words in (english, written))
-        if "}{" not in english and english.strip() == english and english != "{1}: {2}.":  # two values side by side are one
-            assert sentences.in_language(text, "zh") == expected
+        template = sentences.Template.read(english, written)
+        if "}{" in english or english.strip() != english or not template.has_words:
+            continue  # two values side by side are one; what has no words is told by its last value
+        values = names[: len(template.places)]
+        text = sentences.Template.read(english, english).filled(values)
+        assert sentences.in_language(text, "zh") == template.filled(values)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +69,85 @@ def test_each_sentence_is_found_again_with_its_values():
         ("There is no character called a.", "没有名为 a 的角色。"),
         ("all steps are done; the best was step 12", "所有步都已完成；最好的是第 12 步"),
         (
-            "9 rows, 2 too short, 1 no answer; 6 sequences of 90 tokens, 60 of them learnt; 2 of them held out",
-            "9 行，太短 2，没有回答 1；6 个序列，共 90 个词元，其中 60 个用于学习；其中留出 2 行",
+            "9 rows read, 6 good, 2 too short, 1 no answer; 6 sequences of 90 tokens, 60 of them learnt; 2 of them held out",
+            "读取 9 行，可用 6 行，太短 2，没有回答 1；6 个序列，共 90 个词元，其中 60 个用于学习；其中留出 2 行",
         ),
+        (
+            (
+                "3 rows read, 2 good, 1 the same when cut; 2 pairs of 9 tokens, 4 of them compared; "
+                "the column a stands there again: it is read as a.1; b.csv: the column without a name stands there again: it is read as .1"
+            ),
+            (
+                "读取 3 行，可用 2 行，截断后相同 1；2 对，共 9 个词元，其中 4 个用于比较；"
+                "列“a”重复出现，读作“a.1”；b.csv：列“无名称”重复出现，读作“.1”"
+            ),
+        ),
+        (
+            "In the folder Tiny, x.gguf is a named pipe, not a file. Remove it.",
+            "文件夹 Tiny 中的 x.gguf 是命名管道，不是文件，请移除。",
+        ),
+        (
+            "x is a link to /a/b, which is not there. Connect the disk it lies on, or remove the link.",
+            "x 是指向 /a/b 的链接，而后者不存在。请连接它所在的磁盘，或移除此链接。",
+        ),
+        (
+            "In the folder m, a.json cannot be read: no permission. Let the user who runs this program read the file.",
+            "文件夹 m 中的 a.json 无法读取：没有权限。请给运行本程序的用户读取此文件的权限。",
+        ),
+        (
+            'config.json in m has "64" as "hidden_size", where a whole number from 1 to 2147483648 is expected. Correct it.',
+            'm 中的 config.json 把“hidden_size”写为 "64"，而这里应为从 1 到 2147483648 的整数。请更正。',
+        ),
+        (
+            'adapter_config.json in a has null as "lora_alpha", where a number is expected. Correct it.',
+            "a 中的 adapter_config.json 把“lora_alpha”写为 null，而这里应为数字。请更正。",
+        ),
+        (
+            (
+                "/m/a_b is there already, and was not downloaded from a/b: it has c, d …, and a x.json that cannot be read. Nothing was changed. "
+                "Move it away, or put the download elsewhere with `--output FOLDER`. "
+                "If it is a copy of a/b, the command with `--check` compares it and takes it over."
+            ),
+            (
+                "/m/a_b 已经存在，且不是从 a/b 下载的：其中有 c, d …，以及无法读取的 x.json。没有改动任何内容。"
+                "请把它移走，或用 `--output 文件夹` 下载到别处。如果它是 a/b 的副本，给命令加上 `--check` 即可核对并接管它。"
+            ),
+        ),
+        (
+            (
+                "https://h does not send a.bin as it lists it: it has 5 bytes there, and should have 6. "
+                "Start the download again later, or set HF_ENDPOINT to another mirror."
+            ),
+            "https://h 发来的 a.bin 与其列表不符：那里是 5 字节，应为 6 字节。请稍后重新开始下载，或把 HF_ENDPOINT 设为其他镜像站。",
+        ),
+        (
+            "a.jsonl holds several lists: train (9 rows), test (2 rows). Choose one: write a.jsonl:train, for example.",
+            "a.jsonl 中有多个列表：train（9 行），test（2 行）。请选择一个，例如写 a.jsonl:train。",
+        ),
+        (
+            "a.csv is not UTF-8 text. It is probably GBK: convert it to UTF-8 on the Training tab (Show data), or save it as UTF-8.",
+            "a.csv 不是 UTF-8 文本。其编码可能是 GBK：请在“训练”页（“查看数据”）转换为 UTF-8，或另存为 UTF-8。",
+        ),
+        ("a.csv: line 3: it has 2 fields instead of 3", "a.csv：第 3 行：它有 2 个字段，而不是 3 个"),
+        ("the text after 'x, y' has bytes that are not UTF-8", "'x, y' 之后的文本中有不是 UTF-8 的字节"),
+        (
+            "all steps are done; nothing was learnt at the end, because the learning rate is 0; the best was step 12",
+            "所有步都已完成；最后什么也没有学到，因为学习率为 0；最好的是第 12 步",
+        ),
+        (
+            (
+                "/d cannot be written (no permission), and nothing can be saved there. Let the user who runs this program write it. "
+                "Or choose another folder with --data-dir."
+            ),
+            "无法写入 /d（没有权限），那里不能保存任何内容。请给运行本程序的用户写入权限。也可以用 --data-dir 选择其他文件夹。",
+        ),
+        ("x.charx: This is no zip file, or a damaged one.", "x.charx：这不是 zip 文件，或者文件已损坏。"),
+        (
+            "a is not whole: its files lack b. Download it again. The index c does not name d.",
+            "a 不完整：其文件中缺少 b。请重新下载。索引 c 没有列出 d。",
+        ),
+        ("At its beginning there should be a list.", "开头 应为列表。"),
+        ("In the beginning, there was a model", "In the beginning, there was a model"),
         ("temperature: Input should be less than or equal to 5.", "temperature：必须小于或等于 5。"),
         ("something that nobody knows", "something that nobody knows"),
         ("", ""),
@@ -80,8 +159,9 @@ def test_sentences_within_sentences_lists_and_counts(english: str, chinese: str)
 
 
 def test_what_others_wrote_is_found_in_no_time_and_left_alone():
-    long = "a: " * 1300
-    assert sentences.in_language(long, "zh") == long
+    for long in ("a: " * 1300, "a: " * 1300 + "b.", "a: b. " * 600 + "c.", "a, b; c " * 400):
+        assert sentences.in_language(long, "zh") == long
+    assert sentences.in_language("a says: " * 400, "zh").endswith("a says:"), "so deep there are no sentences of ours"
     assert sentences.in_language("x" * 100_000, "zh") == "x" * 100_000
     names = "starting over, my model.gguf"
     assert sentences.in_language(names, "zh") == names

@@ -88,7 +88,7 @@ class Run:
                 reason = why
                 break
         if self.standstill.reason:
-            reason += f"; nothing was learnt at the end, because {self.standstill.reason}"
+            reason = f"{reason}; nothing was learnt at the end, because {self.standstill.reason}"
         self._finish(reason)
 
     # --- one step

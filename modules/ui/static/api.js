@@ -37,7 +37,6 @@ async function fetched(method, path, body) {
   const answer = await reply.json().catch(() => null);
   const error = new Refused(answer?.error?.message ?? t("broken", {status: reply.status}));
   error.status = reply.status;
-  error.answer = answer;
   throw error;
 }
 

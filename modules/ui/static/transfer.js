@@ -1,6 +1,6 @@
 // Chats in and out as files: chosen, dropped, or from a chat's menu.
 
-import {address, attempt, send} from "./api.js";
+import {Refused, address, attempt, send} from "./api.js";
 import {h, iconButton, showMenu, toast} from "./dom.js";
 import {chooseFiles, openSheet} from "./sheet.js";
 import {count, t} from "./words.js";
@@ -30,16 +30,15 @@ export async function importFiles(controller, files) {
   const report = {made: [], left: [], remarks: [], more: 0};
   for (const file of files) {
     const done = toast(t("importing", {file: file.name}), {seconds: 0});
-    const read = () => send("/import", file).catch((error) => {
-      if (!error.answer?.why && files.length === 1) throw error;
-      return {why: error.answer?.why ?? {text: error.message}};
-    });
-    const answer = await attempt(read);
+    const answer = await attempt(() => send("/import", file).catch((error) => {
+      if (error instanceof Refused) return {why: error.message};
+      throw error;
+    }));
     done();
     if (!answer) return;
     if (!answer.why) add(report, answer, files.length > 1 ? file.name : "");
     else if (files.length > 1) report.left.push({file: file.name, why: answer.why});
-    else return void toast(t("import.refused", {file: file.name, why: why(answer.why)}), {wrong: true});
+    else return void toast(t("import.refused", {file: file.name, why: answer.why}), {wrong: true});
   }
   if (report.made.length) {
     controller.sidebar.refresh();
@@ -76,7 +75,7 @@ function showReport(controller, report) {
     h("span", {class: "tl-report-head"},
       entry.number ? h("span", {}, t("import.number", {n: count(entry.number)})) : null, name,
       entry.file ? h("span", {}, entry.file) : null),
-    [entry.why].flat().map((reason) => h("span", {}, why(reason))));
+    [entry.why].flat().map((reason) => h("span", {}, reason)));
   const part = (words, entries, name) => {
     if (entries.length) body.append(h("h3", {}, words), h("ul", {class: "tl-report"}, entries.map((entry) => line(entry, name(entry)))));
   };
@@ -92,11 +91,6 @@ function ofChats(remarks) {
   const entries = new Map();
   for (const remark of remarks) entries.set(remark.chat, {...remark, why: [...(entries.get(remark.chat)?.why ?? []), remark.why]});
   return [...entries.values()];
-}
-
-// The reason in the language of the page; `text` is English.
-function why({code, values, text}) {
-  return code ? t(`import.why.${code}`, values) : text;
 }
 
 const carried = (event) => [...(event.dataTransfer?.items ?? [])].some((item) => item.kind === "file");
