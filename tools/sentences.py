@@ -55,6 +55,11 @@ SAYS = {"report", "Noted", "Failed", "Done", "EngineStatus", "Problem", "ValueEr
 """What is handed to these is shown, as what is handed to a UserError is."""
 NOT_SAID = re.compile(r"^(log|logger|logging|warnings)\.|^(print|add_argument|Query|Field|execute|ArgumentParser)$")
 SENTENCE = re.compile(r"""(?s)["“A-Z{'].*\s.*[.…?!]['"”]?""")
+OF_OTHERS = re.compile(
+    r"Input should |Expecting |Unterminated string|Invalid (control|\\)|Extra data$|Permission denied$|Read-only file system$"
+    r"|Not a directory$|Input/output error$"
+)
+"""What pydantic, Python's JSON and the operating system say, which becomes a part of our sentences."""
 SQL = re.compile(r"^(?:\{1\} )?(SELECT|INSERT|UPDATE|DELETE|CREATE|BEGIN)\b|\b(IS NULL|FROM|MATCH|LIMIT) \?")
 
 
@@ -136,9 +141,9 @@ def missing(language: str) -> dict[str, str]:
 
 
 def left_over(language: str) -> list[str]:
-    """Translations of what the source does not say. Those of pydantic begin with "Input should"."""
+    """Translations of what neither the source nor OF_OTHERS says."""
     _, everything = collect()
-    return [text for text in table_of(language) if text not in everything and not text.startswith("Input should")]
+    return [text for text in table_of(language) if text not in everything and not OF_OTHERS.match(text)]
 
 
 if __name__ == "__main__":

@@ -141,6 +141,10 @@ def test_each_sentence_is_found_again_with_its_values():
             ),
             "无法写入 /d（没有权限），那里不能保存任何内容。请给运行本程序的用户写入权限。也可以用 --data-dir 选择其他文件夹。",
         ),
+        (
+            "a.json is not valid JSON: Unterminated string starting at in line 1, column 7.",
+            "a.json 不是有效的 JSON：第 1 行第 7 列，此处开始的字符串没有结束。",
+        ),
         ("x.charx: This is no zip file, or a damaged one.", "x.charx：这不是 zip 文件，或者文件已损坏。"),
         (
             "a is not whole: its files lack b. Download it again. The index c does not name d.",
