@@ -7,9 +7,11 @@ import contextlib
 import io
 import json
 import re
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -373,10 +375,15 @@ def test_others_go_on_while_many_chats_come_in_and_see_none_of_them_before(kept,
         assert not store._db.in_transaction
         seen.append(len(store.chats("ann")))
 
-    monkeypatch.setattr("modules.chats.transfer.time.sleep", others_turn)
+    monkeypatch.setattr("modules.chats.transfer.time", clock_with(others_turn))
     import_chats(store, pictures, "ann", read_file(json.dumps([row(n) for n in range(20)]).encode()).chats)
     assert len(seen) > 40 and set(seen) == {0}
     assert len(store.chats("ann")) == 20
+
+
+def clock_with(sleep: Callable[[float], None]) -> SimpleNamespace:
+    """`time` for one module: other threads of this process sleep as they did."""
+    return SimpleNamespace(**{**vars(time), "sleep": sleep})
 
 
 def test_a_failure_in_the_middle_brings_nothing_in_and_leaves_nothing(kept, monkeypatch):
@@ -390,7 +397,7 @@ def test_a_failure_in_the_middle_brings_nothing_in_and_leaves_nothing(kept, monk
         if next(turns, None) is None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("modules.chats.transfer.time.sleep", break_off)
+    monkeypatch.setattr("modules.chats.transfer.time", clock_with(break_off))
     with pytest.raises(KeyboardInterrupt):
         import_chats(store, pictures, "ann", chats)
     assert store.chats("ann") == []
@@ -408,7 +415,7 @@ def test_what_a_killed_server_was_bringing_in_is_gone_after_its_start(tmp_path: 
         store.close()  # nothing more is written, not even that it broke off
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("modules.chats.transfer.time.sleep", killed)
+    monkeypatch.setattr("modules.chats.transfer.time", clock_with(killed))
     with pytest.raises(KeyboardInterrupt):
         import_chats(store, PictureStore(store), "ann", chats)
     again = ChatStore(tmp_path / "x.sqlite3")

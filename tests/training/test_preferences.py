@@ -55,7 +55,7 @@ def test_two_answers_to_one_prompt_are_compared_and_nothing_else(tmp_path, tiny_
     data, texts = prepared(tmp_path, tiny_llama_folder, [row])
     begin = USER.format("a") + ANSWER
     assert texts == [f"{begin}⟦yes<|im_end|>⟧", f"{begin}⟦no<|im_end|>⟧"]
-    assert data.pairs and data.format == "preferences" and data.sentence.startswith("1 rows; 1 pairs of")
+    assert data.pairs and data.format == "preferences" and data.sentence.startswith("1 rows read, 1 good; 1 pairs of")
 
 
 def test_earlier_answers_that_both_share_are_shown_and_not_compared(tmp_path, tiny_llama_folder):
