@@ -14,6 +14,7 @@ from modules.errors import UserError
 from modules.library.card_pictures import MOST_POINTS, card_in, is_picture, may_hold_card, quiet, with_card
 from modules.library.cards import LeftOut, as_card, from_card, without_data
 from modules.library.character import Character
+from modules.library.entries import read_bytes, text_of_bytes
 from modules.settings.yaml_text import parse_yaml
 
 SUFFIXES = (".yaml", ".yml", ".json", ".png", ".webp")
@@ -24,7 +25,6 @@ LARGEST_TEXT = 1024 * 1024
 PORTRAIT_POINTS = 512
 Form = Literal["yaml", "v2", "v3", "png"]
 _KINDS = ("PNG", "JPEG", "WEBP", "GIF")
-_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _BACKFILLED = "This card is a Character Card V3 that is read as V2: a program that reads V3 knows more of it."
 
 
@@ -63,8 +63,8 @@ def read_file(data: bytes, file: str) -> Read:
 
 
 def has_card(path: Path) -> bool:
-    """Whether a picture holds a character; False for any other picture."""
-    data = path.read_bytes() if path.stat().st_size <= LARGEST_FILE else b""
+    """Whether a picture holds a character; False for any other picture. Raises UserError where it cannot be read."""
+    data = read_bytes(path) if path.stat().st_size <= LARGEST_FILE else b""
     return may_hold_card(data) and card_in(data)[0] is not None
 
 
@@ -137,7 +137,7 @@ def _values(data: bytes, file: str) -> Any:
     if len(data) > LARGEST_TEXT:
         raise UserError(f"{file} is too large for a character: {LARGEST_TEXT // 1024**2} MB at most.")
     try:
-        text = data.decode(_MARKS.get(data[:2], "utf-8-sig"))
+        text = text_of_bytes(data)
     except UnicodeDecodeError:
         raise UserError(
             f"{file} is no character file: it must be YAML or JSON in UTF-8, or a character card as PNG, WebP or CHARX."

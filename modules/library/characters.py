@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from modules.errors import Forbidden, NotFound, UserError
 from modules.library.cards import LONGEST_NAME, line_of
 from modules.library.character import Character
 from modules.library.character_files import LARGEST_TEXT, SUFFIXES, has_card, kept_form, portrait, read_character
+from modules.library.entries import named, read_bytes
 from modules.library.places import file_name_for, folder_of, path_inside, write_text, written_whole
 
 _WHAT = "character's name"
@@ -66,17 +68,20 @@ class CharacterLibrary:
             return _read(path)
 
     def file(self, owner: str, id_: str) -> bytes:
-        """What is kept of a character, whether it can be understood or not. Raises NotFound, and OSError."""
-        return self._existing(owner, id_).read_bytes()
+        """What is kept of a character, whether it can be understood or not. Raises NotFound, and UserError where it cannot be read."""
+        return read_bytes(self._existing(owner, id_))
 
     def picture(self, owner: str, id_: str) -> Path | None:
         """The file of a character's picture. Raises NotFound where there is no such character."""
         return _picture_beside(self._existing(owner, id_))
 
-    def files(self, owner: str, name: str) -> list[Path]:
-        """What of a character `owner` may change: its file and its pictures."""
-        found = (path_inside(self._own(owner), name, suffix, _WHAT) for suffix in dict.fromkeys((*SUFFIXES, *_PICTURES)))
-        return [path for path in found if path.is_file()]
+    def files(self, owner: str, id_: str) -> list[Path]:
+        """What of a character `owner` may change: its file and its pictures; nothing where there is no such character."""
+        try:
+            path = self._existing(owner, id_)
+        except NotFound:
+            return []
+        return _all_of(path) if path.parent == self._own(owner) else []
 
     def save(
         self,
@@ -169,39 +174,39 @@ class CharacterLibrary:
         return found
 
     def _remove(self, path: Path, keep: Collection[Path] = ()) -> None:
-        for suffix in {*SUFFIXES, *_PICTURES}:
-            file = path.with_name(path.stem + suffix)
+        for file in _all_of(path):
             if file not in keep:
                 file.unlink(missing_ok=True)
 
 
 def _files(folder: Path) -> list[Path]:
     """The files that describe characters; of several with one name the first suffix wins."""
-    if not folder.is_dir():
-        return []
     found: dict[str, Path] = {}
-    for suffix in SUFFIXES:
-        for path in sorted(folder.glob(f"*{suffix}")):
-            if not path.name.startswith(".") and path.stem not in found and _is_character(path):
-                found[path.stem] = path
+    for path in sorted(named(folder, *SUFFIXES), key=lambda path: SUFFIXES.index(path.suffix)):
+        if path.stem not in found and _is_character(path):
+            found[path.stem] = path
     return list(found.values())
 
 
+def _all_of(path: Path) -> list[Path]:
+    """What there is of the character in a file: that, and its pictures."""
+    files = (path.with_name(path.stem + suffix) for suffix in dict.fromkeys((*SUFFIXES, *_PICTURES)))
+    return [file for file in files if os.path.islink(file) or (os.path.lexists(file) and not os.path.isdir(file))]
+
+
 def _is_character(path: Path) -> bool:
-    """Whether a file, not a pipe or a folder, describes a character: of pictures only those with a card."""
-    try:
-        return path.is_file() and (path.suffix not in _PICTURES or has_card(path))
-    except OSError:
+    """Whether a file describes a character: of pictures only those with a card. What cannot be read may, and says so when it is."""
+    if not os.path.lexists(path) or os.path.isdir(path):
         return False
+    try:
+        return path.suffix not in _PICTURES or has_card(path)
+    except (UserError, OSError):
+        return True
 
 
 def _read(path: Path) -> Character:
     """Raises UserError."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path.name} cannot be read: {error.strerror or error}.") from None
-    return read_character(data, path.name)
+    return read_character(read_bytes(path), path.name)
 
 
 def _name_in(path: Path) -> str | None:
@@ -212,12 +217,12 @@ def _name_in(path: Path) -> str | None:
 
 
 def _picture_beside(path: Path) -> Path | None:
-    return next((file for suffix in _PICTURES if (file := path.with_name(path.stem + suffix)).is_file()), None)
+    return next((file for suffix in _PICTURES if os.path.isfile(file := path.with_name(path.stem + suffix))), None)
 
 
 def _clean(path: Path) -> bytes | None:
     """A picture that somebody put beside a character; None where it is none."""
     try:
-        return portrait(path.read_bytes())
-    except (UserError, OSError):
+        return portrait(read_bytes(path))
+    except UserError:
         return None

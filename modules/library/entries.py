@@ -61,12 +61,19 @@ def files_of(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
 
 
 def named(folder: Path, *suffixes: str) -> list[Path]:
-    """The entries of `folder` that end so, for a list of names; a folder that cannot be read is logged, and has none."""
+    """The entries of `folder` that end so, for a list of names.
+
+    A folder that cannot be read is logged, and has none; so is an entry whose name is no text, and left out.
+    """
     try:
-        return [path for path in entries_of(folder) if path.suffix.lower() in suffixes]
+        found = [path for path in entries_of(folder) if path.suffix in suffixes]
     except UserError as error:
         log.warning("%s", error.message)
         return []
+    for path in found:
+        if shown_name(path) != path.name:
+            log.warning("%s", why_not_read(path))
+    return [path for path in found if shown_name(path) == path.name]
 
 
 def read_bytes(path: Path) -> bytes:
@@ -82,12 +89,16 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """A text in UTF-8, or in UTF-16 with a byte order mark. Raises UserError."""
-    data = read_bytes(path)
+    """The text of a file, as `text_of_bytes` reads it. Raises UserError."""
     try:
-        return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+        return text_of_bytes(read_bytes(path))
     except UnicodeDecodeError:
         raise UserError(f"{path.name} is not text in UTF-8. Save it in UTF-8.") from None
+
+
+def text_of_bytes(data: bytes) -> str:
+    """A text in UTF-8, or in UTF-16 with a byte order mark. Raises UnicodeDecodeError."""
+    return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
 
 
 def why_not_read(path: Path) -> str | None:

@@ -11,7 +11,7 @@ import yaml
 
 from modules.errors import Forbidden, NotFound, UserError
 from modules.generation.sampling import SamplingParams
-from modules.library.entries import named, read_bytes
+from modules.library.entries import named, read_bytes, text_of_bytes
 from modules.library.places import folder_of, path_inside, write_text
 from modules.settings.declare import hints_of
 from modules.settings.yaml_text import parse_yaml
@@ -28,7 +28,7 @@ def read_preset(data: bytes, file: str) -> dict[str, Any]:
     if len(data) > LARGEST_FILE:
         raise UserError(f"{file} is too large for a preset: {LARGEST_FILE // 1024} kB at most.")
     try:
-        values = parse_yaml(data.decode("utf-8-sig")) or {}
+        values = parse_yaml(text_of_bytes(data)) or {}
     except (yaml.YAMLError, UnicodeDecodeError):
         raise UserError(f"{file} is not valid YAML.") from None
     if not isinstance(values, dict):
@@ -76,9 +76,9 @@ class PresetLibrary:
         return SamplingParams.read(_known(values, path.name))
 
     def kept(self, name: str) -> bytes:
-        """What is kept of a preset, whether it can be understood or not; empty where there is none."""
-        path = next((path for folder in self._folders() if (path := _file(folder, name)).is_file()), None)
-        return path.read_bytes() if path else b""
+        """What is kept of a preset, whether it can be understood or not; empty where there is none. Raises UserError."""
+        path = next((path for folder in self._folders() if os.path.lexists(path := _file(folder, name))), None)
+        return read_bytes(path) if path else b""
 
     def save(self, name: str, sampling: SamplingParams) -> None:
         """Keep what differs from the defaults. Raises UserError for a name that cannot be a file."""

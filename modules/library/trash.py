@@ -11,14 +11,15 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from modules.errors import DiskFull, NotFound
+from modules.errors import DiskFull, NotFound, UserError
+from modules.library.entries import why_not_read
 from modules.library.places import write_text
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ LARGE = 64 * 1024**2
 KEPT_SECONDS = 30 * DAY
 KEPT_LARGE_SECONDS = DAY
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_GONE = "There is nothing to put back: it was put back already, or is gone for good."
 _ID = re.compile(r"[0-9a-f]{1,32}-[0-9a-f]{8}$")
 
 
@@ -92,7 +94,8 @@ class Trash:
     def undoable(self, owner: str, kind: str, name: str, paths: Iterable[Path]) -> Iterator[Undo]:
         """Around what deletes or overwrites `paths`: files are copied before, folders are moved away.
 
-        Where the change fails everything is as it was. kind, name: what people call it. Raises DiskFull.
+        Where the change fails everything is as it was. kind, name: what people call it. Raises DiskFull, and UserError for what
+        cannot be read.
         """
         with self._lock:
             kept = self._planned(owner, kind, name, paths)
@@ -105,7 +108,7 @@ class Trash:
                 for piece in kept.pieces:
                     _take(piece)
             except OSError as error:
-                self._take_back(kept)
+                self._leave(kept)
                 if error.errno not in _NO_ROOM:
                     raise
                 if not all(piece.path.is_dir() for piece in kept.pieces):
@@ -136,21 +139,27 @@ class Trash:
         """Raises NotFound, for what others deleted too."""
         kept = self._read(id_) if _ID.match(id_) else None
         if kept is None or kept.owner != owner:
-            raise NotFound("There is nothing to put back: it was put back already, or is gone for good.")
+            raise NotFound(_GONE)
         return kept
 
-    def restore(self, owner: str, id_: str, note: Mapping[str, Any] | None = None) -> Kept:
-        """Put it back as it was. What lies there now is kept in its stead, with `note`, and can be put back in turn. Raises NotFound."""
+    def restore(self, owner: str, id_: str, note: Mapping[str, Any] | None = None, replaced: Collection[Path] = ()) -> Kept:
+        """Put it back as it was. What lies there now is kept in its stead, with `note`, and can be put back in turn. Raises NotFound.
+
+        replaced: files of the same thing that came meanwhile; they go, too.
+        """
         with self._lock:
             kept = self.get(owner, id_)
-            with self.undoable(owner, kept.kind, kept.name, [piece.path for piece in kept.pieces]) as undo:
+            back = {piece.path: piece.kept for piece in kept.pieces}
+            if any(source and not os.path.lexists(source) for source in back.values()):
+                raise NotFound(_GONE)
+            with self.undoable(owner, kept.kind, kept.name, [*back, *replaced]) as undo:
                 undo.note = dict(note or {})
-                undo.made = [piece.path for piece in kept.pieces if piece.kept]
-                for piece in kept.pieces:
-                    _clear(piece.path)
-                    if piece.kept:
-                        piece.path.parent.mkdir(parents=True, exist_ok=True)
-                        _put(piece.kept, piece.path)
+                undo.made = [path for path, source in back.items() if source]
+                for path in {*replaced, *back}:
+                    if source := back.get(path):
+                        _put(source, path)
+                    else:
+                        _clear(path)
             self._forget(kept)
             return kept
 
@@ -192,12 +201,16 @@ class Trash:
 
     def _planned(self, owner: str, kind: str, name: str, paths: Iterable[Path]) -> Kept:
         """The entry of a change, with what there is of `paths`."""
+        there = [path for path in dict.fromkeys(paths) if os.path.lexists(path)]
+        for path in there:
+            if not (path.is_symlink() or path.is_dir()) and (reason := why_not_read(path)):
+                raise UserError(reason)
         id_ = f"{time.time_ns():x}-{secrets.token_hex(4)}"
         entry = self.folder / id_
         entry.mkdir(parents=True, exist_ok=True, mode=0o700)
         device = entry.stat().st_dev
         pieces = []
-        for number, path in enumerate(path for path in dict.fromkeys(paths) if os.path.lexists(path)):
+        for number, path in enumerate(there):
             elsewhere = path.is_dir() and not path.is_symlink() and path.stat().st_dev != device
             # A folder may be too large to be copied to another disk.
             pieces.append(Piece(path, path.with_name(f".{id_}.deleted") if elsewhere else entry / str(number)))
@@ -213,11 +226,17 @@ class Trash:
         }
         write_text(self.folder / kept.id / "entry.json", json.dumps(told, ensure_ascii=False), mode=0o600)
 
+    def _leave(self, kept: Kept) -> None:
+        """Nothing was changed, because not all of it could be kept: folders go back, and of files there may be half a copy."""
+        for piece in kept.pieces:
+            if piece.kept and piece.kept.is_dir() and not os.path.lexists(piece.path):
+                piece.kept.rename(piece.path)
+        shutil.rmtree(self.folder / kept.id, ignore_errors=True)
+
     def _take_back(self, kept: Kept) -> None:
         """A change that failed: what it took and changed is as it was."""
         for piece in kept.pieces:
             if piece.kept and os.path.lexists(piece.kept) and not _same(piece.kept, piece.path):
-                _clear(piece.path)
                 _put(piece.kept, piece.path)
         shutil.rmtree(self.folder / kept.id, ignore_errors=True)
 
@@ -278,14 +297,21 @@ def _take(piece: Piece) -> None:
 
 
 def _put(kept: Path, path: Path) -> None:
-    """The same the other way: a file is there at once."""
+    """The same the other way, in place of what is there: that stays until a file is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     if kept.is_dir() and not kept.is_symlink():
+        _clear(path)
         kept.rename(path)
         return
     draft = path.with_name(f".{path.name[:40]}.back")
     draft.unlink(missing_ok=True)
-    shutil.copy2(kept, draft, follow_symlinks=False)
-    os.replace(draft, path)
+    try:
+        shutil.copy2(kept, draft, follow_symlinks=False)
+        if path.is_dir() and not path.is_symlink():
+            _clear(path)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _same(one: Path, other: Path) -> bool:

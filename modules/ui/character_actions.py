@@ -15,6 +15,7 @@ from modules.library.cards import LeftOut, line_of
 from modules.library.character import Character
 from modules.library.character_files import Form, card_picture, kept_form, portrait, read_file, written
 from modules.library.decorators import read_decorators
+from modules.library.entries import read_bytes
 from modules.library.modes import USER
 from modules.library.places import file_name_for
 from modules.ui.charx import is_charx, read_charx
@@ -58,10 +59,10 @@ def save(app: App, owner: str, values: dict[str, Any], replaces: str | None) -> 
     return id_
 
 
-def import_file(app: App, owner: str, data: bytes, file: str, wanted: str | None = None) -> dict[str, Any]:
+def import_file(app: App, owner: str, data: bytes, file: str) -> dict[str, Any]:
     """Keep the character of a file of any known form, with its picture if it has one: what came in, and what is left out.
 
-    It keeps its name, also where another has that name already. wanted: the id that it had before it was deleted.
+    It keeps its name, also where another has that name already.
     """
     name = PurePath(file).name[:100] or "file"
     if is_charx(data):
@@ -74,7 +75,7 @@ def import_file(app: App, owner: str, data: bytes, file: str, wanted: str | None
     except UserError:
         picture = None
         left_out.append(LeftOut("picture"))
-    id_ = app.characters.save(owner, read.character, picture, wanted=wanted)
+    id_ = app.characters.save(owner, read.character, picture)
     entries = read.character.book.entries if read.character.book else ()
     return {
         "id": id_,
@@ -93,7 +94,7 @@ def export_file(app: App, owner: str, id_: str, form: Form | None = None) -> tup
     stem = file_name_for(character.name, "character")
     if form == "png":
         picture = app.characters.picture(owner, id_)
-        return f"{stem}.png", card_picture(character, picture.read_bytes() if picture else None), "image/png"
+        return f"{stem}.png", card_picture(character, read_bytes(picture) if picture else None), "image/png"
     suffix, text = kept_form(character) if form is None else ("", written(character, form))
     suffix = suffix or (".yaml" if form == "yaml" else ".json")
     return stem + suffix, text.encode(), "application/yaml" if suffix == ".yaml" else "application/json"

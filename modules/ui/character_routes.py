@@ -12,11 +12,12 @@ from pydantic import BaseModel, Field
 from modules.app import App
 from modules.errors import NotFound
 from modules.library import character_files
+from modules.library.entries import read_bytes
 from modules.library.modes import USER
 from modules.library.trash import Undo
 from modules.ui import character_actions, preferences
 from modules.ui.bodies import Owner, body_of, download, picture
-from modules.ui.undo import told, undoable_character
+from modules.ui.undo import character_name, told, undoable_character
 
 
 class CharacterForm(BaseModel):
@@ -61,14 +62,14 @@ def router(app: App) -> APIRouter:
         with undoable_character(app, owner, body.replaces) as undo:
             id_ = character_actions.save(app, owner, values, body.replaces)
             if id_ != body.replaces:
-                undo.note = {"renamed": [body.replaces, id_]}
+                undo.note["renamed"] = [body.replaces, id_]
             undo.made = app.characters.files(owner, id_)
-        return {"id": id_, **told(undo, "overwritten", name=id_)}
+        return {"id": id_, **told(undo, "overwritten", name=character_name(app, owner, id_))}
 
     @routes.post("/characters/import")
-    async def import_file(owner: Owner, request: Request, file: str = "file", id: str | None = None) -> dict[str, Any]:
+    async def import_file(owner: Owner, request: Request, file: str = "file") -> dict[str, Any]:
         data = await body_of(request, character_files.LARGEST_FILE)
-        return await asyncio.to_thread(character_actions.import_file, app, owner, data, file, id)
+        return await asyncio.to_thread(character_actions.import_file, app, owner, data, file)
 
     @routes.get("/characters/{id}")
     def character(owner: Owner, id: str) -> dict[str, Any]:
@@ -76,16 +77,17 @@ def router(app: App) -> APIRouter:
 
     @routes.delete("/characters/{id}")
     def delete(owner: Owner, id: str) -> dict[str, Any]:
+        name = character_name(app, owner, id)
         with undoable_character(app, owner, id) as undo:
             app.characters.delete(owner, id)
-        return told(undo, "character.deleted", name=id)
+        return told(undo, "character.deleted", name=name)
 
     @routes.get("/characters/{id}/picture")
     def show_picture(owner: Owner, id: str) -> Response:
         path = app.characters.picture(owner, id)
         if path is None:
             raise NotFound("This character has no picture.")
-        return picture(character_files.portrait(path.read_bytes()), "image/png")
+        return picture(character_files.portrait(read_bytes(path)), "image/png")
 
     @routes.post("/characters/{id}/picture")
     async def set_picture(owner: Owner, id: str, request: Request) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def router(app: App) -> APIRouter:
                 undo.made = app.characters.files(owner, id)
             return undo
 
-        return told(await asyncio.to_thread(change), "overwritten", name=id)
+        return told(await asyncio.to_thread(change), "overwritten", name=character_name(app, owner, id))
 
     @routes.get("/characters/{id}/file")
     def export_file(owner: Owner, id: str, form: character_files.Form | None = None) -> Response:

@@ -21,6 +21,7 @@ from modules.generation.sampling import SamplingParams
 from modules.library import character_files, presets
 from modules.library.character import Character
 from modules.library.character_files import kept_form, portrait, read_character
+from modules.library.entries import read_bytes
 from modules.ui import preferences
 from modules.ui.sentences import said
 
@@ -28,6 +29,8 @@ LARGEST = 500 * 1024**2
 """Bytes, packed and unpacked."""
 MOST_FILES = 20_000
 _SETTINGS = "settings.json"
+_LEFT_OUT = "left-out.txt"
+"""A sentence for each file that cannot be read, where there are some."""
 
 
 @dataclass
@@ -55,15 +58,27 @@ def _files(app: App, owner: str) -> Iterator[tuple[str, str | bytes]]:
     for entry in app.store.chats(owner, limit=MOST_FILES):
         name, text = transfer.export_file(transfer.export_chat(app.store, app.pictures, owner, entry.id), "textloom")
         yield f"chats/{entry.id}-{name}", text
-    for name in app.presets.of(owner).names():
-        yield f"presets/{name}.yaml", _preset_file(app, owner, name)
-    for name in app.prompts.of(owner).names():
-        yield f"prompts/{name}.txt", app.prompts.of(owner).read(name)
-    for character in app.characters.all(owner):
-        suffix, text = _character_file(app, owner, character.id)
-        yield f"characters/{character.id}{suffix}", text
-        if picture := app.characters.picture(owner, character.id):
-            yield f"characters/{character.id}.png", picture.read_bytes()
+    left_out = []
+    for read in _kept_files(app, owner):
+        try:
+            yield read()
+        except UserError as error:
+            left_out.append(said(error.message))
+    if left_out:
+        yield _LEFT_OUT, "\n".join(left_out) + "\n"
+
+
+def _kept_files(app: App, owner: str) -> Iterator[Callable[[], tuple[str, str | bytes]]]:
+    """What makes each file; it raises UserError where what is kept cannot be read."""
+    presets, prompts = app.presets.of(owner), app.prompts.of(owner)
+    for name in presets.names():
+        yield lambda name=name: (f"presets/{name}.yaml", _preset_file(app, owner, name))
+    for name in prompts.names():
+        yield lambda name=name: (f"prompts/{name}.txt", prompts.read(name))
+    for entry in app.characters.all(owner):
+        yield lambda id_=entry.id: _character_file(app, owner, id_)
+        if picture := app.characters.picture(owner, entry.id):
+            yield lambda id_=entry.id, picture=picture: (f"characters/{id_}.png", read_bytes(picture))
 
 
 def _preset_file(app: App, owner: str, name: str) -> str | bytes:
@@ -76,9 +91,10 @@ def _preset_file(app: App, owner: str, name: str) -> str | bytes:
 
 def _character_file(app: App, owner: str, id_: str) -> tuple[str, str | bytes]:
     try:
-        return kept_form(app.characters.read(owner, id_))
-    except UserError:
-        return ".yaml", app.characters.file(owner, id_)
+        suffix, text = kept_form(app.characters.read(owner, id_))
+    except UserError:  # as above
+        suffix, text = ".yaml", app.characters.file(owner, id_)
+    return f"characters/{id_}{suffix}", text
 
 
 def _settings(app: App, owner: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from modules.app import App
+from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.library.trash import Kept, Undo
 from modules.settings.page import PageSettings
@@ -34,10 +35,20 @@ def told_settings(app: App, owner: str, before: tuple[SamplingParams, str | None
 
 
 @contextmanager
-def undoable_character(app: App, owner: str, name: str) -> Iterator[Undo]:
+def undoable_character(app: App, owner: str, id_: str) -> Iterator[Undo]:
     """Around what changes or deletes a character."""
-    with app.trash.undoable(owner, "character", name, app.characters.files(owner, name)) as undo:
+    files = app.characters.files(owner, id_)
+    with app.trash.undoable(owner, "character", character_name(app, owner, id_), files) as undo:
+        undo.note = {"id": id_}
         yield undo
+
+
+def character_name(app: App, owner: str, id_: str) -> str:
+    """What people call a character; its id where it cannot be read."""
+    try:
+        return app.characters.read(owner, id_).name
+    except UserError:
+        return id_
 
 
 @contextmanager
@@ -76,7 +87,8 @@ def restore(app: App, owner: str, id_: str) -> dict[str, Any]:
     match kept.kind:
         case "character":
             renamed = [str(name) for name in kept.note.get("renamed", ())]
-            app.trash.restore(owner, id_, {"renamed": renamed[::-1]} if renamed else None)
+            now = [path for one in {kept.note["id"], *renamed} for path in app.characters.files(owner, one)]
+            app.trash.restore(owner, id_, {**kept.note, "renamed": renamed[::-1]}, replaced=now)
             if renamed:
                 app.store.replace_setting(owner, "character", renamed[1], renamed[0])
         case "defaults":

@@ -444,7 +444,7 @@ def test_two_of_one_name_speak_by_it_everywhere(app: App, page: TestClient):
     form = page.get(f"/chats/characters/{ids[1]}").json()
     assert [one["title"] for one in form["lore"]][:2] == ["Harbour", "Night"] and form["notes"] == "For long evenings."
     saved = page.post("/chats/characters", json={"name": form["name"], "context": "Edited.", "replaces": ids[1]}).json()
-    assert saved == {"id": ids[1]}
+    assert saved["id"] == ids[1] and saved["undo"] and saved["values"] == {"name": "Mira: keeper of the light"}
     kept = app.characters.read("local", ids[1])
     assert kept.context == "Edited." and kept.book == mira().book and kept.others == mira().others
     renamed = page.post("/chats/characters", json={"name": "Mira/2", "replaces": ids[1]}).json()["id"]
@@ -488,12 +488,13 @@ def test_the_prompt_as_sent_shows_the_lore_that_entered(app: App, page: TestClie
     assert [one["title"] for one in shown["lore"]] == ["Night", "depth_prompt"]
 
 
-def test_a_deleted_character_comes_back_under_the_id_that_its_chats_have(page: TestClient):
+def test_a_deleted_character_comes_back_under_the_id_that_its_chats_have(app: App, page: TestClient):
     ids = [page.post("/chats/characters/import?file=m.json", content=MIRA).json()["id"] for _ in range(2)]
-    out = page.get(f"/chats/characters/{ids[1]}/file").content
-    for id_ in ids:
-        page.delete(f"/chats/characters/{id_}")
-    assert page.post("/chats/characters/import", params={"id": ids[1]}, content=out).json()["id"] == ids[1]
+    undo = [page.delete(f"/chats/characters/{id_}").json()["undo"] for id_ in ids][1]
+    assert {kept["name"] for kept in page.get("/chats/deleted").json()[:2]} == {"Mira: keeper of the light"}
+    assert page.post(f"/chats/deleted/{undo}/restore").status_code == 200
+    assert [entry.id for entry in app.characters.all("local")] == [ids[1]]
+    assert app.characters.read("local", ids[1]).name == "Mira: keeper of the light"
 
 
 def test_one_file_that_cannot_be_read_does_not_end_the_list(app: App, page: TestClient):
@@ -503,7 +504,11 @@ def test_one_file_that_cannot_be_read_does_not_end_the_list(app: App, page: Test
     (folder / "gone.json").symlink_to(folder / "nowhere")
     (folder / "bad.json").write_bytes(b"\xff")
     rows = page.get("/chats/characters").json()["characters"]
-    assert [(row["id"], "problem" in row) for row in rows] == [("bad", True), ("Good", False)]
+    assert [(row["id"], "problem" in row) for row in rows] == [("bad", True), ("gone", True), ("Good", False)]
+    assert page.delete("/chats/characters/gone").json()["undo"]  # also where its name is none that we would give
+    (folder / "Zoe..yaml").write_text("name: Zoe")
+    assert page.delete("/chats/characters/Zoe.").json()["undo"]
+    assert {path.name for path in folder.iterdir()} == {"Good.yaml", "bad.json", "folder.yaml"}
     (folder / "folder.yaml").rmdir()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ from modules import web
 from modules.app import App
 from modules.errors import ReadOnly, UserError
 from modules.generation.sampling import SamplingParams
+from modules.library.characters import CharacterLibrary
 from modules.library.entries import Patience
 from modules.library.loras import LoraLibrary
 from modules.library.models import ModelLibrary, describe
@@ -33,6 +36,7 @@ from modules.library.prompts import PromptLibrary
 from modules.library.templates import TemplateLibrary
 from modules.settings.server import ServerOptions
 from modules.training.recipes import list_recipes, read_recipe
+from modules.ui import everything
 from tests.fakes import EchoModel
 from tests.field.mutations import damaged, how_many
 from tests.field.weights import copied, put
@@ -48,7 +52,7 @@ def as_nobody() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    for encoding in ("utf-8-sig", "utf-16"):  # Python's own files may be root's alone
+    for encoding in ("utf-8-sig", "utf-16", "cp437"):  # Python's own files may be root's alone
         codecs.lookup(encoding)
     os.seteuid(NOBODY)
     try:
@@ -142,6 +146,28 @@ def test_a_part_of_an_adapter_that_cannot_be_read_is_named(place, kind):
     with as_nobody():
         (spec,) = LoraLibrary(place).all()
     assert f"adapter_model.safetensors {reason}" in str(spec.problem)
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json", ".png"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "folder" not in kind])
+def test_a_character_that_cannot_be_read_is_listed_and_says_why(place, kind, suffix):
+    make, reason = KINDS[kind]
+    make(place / f"x{suffix}")
+    (place / "good.json").write_text('{"name": "Good"}')
+    library = CharacterLibrary(place)
+    with as_nobody():
+        assert [entry.id for entry in library.all("local")] == ["good", "x"]
+        for read in (library.read, library.file):
+            with pytest.raises(UserError, match=reason):
+                read("local", "x")
+        assert library.named("local", "Good").name == "Good"
+
+
+def test_a_name_that_is_no_text_hides_no_other(place):
+    for name in (b"/\xb0\xa1.yaml", b"/x.yaml"):
+        Path(os.fsdecode(os.fsencode(place) + name)).write_text("name: x")
+    assert PresetLibrary(place).names() == list_recipes(place) == ["x"]
+    assert [entry.id for entry in CharacterLibrary(place).all("local")] == ["x"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -345,21 +371,26 @@ def test_a_damaged_file_of_an_adapter_never_breaks_the_list(tmp_path, file):
 @pytest.mark.parametrize("seed", range(3))
 def test_folders_of_all_kinds_of_entries_are_listed_on_the_page_and_in_the_api(place, tiny_gguf, seed):
     chance = random.Random(seed)
-    for folder in ("models", "loras", "presets", "prompts", "training/recipes", "training/runs"):
+    for folder in ("models", "loras", "presets", "prompts", "characters", "training/recipes", "training/runs"):
         (place / folder).mkdir(parents=True)
         for number in range(8):
             make, _ = chance.choice(list(KINDS.values()))
             make(place / folder / f"x{number}{chance.choice(['', '.gguf', '.yaml', '.txt', '.json', '.jinja', '.png'])}")
     shutil.copy(tiny_gguf, place / "models" / "good.gguf")
     (place / "presets" / "good.yaml").write_text("temperature: 0.5\n")
+    (place / "characters" / "good.yaml").write_text("name: Good\n")
     app = make_app(place, EchoModel(lambda request: "x"))
     try:
         client = TestClient(web.build(app), base_url="http://127.0.0.1", raise_server_exceptions=False)
         with as_nobody():
-            for path in ("/v1/internal/model/list", "/v1/internal/adapters/list", "/v1/models", "/health"):
+            for path in ("/v1/internal/model/list", "/v1/internal/adapters/list", "/v1/models", "/health", "/chats/characters"):
                 assert client.get(path).status_code == 200, path
             names = names_of(client.get("/v1/internal/model/list"))
             assert "good" in app.presets.names() and app.training.list() == []
+            rows = client.get("/chats/characters").json()["characters"]
+            assert "Good" in [row["name"] for row in rows if "problem" not in row]
+            packed = everything.export(app, "local")
+            assert {"presets/good.yaml", "characters/good.yaml"} <= set(zipfile.ZipFile(io.BytesIO(packed)).namelist())
         assert "good.gguf" in names
     finally:
         app.close()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from modules.app import App, Underway
-from modules.errors import Conflict, DiskFull, NotFound
+from modules.errors import Conflict, DiskFull, NotFound, UserError
 from modules.library import trash
 from modules.library.character import Character
 from modules.library.remote_address import RemoteAddress, write_address
@@ -151,6 +151,21 @@ def test_chats_follow_a_character_to_its_old_name(app: App, page: Page):
     assert app.store.chat("local", chat.id).settings["character"] == "Zoe"
 
 
+def test_a_character_of_the_same_id_that_came_meanwhile_is_kept_too(app: App, page: Page):
+    app.characters.save("local", Character("Zoe", "The first."))
+    undo = page.ok("DELETE", "/characters/Zoe")["undo"]
+    app.characters.save(
+        "local", Character("Zoe", "The second.", others={"creator": "ann"}), picture()
+    )  # in a file of another form
+    page.ok("POST", f"/deleted/{undo}/restore")
+    assert app.characters.read("local", "Zoe").context == "The first."
+    assert [path.name for path in app.characters.folder.iterdir()] == ["Zoe.yaml"]
+    (again,) = page.ok("GET", "/deleted")
+    page.ok("POST", f"/deleted/{again['id']}/restore")
+    assert app.characters.read("local", "Zoe").context == "The second." and app.characters.picture("local", "Zoe")
+    assert sorted(path.name for path in app.characters.folder.iterdir()) == ["Zoe.json", "Zoe.png"]
+
+
 def test_a_deleted_preset_is_shown_nowhere_and_its_settings_stay(app: App, page: Page):
     page.ok("POST", "/preset", {"name": "Yara"})
     yara = app.presets.read("Yara")
@@ -187,6 +202,62 @@ def test_a_change_that_fails_leaves_everything_as_it_was(tmp_path: Path):
         raise Conflict("no")
     assert (tmp_path / "file").read_text() == "old" and (tmp_path / "folder" / "a").read_text() == "a"
     assert bin_.all("ann") == [] and not any((tmp_path / "deleted").iterdir())
+
+
+def test_half_a_copy_takes_the_place_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bin_ = Trash(tmp_path / "deleted", tmp_path)
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+
+    def full(source: Path, target: Path, **_: object) -> None:
+        target.write_text("o")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(trash.shutil, "copy2", full)
+    with pytest.raises(DiskFull), bin_.undoable("ann", "preset", "x", [tmp_path / "folder", tmp_path / "file"]):
+        raise AssertionError("nothing may be overwritten")
+    assert (tmp_path / "file").read_text() == "old" and (tmp_path / "folder").is_dir()
+    assert not any((tmp_path / "deleted").iterdir())
+
+
+def test_what_cannot_be_put_back_leaves_what_lies_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bin_ = Trash(tmp_path / "deleted", tmp_path)
+    (tmp_path / "file").write_text("old")
+    with bin_.undoable("ann", "preset", "x", [tmp_path / "file"]) as undo:
+        (tmp_path / "file").write_text("new")
+    real = shutil.copy2
+
+    def full(source: Path, target: Path, **more: Any) -> None:
+        if target.suffix == ".back":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trash.shutil, "copy2", full)
+        with pytest.raises(OSError, match="No space left"):
+            bin_.restore("ann", str(undo.id))
+    assert (tmp_path / "file").read_text() == "new" and [kept.id for kept in bin_.all("ann")] == [undo.id]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deleted", "file"]
+    bin_.restore("ann", str(undo.id))
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_an_entry_whose_files_are_gone_is_told(tmp_path: Path):
+    bin_ = Trash(tmp_path / "deleted", tmp_path)
+    (tmp_path / "file").write_text("old")
+    with bin_.undoable("ann", "preset", "x", [tmp_path / "file"]) as undo:
+        (tmp_path / "file").write_text("new")
+    (tmp_path / "deleted" / str(undo.id) / "0").unlink()
+    with pytest.raises(NotFound, match="gone for good"):
+        bin_.restore("ann", str(undo.id))
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    bin_ = Trash(tmp_path / "deleted", tmp_path)
+    with pytest.raises(UserError, match="named pipe"), bin_.undoable("ann", "preset", "x", [tmp_path / "pipe"]):
+        raise AssertionError("it cannot be kept")
 
 
 def test_what_changes_nothing_is_no_entry(tmp_path: Path):
