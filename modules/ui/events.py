@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
@@ -72,19 +74,40 @@ def _language() -> str:
 
 def told(function: Callable[P, R]) -> Callable[P, R]:
     """A handler whose UserErrors are shown as messages; anything else keeps its traceback in the log and says so."""
+    if inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def steps(*args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
+            language = _language()  # Gradio tells it at the first step alone, and makes each in another thread
+            with closing(function(*args, **kwargs)) as made:
+                while True:
+                    with _told(language):
+                        try:
+                            step = next(made)
+                        except StopIteration:
+                            return
+                    yield step
+
+        return steps  # pyright: ignore[reportReturnType]
 
     @functools.wraps(function)
     def handler(*args: P.args, **kwargs: P.kwargs) -> R:
-        with spoken(_language()):
-            try:
-                return function(*args, **kwargs)
-            except UserError as error:
-                raise gr.Error(said(error.message), duration=9, title="", print_exception=False) from None
-            except gr.Error:
-                raise
-            except Exception as error:
-                log.exception("an event of the page failed")
-                sentence = f"Something broke: {error}. The server's log says more."
-                raise gr.Error(said(sentence), print_exception=False) from error
+        with _told(_language()):
+            return function(*args, **kwargs)
 
     return handler
+
+
+@contextmanager
+def _told(language: str) -> Iterator[None]:
+    with spoken(language):
+        try:
+            yield
+        except UserError as error:
+            raise gr.Error(said(error.message), duration=9, title="", print_exception=False) from None
+        except gr.Error:
+            raise
+        except Exception as error:
+            log.exception("an event of the page failed")
+            sentence = f"Something broke: {error}. The server's log says more."
+            raise gr.Error(said(sentence), print_exception=False) from error

@@ -96,7 +96,7 @@ def said(text: str) -> str:
     return in_language(text, _language.get())
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def in_language(text: str, language: str) -> str:
     """`text` in `language`, sentence by sentence where it is several.
 

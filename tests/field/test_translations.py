@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import httpx
 import pytest
+from gradio.context import LocalContext
 
 from modules.app import App
 from modules.errors import Unavailable
 from modules.library import memory
 from modules.library.machine import Machine
 from modules.library.spec import ModelShape, ModelSpec
-from modules.ui import sentences
+from modules.ui import events, sentences
 from modules.ui.words import LANGUAGES
 from tests.fakes import EchoModel
 from tests.in_process import make_app, serving
@@ -229,6 +233,35 @@ def test_the_state_of_a_load_is_told_in_the_language_of_whoever_looks(served: tu
     assert pulse["engine"]["error"] == "内存不足以加载 Tiny。请用更少的位数加载，或换较小的模型。"
     assert log == ["正在加载 Tiny：40 %"]
     assert english["engine"]["error"].startswith("The memory is too small")
+
+
+def test_a_handler_that_answers_in_steps_keeps_its_language():
+    """Gradio makes each step in another context, and says in the first whose it is."""
+    closed: list[bool] = []
+
+    @events.told
+    def handler() -> Iterator[str]:
+        try:
+            yield sentences.said("There is no such chat.")
+            yield sentences.said("There is no such chat.")
+            raise Unavailable("There is no such chat.")
+        finally:
+            closed.append(True)
+
+    def first(steps: Iterator[str]) -> str:
+        LocalContext.request.set(SimpleNamespace(request=SimpleNamespace(scope={sentences.SCOPE_KEY: "zh"})))  # type: ignore[arg-type]
+        return next(steps)
+
+    steps = handler()
+    assert contextvars.copy_context().run(first, steps) == contextvars.copy_context().run(next, steps) == "没有这个对话。"
+    with pytest.raises(gr.Error) as refused:
+        contextvars.copy_context().run(next, steps)
+    assert refused.value.message == "没有这个对话。"
+    assert sentences.said("There is no such chat.") == "There is no such chat."
+    steps = handler()
+    contextvars.copy_context().run(first, steps)
+    steps.close()  # type: ignore[attr-defined]
+    assert closed == [True, True]
 
 
 def test_refusals_are_translated_whole_and_other_answers_are_left_alone():

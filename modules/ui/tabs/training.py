@@ -152,6 +152,7 @@ def build(app: App, tab: gr.Tab) -> None:
         give_up(before)
         return looked(form.read(values))
 
+    @told
     def counted(wanted: _WantedCount | None) -> Iterator[dict[Any, Any]]:
         """Waits for the figures of the whole data set, as long as nothing else is looked at."""
         shows: dict[Any, Any] = {counts: gr.skip()}
