@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -342,6 +345,22 @@ def test_the_beginning_is_shown_at_once_and_all_is_counted_elsewhere(places, tok
         known = counting.wait(100)
     assert known == figures(prepare(config, places, tokenizer, "tiny"))
     assert known is not None and (known.rows, known.good, len(known.told)) == (500, 495, 5)
+
+
+def test_the_process_that_counts_ends_with_the_server_however_that_ended():
+    child = (
+        "import signal, sys; signal.alarm(90); from modules.training.preview import end_with\n"
+        "print('on', flush=True); end_with(int(sys.argv[1]))"
+    )
+    server = (
+        "import os, signal, subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}, str(os.getpid())], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    # The child holds the pipe of stderr, too: it is at its end when that is closed.
+    killed = subprocess.run([sys.executable, "-c", server], cwd=ROOT, capture_output=True, check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL and killed.stderr == b""
 
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "txt", "parquet"])
