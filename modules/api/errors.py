@@ -77,7 +77,7 @@ def install_for_users(web: FastAPI) -> None:
         where = error.filename or "this server"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             told = DiskFull(where)
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        elif error.filename and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             told = ReadOnly(where, error.strerror)
         else:
             raise error

@@ -91,7 +91,7 @@ class PresetLibrary:
     def delete(self, name: str) -> None:
         """Raises NotFound, and Forbidden for a preset that belongs to everybody."""
         path = _file(self.folder, name)
-        if path.is_file():
+        if os.path.lexists(path):
             path.unlink()
             return
         if self._shared is not None and _file(self._shared, name).is_file():

@@ -51,9 +51,9 @@ class PromptLibrary:
     def delete(self, name: str) -> None:
         """Raises NotFound, and Forbidden for a prompt that belongs to everybody."""
         path = _file(self.folder, name)
-        if not path.is_file() and self._shared is not None and _file(self._shared, name).is_file():
+        if not os.path.lexists(path) and self._shared is not None and _file(self._shared, name).is_file():
             raise Forbidden(f"{name} belongs to everybody who uses this server, and cannot be deleted here.")
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise NotFound(f"There is no prompt called {name}. There are: {', '.join(self.names())}.", param="prompt")
         path.unlink()
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from modules.errors import UserError
+from modules.library.entries import read_text
 from modules.loaders.options import LoadOptions
 from modules.settings.declare import hints_of
 from modules.settings.yaml_text import parse_yaml
@@ -50,10 +51,10 @@ class SavedOptions:
             os.replace(temporary, self.path)
 
     def _read(self) -> dict[str, Any]:
-        if not self.path.is_file():
+        if not os.path.lexists(self.path):
             return {}
         try:
-            entries = parse_yaml(self.path.read_text(encoding="utf-8")) or {}
+            entries = parse_yaml(read_text(self.path)) or {}
         except yaml.YAMLError as error:
             raise UserError(f"{self.path.name} is not valid YAML: {error}") from None
         return entries if isinstance(entries, dict) else {}

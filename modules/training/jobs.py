@@ -85,7 +85,7 @@ class TrainingJobs:
         self._queue_thread: threading.Thread | None = None
         self._read: dict[Path, tuple[int, int, list[events.TrainingEvent]]] = {}
         if self._queued():
-            self._watch_queue()
+            self.watch_queue()
 
     # --- before a run
 
@@ -165,7 +165,7 @@ class TrainingJobs:
                 pass  # each machine's command is typed there; the job shows them
             elif running:
                 folder.queued.write_text(f"{time.time():.6f}", encoding="utf-8")
-                self._watch_queue()
+                self.watch_queue()
             else:
                 self._launch(folder, config)
         return self.get(folder.path.name)
@@ -182,7 +182,7 @@ class TrainingJobs:
                 raise Conflict(f"{busy[0].name} is being trained: put this one into the queue, or stop the other.")
             if busy:
                 folder.queued.write_text(f"{time.time():.6f}", encoding="utf-8")
-                self._watch_queue()
+                self.watch_queue()
             else:
                 self._launch(folder, job.config)
         return self.get(id)
@@ -427,10 +427,11 @@ class TrainingJobs:
 
     def _queued(self) -> list[RunFolder]:
         """Waiting runs, the one that has waited longest first."""
-        found = [RunFolder(path.parent) for path in self.runs.glob("*/queued")]
+        found = [RunFolder(path.parent) for path in self.runs.glob("*/queued") if not path.parent.name.startswith(".")]
         return sorted(found, key=lambda folder: (folder.queued.read_text(encoding="utf-8"), folder.path.name))
 
-    def _watch_queue(self) -> None:
+    def watch_queue(self) -> None:
+        """Start the runs that wait, one after the other."""
         with self._lock:
             if self._queue_thread is None or not self._queue_thread.is_alive():
                 self._queue_thread = threading.Thread(target=self._run_queue, name="training queue", daemon=True)

@@ -22,6 +22,7 @@ from modules.library.places import path_inside, write_text
 from modules.ui import compare, preferences, prompt_view, repeat, token_view
 from modules.ui.actions import new_chat
 from modules.ui.bodies import Owner, Said
+from modules.ui.sentences import said
 
 EXCERPT = 70
 
@@ -222,6 +223,6 @@ async def _lines(events: EventStream) -> AsyncIterator[str]:
             elif isinstance(event, TextDelta) and event.text:
                 yield json.dumps({"text": event.text}, ensure_ascii=False) + "\n"
     except UserError as error:
-        yield json.dumps({"error": error.message}, ensure_ascii=False) + "\n"
+        yield json.dumps({"error": said(error.message)}, ensure_ascii=False) + "\n"
     finally:
         events.close()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -184,7 +185,10 @@ def language_of(chosen: str, headers: Any) -> str:
 
 
 class PageLanguage:
-    """ASGI middleware: the page's requests are answered in its language, refusals too, wherever they were made."""
+    """ASGI middleware: the page's requests are answered in its language, refusals too, wherever they were made.
+
+    chosen_by: asks the store, which may be busy: in a thread.
+    """
 
     def __init__(self, app: ASGIApp, chosen_by: Callable[[HTTPConnection], str]) -> None:
         self._app = app
@@ -197,7 +201,7 @@ class PageLanguage:
             await self._app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
-        language = language_of(self._chosen_by(connection), connection.headers)
+        language = language_of(await run_in_threadpool(self._chosen_by, connection), connection.headers)
         scope[SCOPE_KEY] = language
         start: Message | None = None
         body = bytearray()

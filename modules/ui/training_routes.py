@@ -14,6 +14,7 @@ from modules.app import App
 from modules.errors import UserError
 from modules.generation.types import TextDelta
 from modules.ui import training_actions, undo
+from modules.ui.sentences import said
 
 
 class Resume(BaseModel):
@@ -98,7 +99,7 @@ def router(app: App) -> APIRouter:
                     if isinstance(event, TextDelta):
                         yield event.text
             except UserError as error:
-                yield f"\n{error.message}"
+                yield f"\n{said(error.message)}"
             finally:
                 events.close()
 

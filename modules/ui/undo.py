@@ -95,6 +95,9 @@ def restore(app: App, owner: str, id_: str) -> dict[str, Any]:
             app.trash.restore(owner, id_, _defaults(app))
             app.sampling = SamplingParams.read(kept.note["sampling"])
             app.page = PageSettings.read(kept.note["page"])
+        case "run":
+            app.trash.restore(owner, id_)
+            app.training.watch_queue()
         case _:
             app.trash.restore(owner, id_)
     if kept.kind == "preset":

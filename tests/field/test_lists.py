@@ -190,6 +190,14 @@ def test_names_are_listed_and_reading_one_says_why_not(place, kind):
                     read()
 
 
+def test_a_link_to_nowhere_can_be_deleted_from_its_list(place):
+    for library, suffix in ((PresetLibrary(place), ".yaml"), (PromptLibrary(place), ".txt")):
+        (place / f"x{suffix}").symlink_to("/nowhere/x")
+        assert library.names() == ["x"]
+        library.delete("x")
+        assert library.names() == []
+
+
 def test_a_folder_that_cannot_be_read_at_all_is_named(place):
     (place / "models").mkdir(mode=0)
     with as_nobody(), pytest.raises(UserError, match="models cannot be read: no permission"):

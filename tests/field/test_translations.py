@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import json
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -262,6 +264,22 @@ def test_a_handler_that_answers_in_steps_keeps_its_language():
     contextvars.copy_context().run(first, steps)
     steps.close()  # type: ignore[attr-defined]
     assert closed == [True, True]
+
+
+def test_what_somebody_chose_is_looked_up_beside_the_loop_that_all_requests_share():
+    threads: list[int] = []
+
+    async def site(scope: Any, receive: Any, send: Any) -> None:
+        threads.append(threading.get_ident())
+        assert sentences.said("There is no such chat.") == "没有这个对话。"
+
+    def chosen_by(connection: Any) -> str:
+        threads.append(threading.get_ident())
+        return "zh"
+
+    asked = {"type": "http", "path": "/chats/pulse", "root_path": "", "headers": []}
+    asyncio.run(sentences.PageLanguage(site, chosen_by)(asked, None, None))  # type: ignore[arg-type]
+    assert len(set(threads)) == 2
 
 
 def test_refusals_are_translated_whole_and_other_answers_are_left_alone():

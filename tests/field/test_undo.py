@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,21 @@ def test_settings_that_a_preset_replaces_can_be_had_back(app: App, page: Page):
     assert page.ok("POST", "/preset", {"name": "simple-1"}) is None  # a preset is kept as such
 
 
+def test_a_run_that_waits_is_not_started_once_it_is_deleted_and_waits_again_when_it_is_back(
+    app: App, page: Page, monkeypatch: pytest.MonkeyPatch
+):
+    id_ = a_run(app)
+    app.training.runs.joinpath(id_, "queued").write_text("1")
+    launched = threading.Event()
+    monkeypatch.setattr(app.training, "_launch", lambda folder, config: (folder.queued.unlink(), launched.set()))
+    with trash_on_another_disk(monkeypatch):
+        note = page.ok("DELETE", f"/training/{id_}")
+    assert [path.name for path in app.training.runs.iterdir()] == [f".{note['undo']}.deleted"]
+    assert app.training._queued() == [] and not launched.is_set()
+    page.ok("POST", f"/deleted/{note['undo']}/restore")
+    assert launched.wait(10)
+
+
 # --- the trash itself
 
 
@@ -331,12 +347,8 @@ def test_what_is_large_goes_by_itself_and_nothing_is_left_running(tmp_path: Path
     assert not bin_._timer.is_alive()
 
 
-def test_a_folder_on_another_disk_is_renamed_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    bin_ = Trash(tmp_path / "deleted", tmp_path)
-    run = tmp_path / "runs" / "one"
-    run.mkdir(parents=True)
-    (run / "weights").write_bytes(b"w")
-    inode = (run / "weights").stat().st_ino
+@contextmanager
+def trash_on_another_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     real = Path.stat
 
     def stat(self: Path, **more: Any) -> Any:
@@ -345,8 +357,17 @@ def test_a_folder_on_another_disk_is_renamed_where_it_is(tmp_path: Path, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "stat", stat)
-        with bin_.undoable("ann", "run", "one", [run]) as undo:
-            pass
+        yield
+
+
+def test_a_folder_on_another_disk_is_renamed_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    bin_ = Trash(tmp_path / "deleted", tmp_path)
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    (run / "weights").write_bytes(b"w")
+    inode = (run / "weights").stat().st_ino
+    with trash_on_another_disk(monkeypatch), bin_.undoable("ann", "run", "one", [run]) as undo:
+        pass
     assert [path.name for path in run.parent.iterdir()] == [f".{undo.id}.deleted"]
     assert undo.id
     bin_.restore("ann", undo.id)
