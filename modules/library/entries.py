@@ -61,12 +61,12 @@ def files_of(folder: Path) -> tuple[dict[str, Path], dict[str, str]]:
 
 
 def named(folder: Path, *suffixes: str) -> list[Path]:
-    """The entries of `folder` that end so, for a list of names.
+    """The entries of `folder` that end so, or all, for a list of names.
 
     A folder that cannot be read is logged, and has none; so is an entry whose name is no text, and left out.
     """
     try:
-        found = [path for path in entries_of(folder) if path.suffix in suffixes]
+        found = [path for path in entries_of(folder) if not suffixes or path.suffix in suffixes]
     except UserError as error:
         log.warning("%s", error.message)
         return []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from modules.errors import UserError
+from modules.library.entries import why_not_read
 from modules.library.places import written_whole
 
 NOT_READ = "\udcff"
@@ -86,7 +87,7 @@ def likely_encoding(data: bytes) -> str | None:
 
 def likely_if_foreign(path: Path) -> str | None:
     """The encoding that a file most probably has, where more of it is no UTF-8 than is; None for all others. Raises OSError."""
-    if path.suffix.lower() == ".parquet":
+    if path.suffix.lower() == ".parquet" or why_not_read(path):
         return None
     with path.open("rb") as file:
         head = file.read(_HEAD)
@@ -109,10 +110,10 @@ def convert(path: Path) -> str:
             f"{path.name} is probably {NAMES[likely]}, but byte {error.start + 1} is no character of it. Save it as UTF-8.",
             param="dataset",
         ) from None
-    kept = path.with_name(f"{path.name}.{likely}")
-    if not kept.exists():
-        with written_whole(kept) as draft:
-            draft.write_bytes(data)
+    names = (f"{path.name}.{likely}{f'-{number}' if number > 1 else ''}" for number in range(1, 1000))
+    kept = next(place for name in names if not (place := path.with_name(name)).exists() or place.read_bytes() == data)
+    with written_whole(kept) as draft:
+        draft.write_bytes(data)
     with written_whole(path) as draft:
         draft.write_bytes(text.encode())
     return NAMES[likely]

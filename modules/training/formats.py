@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,10 +16,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from modules.errors import NotFound, UserError
 from modules.generation.types import Message, Messages
+from modules.library.entries import named, read_text
 from modules.library.places import safe_name
 from modules.settings.declare import Settings, user_error
 from modules.settings.yaml_text import parse_yaml
 from modules.training.row import Row, cleaned
+
+log = logging.getLogger(__name__)
+_SUFFIXES = (".yaml", ".json")
 
 
 class RowError(Exception):
@@ -278,15 +284,15 @@ _NO_VALUE = frozenset(("", "nan", "NaN", "None", "null", "NULL", "<NA>", "NaT", 
 
 def list_formats(folder: Path) -> list[str]:
     """Names of the formats: files without their suffix, in alphabetical order."""
-    return sorted({path.stem for suffix in ("*.yaml", "*.json") for path in folder.glob(suffix)})
+    return sorted({path.stem for path in named(folder, *_SUFFIXES)})
 
 
 def read_format(folder: Path, name: str) -> Format:
     """The format `name`. Raises NotFound, or UserError that says what is wrong in the file."""
     name = safe_name(name, "format")
-    for suffix in (".yaml", ".json"):
+    for suffix in _SUFFIXES:
         path = folder / (name.removesuffix(suffix) + suffix)
-        if path.is_file():
+        if os.path.lexists(path):
             return _read_yaml(path) if suffix == ".yaml" else _read_key_set(path)
     raise NotFound(f"There is no format called {name}. There are: {', '.join(list_formats(folder))}.", param="format")
 
@@ -295,7 +301,11 @@ def guess_format(folder: Path, columns: Iterable[str], first: Row) -> str:
     """The first format whose columns are there. Raises UserError that lists the columns."""
     there = set(columns)
     for name in _guessing_order(folder):
-        form = read_format(folder, name)
+        try:
+            form = read_format(folder, name)
+        except UserError as error:
+            log.warning("%s", error.message)
+            continue
         if isinstance(form, KeySetFormat) or not there.issuperset(form.needed()):
             continue
         if isinstance(form, MarkedFormat) and not any(marker in _text(first, form.column) for marker in form.markers):
@@ -322,7 +332,7 @@ def _fits(form: MessageFormat, row: Row) -> bool:
 
 def _read_yaml(path: Path) -> Format:
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8"))
+        values = parse_yaml(read_text(path))
         return _ADAPTER.validate_python(values)
     except yaml.YAMLError as error:
         raise UserError(f"The format {path.name} is not valid YAML: {error}", param="format") from None
@@ -332,7 +342,7 @@ def _read_yaml(path: Path) -> Format:
 
 def _read_key_set(path: Path) -> KeySetFormat:
     try:
-        texts = json.loads(path.read_text(encoding="utf-8-sig"))
+        texts = json.loads(read_text(path))
         return KeySetFormat.read({"texts": texts, "about": "Whole texts by the columns that are filled."})
     except json.JSONDecodeError as error:
         raise UserError(f"The format {path.name} is not valid JSON: line {error.lineno}.", param="format") from None

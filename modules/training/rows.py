@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from modules.errors import NotFound, Unavailable, UserError
+from modules.library.entries import named, why_not_read
 from modules.library.hub import RepositoryName, gated, hub_address, sentences
 from modules.training.encodings import NotUtf8, likely_if_foreign, open_text
 from modules.training.json_rows import SeveralLists, json_rows
@@ -52,13 +54,12 @@ class Rows:
 
 def list_datasets(folder: Path) -> list[str]:
     """Files and folders of `folder` that hold rows or text, by name."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path.name
-        for path in folder.iterdir()
-        if not path.name.startswith(".") and (path.suffix.lower() in SUFFIXES or (path.is_dir() and any(_files(path))))
-    )
+    return [path.name for path in named(folder) if path.suffix.lower() in SUFFIXES or _holds_rows(path)]
+
+
+def _holds_rows(path: Path) -> bool:
+    """Whether it is a folder with rows in it, or one that says why it cannot be read when it is."""
+    return os.path.isdir(path) and (why_not_read(path) is not None or any(_files(path)))
 
 
 def find_dataset(folder: Path, name: str) -> Path:
@@ -94,6 +95,8 @@ def read_rows(folder: Path, name: str, limit: int | None = None, letters: int | 
     if name.strip().startswith(HUB):
         return _from_hub(name.strip().removeprefix(HUB), limit)
     path, wanted = find_file(folder, name)
+    if reason := why_not_read(path):
+        raise UserError(reason, param="dataset")
     files = list(_files(path)) if path.is_dir() else [path]
     if not files:
         raise UserError(f"The folder {name} holds no file that can be read: {', '.join(SUFFIXES)}.", param="dataset")
@@ -119,7 +122,7 @@ def to_convert(folder: Path, name: str) -> str:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix.lower() in SUFFIXES)
+    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and not os.path.isdir(path))
 
 
 def _collected(
@@ -176,6 +179,8 @@ def _read_all(files: list[Path]) -> Iterator[Row | Broken | Note]:
 
 def _read(path: Path, wanted: str = "") -> Iterator[Row | Broken | Note]:
     """Rows of one file; wanted: the list in it."""
+    if reason := why_not_read(path):
+        raise UserError(reason, param="dataset")
     suffix = path.suffix.lower()
     if wanted and suffix not in (".json", ".jsonl"):
         raise NotFound(f"{path.name} holds no lists of which {wanted} could be one.", param="dataset")

@@ -332,6 +332,15 @@ def test_an_encoding_that_is_not_utf_8_is_named_and_converted(tmp_path, encoding
         encodings.convert(tmp_path / "d.csv")
 
 
+def test_what_a_file_was_before_it_was_converted_stays_each_time(tmp_path):
+    first, second = (f"问,答\n{word},好的，谢谢你的帮助\n".encode("gb18030") for word in ("你好世界大家", "再见世界大家"))
+    for data in (first, second, first):
+        (tmp_path / "d.csv").write_bytes(data)
+        encodings.convert(tmp_path / "d.csv")
+    assert (tmp_path / "d.csv.gb18030").read_bytes() == first and (tmp_path / "d.csv.gb18030-2").read_bytes() == second
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 # --- how it is shown
 
 

@@ -35,7 +35,9 @@ from modules.library.presets import PresetLibrary
 from modules.library.prompts import PromptLibrary
 from modules.library.templates import TemplateLibrary
 from modules.settings.server import ServerOptions
+from modules.training.formats import guess_format, list_formats, read_format
 from modules.training.recipes import list_recipes, read_recipe
+from modules.training.rows import list_datasets, read_rows
 from modules.ui import everything
 from tests.fakes import EchoModel
 from tests.field.mutations import damaged, how_many
@@ -148,6 +150,42 @@ def test_a_part_of_an_adapter_that_cannot_be_read_is_named(place, kind):
     assert f"adapter_model.safetensors {reason}" in str(spec.problem)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_data_set_that_cannot_be_read_is_listed_and_says_why(place, kind):
+    make, reason = KINDS[kind]
+    (place / "good.jsonl").write_text('{"question": "q", "answer": "a"}\n')
+    make(place / "x.json")
+    with as_nobody():
+        assert list_datasets(place) == ["good.jsonl", "x.json"]
+        if "link" not in kind:
+            with pytest.raises(UserError, match=reason):
+                read_rows(place, "x.json")
+
+
+def test_a_file_that_cannot_be_read_costs_a_folder_of_data_one_row(place):
+    folder = place / "set"
+    folder.mkdir()
+    (folder / "good.jsonl").write_text('{"question": "q", "answer": "a"}\n')
+    os.mkfifo(folder / "x.json")
+    rows = read_rows(place, "set")
+    assert len(rows.rows) == 1 and [problem.reason for problem in rows.problems] == [
+        "x.json is a named pipe, not a file. Remove it."
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_format_that_cannot_be_read_is_listed_and_stops_no_other(place, kind):
+    make, reason = KINDS[kind]
+    shutil.copy(ROOT / "training" / "formats" / "sharegpt.yaml", place / "good.yaml")
+    make(place / "bad.yaml")
+    row = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}
+    with as_nobody():
+        assert list_formats(place) == ["bad", "good"]
+        assert guess_format(place, row, row) == "good"
+        with pytest.raises(UserError, match=reason):
+            read_format(place, "bad")
+
+
 @pytest.mark.parametrize("suffix", [".yaml", ".json", ".png"])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "folder" not in kind])
 def test_a_character_that_cannot_be_read_is_listed_and_says_why(place, kind, suffix):
@@ -164,9 +202,10 @@ def test_a_character_that_cannot_be_read_is_listed_and_says_why(place, kind, suf
 
 
 def test_a_name_that_is_no_text_hides_no_other(place):
-    for name in (b"/\xb0\xa1.yaml", b"/x.yaml"):
+    for name in (b"/\xb0\xa1.yaml", b"/x.yaml", b"/\xb0\xa1.jsonl"):
         Path(os.fsdecode(os.fsencode(place) + name)).write_text("name: x")
-    assert PresetLibrary(place).names() == list_recipes(place) == ["x"]
+    assert PresetLibrary(place).names() == list_recipes(place) == list_formats(place) == ["x"]
+    assert list_datasets(place) == []
     assert [entry.id for entry in CharacterLibrary(place).all("local")] == ["x"]
 
 
@@ -379,13 +418,16 @@ def test_a_damaged_file_of_an_adapter_never_breaks_the_list(tmp_path, file):
 @pytest.mark.parametrize("seed", range(3))
 def test_folders_of_all_kinds_of_entries_are_listed_on_the_page_and_in_the_api(place, tiny_gguf, seed):
     chance = random.Random(seed)
-    for folder in ("models", "loras", "presets", "prompts", "characters", "training/recipes", "training/runs"):
+    folders = ("recipes", "runs", "datasets", "formats")
+    for folder in ("models", "loras", "presets", "prompts", "characters", *(f"training/{name}" for name in folders)):
         (place / folder).mkdir(parents=True)
         for number in range(8):
             make, _ = chance.choice(list(KINDS.values()))
             make(place / folder / f"x{number}{chance.choice(['', '.gguf', '.yaml', '.txt', '.json', '.jinja', '.png'])}")
     shutil.copy(tiny_gguf, place / "models" / "good.gguf")
     (place / "presets" / "good.yaml").write_text("temperature: 0.5\n")
+    (place / "training" / "datasets" / "good.jsonl").write_text("{}")
+    (place / "training" / "formats" / "good.yaml").write_text("kind: text")
     (place / "characters" / "good.yaml").write_text("name: Good\n")
     app = make_app(place, EchoModel(lambda request: "x"))
     try:
@@ -395,6 +437,7 @@ def test_folders_of_all_kinds_of_entries_are_listed_on_the_page_and_in_the_api(p
                 assert client.get(path).status_code == 200, path
             names = names_of(client.get("/v1/internal/model/list"))
             assert "good" in app.presets.names() and app.training.list() == []
+            assert "good.jsonl" in list_datasets(app.training.places.datasets) and list_formats(app.training.places.formats)
             rows = client.get("/chats/characters").json()["characters"]
             assert "Good" in [row["name"] for row in rows if "problem" not in row]
             packed = everything.export(app, "local")

@@ -22,7 +22,7 @@ from modules.training.formats import list_formats
 from modules.training.json_rows import SeveralLists
 from modules.training.preview import FIRST_ROWS, figures
 from modules.training.recipes import list_recipes, read_recipe
-from modules.training.rows import SUFFIXES, list_datasets, read_rows, to_convert
+from modules.training.rows import SUFFIXES, find_dataset, list_datasets, read_rows, to_convert
 from modules.ui.data_view import facts_of, figures_html, first_html, kept_html, rows_html, sentence_html
 from modules.ui.events import PRIVATE, answered, asks, owner_of, told
 from modules.ui.form import Form, common_look
@@ -173,7 +173,7 @@ def build(app: App, tab: gr.Tab) -> None:
     def converted(before: _WantedCount | None, place: str, request: gr.Request, **values: Any) -> dict[Any, Any]:
         app.access.require_admin(owner_of(request))
         give_up(before)
-        convert_file(path_inside(app.training.places.datasets, place, what="data set's name"))
+        convert_file(find_dataset(app.training.places.datasets, place))
         return looked(form.read(values))
 
     @told
