@@ -67,10 +67,10 @@ def find_dataset(folder: Path, name: str) -> Path:
     name = name.strip()
     if not name:
         raise UserError("Choose a data set.", param="dataset")
-    inside = (folder / name).resolve()
-    if inside.is_relative_to(folder.resolve()) and inside != folder.resolve():
+    inside, root = Path(os.path.abspath(folder / name)), Path(os.path.abspath(folder))
+    if inside.is_relative_to(root) and inside != root:  # a link in it may lead elsewhere
         for path in (inside, *(inside.with_name(inside.name + suffix) for suffix in SUFFIXES)):
-            if path.exists():
+            if os.path.lexists(path):
                 return path
     known = ", ".join(list_datasets(folder)) or "none yet"
     raise NotFound(f"There is no data set called {name} in training/datasets. There are: {known}.", param="dataset")
@@ -118,7 +118,12 @@ def to_convert(folder: Path, name: str) -> str:
         return ""
     path, _ = find_file(folder, name)
     files = _files(path) if path.is_dir() else [path]
-    return next((str(file.relative_to(folder.resolve())) for file in files if likely_if_foreign(file)), "")
+    return next((name_below(folder, file) for file in files if likely_if_foreign(file)), "")
+
+
+def name_below(folder: Path, file: Path) -> str:
+    """The name by which `find_dataset` finds a file of a data set."""
+    return str(file.relative_to(os.path.abspath(folder)))
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -55,9 +55,6 @@ def export(app: App, owner: str) -> bytes:
 
 def _files(app: App, owner: str) -> Iterator[tuple[str, str | bytes]]:
     yield _SETTINGS, json.dumps(_settings(app, owner), ensure_ascii=False, indent=1)
-    for entry in app.store.chats(owner, limit=MOST_FILES):
-        name, text = transfer.export_file(transfer.export_chat(app.store, app.pictures, owner, entry.id), "textloom")
-        yield f"chats/{entry.id}-{name}", text
     left_out = []
     for read in _kept_files(app, owner):
         try:
@@ -71,6 +68,8 @@ def _files(app: App, owner: str) -> Iterator[tuple[str, str | bytes]]:
 def _kept_files(app: App, owner: str) -> Iterator[Callable[[], tuple[str, str | bytes]]]:
     """What makes each file; it raises UserError where what is kept cannot be read."""
     presets, prompts = app.presets.of(owner), app.prompts.of(owner)
+    for chat in app.store.chats(owner, limit=MOST_FILES):
+        yield lambda id_=chat.id: _chat_file(app, owner, id_)
     for name in presets.names():
         yield lambda name=name: (f"presets/{name}.yaml", _preset_file(app, owner, name))
     for name in prompts.names():
@@ -79,6 +78,11 @@ def _kept_files(app: App, owner: str) -> Iterator[Callable[[], tuple[str, str | 
         yield lambda id_=entry.id: _character_file(app, owner, id_)
         if picture := app.characters.picture(owner, entry.id):
             yield lambda id_=entry.id, picture=picture: (f"characters/{id_}.png", read_bytes(picture))
+
+
+def _chat_file(app: App, owner: str, id_: int) -> tuple[str, str]:
+    name, text = transfer.export_file(transfer.export_chat(app.store, app.pictures, owner, id_), "textloom")
+    return f"chats/{id_}-{name}", text
 
 
 def _preset_file(app: App, owner: str, name: str) -> str | bytes:

@@ -157,9 +157,19 @@ def test_a_data_set_that_cannot_be_read_is_listed_and_says_why(place, kind):
     make(place / "x.json")
     with as_nobody():
         assert list_datasets(place) == ["good.jsonl", "x.json"]
-        if "link" not in kind:
-            with pytest.raises(UserError, match=reason):
-                read_rows(place, "x.json")
+        with pytest.raises(UserError, match=reason):
+            read_rows(place, "x.json")
+
+
+def test_a_data_set_may_be_a_link_to_another_disk_and_its_name_leads_nowhere_else(place):
+    (place / "disk").mkdir()
+    (place / "datasets").mkdir()
+    (place / "disk" / "far.jsonl").write_text('{"question": "q", "answer": "a"}\n')
+    (place / "datasets" / "near.jsonl").symlink_to(place / "disk" / "far.jsonl")
+    assert len(read_rows(place / "datasets", "near").rows) == 1
+    for name in ("../disk/far.jsonl", str(place / "disk" / "far.jsonl"), ".", "x/../../disk/far"):
+        with pytest.raises(UserError, match="There is no data set"):
+            read_rows(place / "datasets", name)
 
 
 def test_a_file_that_cannot_be_read_costs_a_folder_of_data_one_row(place):

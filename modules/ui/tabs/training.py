@@ -22,7 +22,7 @@ from modules.training.formats import list_formats
 from modules.training.json_rows import SeveralLists
 from modules.training.preview import FIRST_ROWS, figures
 from modules.training.recipes import list_recipes, read_recipe
-from modules.training.rows import SUFFIXES, find_dataset, list_datasets, read_rows, to_convert
+from modules.training.rows import SUFFIXES, find_dataset, list_datasets, name_below, read_rows, to_convert
 from modules.ui.data_view import facts_of, figures_html, first_html, kept_html, rows_html, sentence_html
 from modules.ui.events import PRIVATE, answered, asks, owner_of, told
 from modules.ui.form import Form, common_look
@@ -129,7 +129,7 @@ def build(app: App, tab: gr.Tab) -> None:
         try:
             first = app.training.first_rows(config)
         except NotUtf8 as error:
-            place = str(error.file.relative_to(folder.resolve()))
+            place = name_below(folder, error.file)
             button = {convert: gr.update(visible=bool(error.likely)), odd_file: place}
             return {**nothing, **button, counts: sentence_html(error.message)}
         except SeveralLists as error:
