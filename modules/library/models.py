@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from modules.errors import NotFound, UserError
-from modules.library.entries import Patience, entries_of, files_of, shown_name, unreadable, why_not_read
+from modules.library.entries import Patience, entries_of, shown_name, unreadable, why_not_read
 from modules.library.folder import describe_folder
 from modules.library.gguf_file import describe_gguf, name_of, parts_of
 from modules.library.hub import RepositoryName
@@ -16,7 +17,7 @@ from modules.library.hub_cache import CACHED, is_cache, is_other_cache, snapshot
 from modules.library.remote_address import SETTINGS_FILES, describe_remote
 from modules.library.spec import ModelSpec
 
-Signature = tuple[tuple[str, int, int], ...]
+Signature = tuple[tuple[str | int, ...], ...]
 
 
 class ModelLibrary:
@@ -121,12 +122,19 @@ def _read(name: str, path: Path, before: tuple[Signature, ModelSpec] | None) -> 
 
 
 def _signature(path: Path) -> Signature:
-    """What changes when a model's files do."""
+    """What changes when a model's files do, or the right to read them; opens none of them."""
     if reason := why_not_read(path):
         raise UserError(reason)
-    files, _ = files_of(path) if path.is_dir() else ({part.name: part for part in parts_of(path) if part.exists()}, {})
-    stats = ((name, file.stat()) for name, file in files.items())
-    return tuple((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats)
+    files = [os.path.join(path, name) for name in sorted(os.listdir(path))] if path.is_dir() else map(str, parts_of(path))
+    return tuple((file, *_facts(file)) for file in files)
+
+
+def _facts(file: str) -> tuple[int, ...]:
+    try:
+        stat = os.stat(file)
+    except OSError:  # a link to nowhere, or a part that is missing
+        return ()
+    return stat.st_mode, stat.st_ctime_ns, stat.st_mtime_ns, stat.st_size
 
 
 # --- names

@@ -478,6 +478,8 @@ def test_every_folder_that_cannot_be_written_is_named_and_a_models_folder_works_
         (place / folder).chmod(0o555)
     (place / "data").mkdir()
     shutil.chown(place / "data", NOBODY) if os.geteuid() == 0 else None
+    import gradio  # noqa: F401  # as above: Python's own files
+
     with as_nobody(), caplog.at_level("WARNING"):
         app = App(place)
         try:
