@@ -70,7 +70,7 @@ def names_of(answer: Any) -> list[str]:
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A folder that everybody can go into, unlike those of pytest."""
-    with tempfile.TemporaryDirectory(prefix="textloom-test-") as name:
+    with tempfile.TemporaryDirectory(prefix="textloom-test-", dir="/tmp") as name:  # that of a test run is its owner's alone
         Path(name).chmod(0o755)
         yield Path(name)
 
