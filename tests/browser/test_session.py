@@ -125,7 +125,7 @@ def test_streaming_is_switched_off_and_parameters_are_saved_for_all(site: Site):
     page.get_by_role("option", name="Yara").click()
     expect(page.locator(".tl-summary table")).to_contain_text("top_p1.00.21")
     page.locator("#tab-parameters").get_by_role("button", name="Save as default").click()
-    expect(page.get_by_text("settings.yaml")).to_be_visible()
+    expect(page.locator(".tl-toast")).to_contain_text("settings.yaml")
     assert sampling_of(site.app, "somebody new")[1] == "Yara"
     assert page_of(site.app, "somebody new").stream is False
     (site.app.root / "settings.yaml").unlink()
