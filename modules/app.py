@@ -215,13 +215,22 @@ class App:
 
 
 class Underway:
-    """What has begun and is not done, so that nothing begins twice. Safe to use from any thread."""
+    """What has begun and is not done, so that nothing begins twice. Safe to use from any thread.
+
+    A key is a name and what else tells it from others.
+    """
 
     def __init__(self) -> None:
-        self._keys: list[object] = []
+        self._keys: list[tuple[str, object]] = []
         self._lock = threading.Lock()
 
-    def begin(self, key: object) -> bool:
+    @property
+    def name(self) -> str | None:
+        """Of what began first and is not done."""
+        with self._lock:
+            return self._keys[0][0] if self._keys else None
+
+    def begin(self, key: tuple[str, object]) -> bool:
         """Whether this is the first; where it is not, nothing is noted."""
         with self._lock:
             if key in self._keys:
@@ -229,7 +238,7 @@ class Underway:
             self._keys.append(key)
             return True
 
-    def end(self, key: object) -> None:
+    def end(self, key: tuple[str, object]) -> None:
         with self._lock:
             self._keys.remove(key)
 

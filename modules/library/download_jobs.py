@@ -95,15 +95,9 @@ class DownloadJobs:
             thread.join(timeout=5)
 
     def _run(self, job: DownloadJob, wanted: Wanted, then: Callable[[str], None]) -> None:
-        self._fetch(job, wanted)
-        done = self.get(job.id)
-        if done.state == "done":
-            then(done.folder)
-
-    def _fetch(self, job: DownloadJob, wanted: Wanted) -> None:
         try:
             if job.name == STARTER:
-                self._fetch_starter(job)
+                self._fetch_starter(job, then)
                 return
             plan = plan_download(job.name, wanted, models=self._models, loras=self._loras)
             job = self._change(job, state="running", folder=plan.target.name)
@@ -116,7 +110,7 @@ class DownloadJobs:
                     if self._cancelled[job.id].is_set():
                         break
                 else:
-                    self._change(job, state="done")
+                    self._done(job, then)
                     return
             self._change(job, state="cancelled")
         except UserError as error:
@@ -125,7 +119,7 @@ class DownloadJobs:
             log.exception("downloading %s failed", job.name.repository)
             self._change(job, state="failed", error=f"{job.name.repository} could not be downloaded: {error}")
 
-    def _fetch_starter(self, job: DownloadJob) -> None:
+    def _fetch_starter(self, job: DownloadJob, then: Callable[[str], None]) -> None:
         job = self._change(job, state="running", folder=FILE)
         cancelled = self._cancelled[job.id].is_set
         began = time.monotonic()
@@ -141,7 +135,12 @@ class DownloadJobs:
                 raise
             self._change(job, state="cancelled")
         else:
-            self._change(job, state="done")
+            self._done(job, then)
+
+    def _done(self, job: DownloadJob, then: Callable[[str], None]) -> None:
+        """What follows begins before this is told, so that at no moment nothing is under way."""
+        then(job.folder)
+        self._change(job, state="done")
 
     def _change(self, job: DownloadJob, **changes: object) -> DownloadJob:
         changed = replace(job, **changes)  # type: ignore[arg-type]

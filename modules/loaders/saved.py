@@ -46,9 +46,24 @@ class SavedOptions:
             entries.pop(_exactly(name), None)
             if kept := options.model_dump(mode="json", exclude_defaults=True, exclude=_secrets()):
                 entries[_exactly(name)] = kept
-            temporary = self.path.with_suffix(".yaml.tmp")
-            temporary.write_text(yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding="utf-8")
-            os.replace(temporary, self.path)
+            self._write(entries)
+
+    def others(self, name: str) -> dict[str, Any]:
+        """All entries but the one for exactly this model."""
+        return {pattern: entry for pattern, entry in self._read().items() if pattern != _exactly(name)}
+
+    def take_back(self, name: str, before: SavedOptions) -> None:
+        """Have the entry for exactly this model as it was in another file, and all others as they are."""
+        with self._lock:
+            entries, kept = self.others(name), before._read()
+            if _exactly(name) in kept:
+                entries[_exactly(name)] = kept[_exactly(name)]
+            self._write(entries)
+
+    def _write(self, entries: dict[str, Any]) -> None:
+        temporary = self.path.with_suffix(".yaml.tmp")
+        temporary.write_text(yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        os.replace(temporary, self.path)
 
     def _read(self) -> dict[str, Any]:
         if not os.path.lexists(self.path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import inspect
 import json
 import logging
@@ -73,7 +74,10 @@ def _language() -> str:
 
 
 def told(function: Callable[P, R]) -> Callable[P, R]:
-    """A handler whose UserErrors are shown as messages; anything else keeps its traceback in the log and says so."""
+    """A handler whose UserErrors are shown as messages; anything else keeps its traceback in the log and says so.
+
+    Gradio shows the message as HTML, and names of files and models are in it.
+    """
     if inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)
@@ -104,10 +108,10 @@ def _told(language: str) -> Iterator[None]:
         try:
             yield
         except UserError as error:
-            raise gr.Error(said(error.message), duration=9, title="", print_exception=False) from None
+            raise gr.Error(html.escape(said(error.message)), duration=9, title="", print_exception=False) from None
         except gr.Error:
             raise
         except Exception as error:
             log.exception("an event of the page failed")
             sentence = f"Something broke: {error}. The server's log says more."
-            raise gr.Error(said(sentence), print_exception=False) from error
+            raise gr.Error(html.escape(said(sentence)), print_exception=False) from error

@@ -12,6 +12,7 @@ from modules.app import App
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.library.trash import Kept, Undo
+from modules.loaders.saved import SavedOptions
 from modules.settings.page import PageSettings
 from modules.ui import preferences
 from modules.ui.bodies import Owner
@@ -91,6 +92,10 @@ def restore(app: App, owner: str, id_: str) -> dict[str, Any]:
             app.trash.restore(owner, id_, {**kept.note, "renamed": renamed[::-1]}, replaced=now)
             if renamed:
                 app.store.replace_setting(owner, "character", renamed[1], renamed[0])
+        case "loading" if _others_changed(app, kept):
+            with app.trash.undoable(owner, kept.kind, kept.name, [app.saved_options.path]):
+                app.saved_options.take_back(kept.name, _loading_before(kept))
+            app.trash.forget(owner, id_)
         case "defaults":
             app.trash.restore(owner, id_, _defaults(app))
             app.sampling = SamplingParams.read(kept.note["sampling"])
@@ -103,6 +108,18 @@ def restore(app: App, owner: str, id_: str) -> dict[str, Any]:
     if kept.kind == "preset":
         preferences.preset_changed(app, owner, kept.name)
     return view(kept)
+
+
+def _loading_before(kept: Kept) -> SavedOptions:
+    return SavedOptions(next(piece.kept for piece in kept.pieces if piece.kept))
+
+
+def _others_changed(app: App, kept: Kept) -> bool:
+    """Whether how other models are loaded has changed since: all are in one file."""
+    try:
+        return app.saved_options.others(kept.name) != _loading_before(kept).others(kept.name)
+    except UserError:  # one of them is damaged
+        return False
 
 
 def _defaults(app: App) -> dict[str, Any]:

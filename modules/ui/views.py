@@ -140,6 +140,8 @@ def pulse_view(app: App, owner: str, chat_id: int | None) -> dict[str, Any]:
 
 def engine_view(app: App, status: EngineStatus) -> dict[str, Any]:
     model = app.engine.loaded
+    if status.state == "empty" and (asked_for := app.loads.name):
+        status = EngineStatus("loading", asked_for, "starting")  # the engine does not know of it yet
     view: dict[str, Any] = {
         "state": status.state,
         "name": status.name,

@@ -50,6 +50,13 @@ def loading(site: Site, progress: str = "Loading echo: 40 %") -> Iterator[thread
             site.app.engine.replace("echo", lambda report: site.model)
 
 
+def attach(page: Page, name: str) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Attach files").click()
+    chooser.value.set_files({"name": name, "mimeType": "text/plain", "buffer": name.encode()})
+    expect(page.locator(".tl-attached", has_text=name)).to_be_visible()
+
+
 def sent_while_it_loads(page: Page, text: str) -> None:
     expect(page.locator(".tl-model")).to_have_attribute("data-state", "loading")
     type_and_send(page, text)
@@ -94,6 +101,35 @@ def test_a_message_that_waits_can_be_taken_back(site: Site):
         expect(page.locator(WAITING)).to_be_hidden()
 
 
+def test_what_is_taken_back_joins_the_draft_with_all_that_is_attached_to_both(site: Site):
+    with loading(site):
+        page = site.open()
+        attach(page, "first.txt")
+        sent_while_it_loads(page, "An early question")
+        attach(page, "second.txt")
+        page.fill(".tl-composer textarea", "and its end")
+        page.get_by_role("button", name="Take it back").click()
+        expect(page.locator(".tl-composer textarea")).to_have_value("An early question\n\nand its end")
+        expect(page.locator(".tl-attached .tl-file-name")).to_have_text(["first.txt", "second.txt"])
+
+
+def test_what_is_attached_while_the_first_message_of_a_chat_waits_stays_with_that_chat(site: Site):
+    with loading(site) as come:
+        page = site.open()
+        sent_while_it_loads(page, "An early question")
+        attach(page, "more.txt")
+        page.fill(".tl-composer textarea", "and more")
+        come.set()
+        assert reply(page) == "An answer."
+    expect(page.locator(".tl-attached .tl-file-name")).to_have_text("more.txt")
+    page.keyboard.press("Control+Shift+O")
+    expect(page.locator(".tl-composer textarea")).to_have_value("")
+    expect(page.locator(".tl-attached")).to_have_count(0)
+    page.go_back()
+    expect(page.locator(".tl-composer textarea")).to_have_value("and more")
+    expect(page.locator(".tl-attached .tl-file-name")).to_have_text("more.txt")
+
+
 def test_another_version_that_is_asked_for_while_a_model_loads_begins_later(site: Site):
     page = site.open()
     say(page, "A question")
@@ -101,10 +137,13 @@ def test_another_version_that_is_asked_for_while_a_model_loads_begins_later(site
     with loading(site) as come:
         expect(page.locator(".tl-model")).to_have_attribute("data-state", "loading")
         page.keyboard.press("Control+Shift+R")
+        page.keyboard.press("Control+Shift+R")
+        expect(page.locator(".tl-toast")).to_have_count(1)
         expect(page.locator(".tl-toast")).to_contain_text("This begins when echo is loaded.")
         site.model.reply = lambda request: "Another answer."
         come.set()
         expect(page.locator(".tl-message.tl-last .tl-body")).to_have_text("Another answer.")
+        expect(page.locator(".tl-message.tl-last .tl-versions")).to_contain_text("2/2")
 
 
 def test_the_first_page_has_one_button_that_ends_in_the_chat(site: Site, monkeypatch: pytest.MonkeyPatch):

@@ -18,6 +18,7 @@ import pytest
 
 from modules.app import App, Underway
 from modules.errors import Conflict, DiskFull, NotFound, UserError
+from modules.generation.engine import EngineStatus
 from modules.library import trash
 from modules.library.character import Character
 from modules.library.remote_address import RemoteAddress, write_address
@@ -25,6 +26,7 @@ from modules.library.trash import Trash, shipped
 from modules.training.config import TrainingConfig, write_config
 from modules.training.folder import RunFolder
 from modules.ui import model_actions, preferences
+from modules.ui.views import pulse_view
 from tests.fakes import EchoModel
 from tests.in_process import ROOT, make_app
 from tests.library.test_characters import picture
@@ -141,6 +143,19 @@ def test_defaults_that_come_back_are_those_of_new_users_at_once(app: App, page: 
     assert preferences.default_sampling(app) != before
     page.ok("POST", f"/deleted/{note['undo']}/restore")
     assert preferences.default_sampling(app) == before
+
+
+def test_settings_of_one_model_come_back_without_those_that_others_got_since(app: App, page: Page):
+    for name in ("one", "other"):
+        write_address(app.models.folder, name, RemoteAddress("http://127.0.0.1:9/v1"))
+        app.saved_options.save(name, app.loading.changed({"ctx_size": 512}))
+    note = model_actions.keep_loading(app, "local", "one", app.loading.changed({"ctx_size": 1024}))
+    app.saved_options.save("other", app.loading.changed({"ctx_size": 4096}))
+    page.ok("POST", f"/deleted/{note.id}/restore")
+    assert [app.saved_options.for_model(name).ctx_size for name in ("one", "other")] == [512, 4096]
+    (again,) = page.ok("GET", "/deleted")
+    page.ok("POST", f"/deleted/{again['id']}/restore")
+    assert [app.saved_options.for_model(name).ctx_size for name in ("one", "other")] == [1024, 4096]
 
 
 def test_chats_follow_a_character_to_its_old_name(app: App, page: Page):
@@ -434,6 +449,9 @@ def test_a_second_identical_load_is_refused_and_another_is_not(app: App, monkeyp
     model_actions.load_model(app, "local", "far")
     with pytest.raises(Conflict, match="already"):
         model_actions.load_model(app, "local", "far")
+    monkeypatch.setattr(app.engine, "_status", EngineStatus("empty"))  # it does not know of the load yet: the page does
+    engine = pulse_view(app, "local", None)["engine"]
+    assert (engine["state"], engine["name"]) == ("loading", "far")
     model_actions.load_model(app, "local", "far", app.loading.changed({"ctx_size": 512}))
     go.set()
     for thread in [one for one in threading.enumerate() if one.name == "load"]:
@@ -453,7 +471,7 @@ def test_a_second_identical_run_is_refused(app: App, monkeypatch: pytest.MonkeyP
 
 def test_what_is_under_way_is_noted_once_by_however_many_ask():
     underway, first = Underway(), []
-    threads = [threading.Thread(target=lambda: first.append(underway.begin("x"))) for _ in range(20)]
+    threads = [threading.Thread(target=lambda: first.append(underway.begin(("x", None)))) for _ in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:

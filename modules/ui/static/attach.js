@@ -10,7 +10,7 @@ import {count, t} from "./words.js";
 const PICTURES = ["image/png", "image/jpeg", "image/webp", "image/gif"];
 const MOST = 16;
 const isPicture = (file) => PICTURES.includes(file.type);
-const pictureAt = (id, small = false) => address(`/pictures/${id}${small ? "?small=true" : ""}`);
+export const pictureAt = (id, small = false) => address(`/pictures/${id}${small ? "?small=true" : ""}`);
 
 export class Attachments {
   // composer: {key, drawButton(), text, controller: {drafted()}}
@@ -97,9 +97,15 @@ export class Attachments {
 
   // The draft of another chat.
   turnTo(key) {
-    this.ids = JSON.parse(sessionStorage.getItem(`${key}-pictures`) ?? "[]");
-    this.files = this.kept.get(key) ?? JSON.parse(sessionStorage.getItem(`${key}-files`) ?? "[]");
+    ({pictures: this.ids, files: this.files} = this.of(key));
     this.draw();
+  }
+
+  of(key) {
+    return {
+      pictures: JSON.parse(sessionStorage.getItem(`${key}-pictures`) ?? "[]"),
+      files: this.kept.get(key) ?? JSON.parse(sessionStorage.getItem(`${key}-files`) ?? "[]"),
+    };
   }
 
   forget(key) {
@@ -119,8 +125,12 @@ export class Attachments {
     }
   }
 
-  changed() {
+  save() {
     this.keep(this.composer.key, {pictures: this.ids, files: this.files});
+  }
+
+  changed() {
+    this.save();
     this.draw();
     this.composer.drawButton();
     this.composer.controller.drafted();

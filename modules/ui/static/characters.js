@@ -128,7 +128,7 @@ function card(row, begin, controller, draw, several) {
     h("div", {class: "tl-who-tools"},
       iconButton("edit", t("character.edit", {name: row.name}), () => openEditor(controller, row, draw), {disabled: Boolean(row.problem)}),
       iconButton("download", t("character.save", {name: row.name}), () => chooseForm(controller.host, row), {disabled: Boolean(row.problem)}),
-      iconButton("trash", row.own ? t("character.delete", {name: row.name}) : t("character.shared"), () => drop(row, draw), {disabled: !row.own})));
+      iconButton("trash", row.own ? t("character.delete", {name: row.name}) : t("character.shared"), () => drop(controller, row, draw), {disabled: !row.own})));
 }
 
 function chooseForm(host, row) {
@@ -138,11 +138,15 @@ function chooseForm(host, row) {
   sheet.body.append(h("div", {class: "tl-forms"}, FORMS.map(link)));
 }
 
-async function drop(row, draw) {
+async function drop(controller, row, draw) {
   const note = await attempt(() => remove(`/characters/${encodeURIComponent(row.id)}`));
   if (note === undefined) return;
-  await draw();
-  say({...note, values: {name: row.name}}, draw);
+  const show = () => {
+    draw();
+    if (controller.current) controller.refresh();
+  };
+  show();
+  say({...note, values: {name: row.name}}, show);
 }
 
 async function uploadCharacters(host, files, draw) {

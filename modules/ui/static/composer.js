@@ -4,11 +4,15 @@ import {Attachments} from "./attach.js";
 import {h, icon} from "./dom.js";
 import {t} from "./words.js";
 
+const keyOf = (chat) => `textloom-draft-${chat ?? "new"}`;
+const together = (...texts) => texts.filter(Boolean).join("\n\n");
+const joined = (one, other) => ({pictures: [...new Set([...one.pictures, ...other.pictures])], files: [...one.files, ...other.files]});
+
 export class Composer {
   // controller: {send(text, {pictures, files}) → true when it was taken, stop(), editLast(), drafted()}; parts: {menu, chip, context} around it
   constructor(controller, {menu, chip, context} = {}) {
     this.controller = controller;
-    this.key = "textloom-draft-new";
+    this.chat = null; // whose draft this is; null: of one that is not there yet
     this.text = h("textarea", {rows: "1", placeholder: t("composer.placeholder"), "aria-label": t("composer.label"), enterkeyhint: "send"});
     this.button = h("button", {type: "submit", class: "tl-send"});
     this.hint = h("div", {class: "tl-hint"});
@@ -50,27 +54,56 @@ export class Composer {
     this.drawButton();
     this.text.value = "";
     this.grow();
-    const key = this.key;
+    const {chat} = this;
     const taken = await this.controller.send(text, attached);
     this.sending = false;
-    if (taken) {
-      sessionStorage.removeItem(key);
-      this.attached.forget(key);
-    } else {
-      if (!this.text.value) this.text.value = text;
-      this.attached.putBack(attached);
+    if (chat !== this.chat) {
+      if (taken) this.forget(chat);
+    } else if (taken) this.save();
+    else {
+      this.attached.putBack(joined(attached, {pictures: this.attached.ids, files: this.attached.files}));
+      this.fill(together(text, this.text.value));
     }
-    this.grow();
     this.drawButton();
+  }
+
+  // A message that was kept to be sent is a draft of its chat again, before what was written there since.
+  putBack(chat, {content, ...attached}) {
+    const key = keyOf(chat);
+    sessionStorage.setItem(key, together(content, sessionStorage.getItem(key)));
+    this.attached.keep(key, joined(attached, this.attached.of(key)));
+    if (chat === this.chat) this.turnTo(chat);
+  }
+
+  // The draft as it stands, for a reload, or another chat and back.
+  save() {
+    sessionStorage.setItem(this.key, this.text.value);
+    this.attached.save();
+  }
+
+  forget(chat) {
+    sessionStorage.removeItem(keyOf(chat));
+    this.attached.forget(keyOf(chat));
+  }
+
+  get key() {
+    return keyOf(this.chat);
   }
 
   get blank() {
     return !this.text.value.trim() && this.attached.empty;
   }
 
+  // A new chat has begun with what was sent: it is the one of this draft now.
+  follow(id) {
+    this.forget(this.chat);
+    this.chat = id;
+    this.save();
+  }
+
   // The draft of another chat.
   turnTo(id) {
-    this.key = `textloom-draft-${id ?? "new"}`;
+    this.chat = id;
     this.attached.turnTo(this.key);
     this.text.value = sessionStorage.getItem(this.key) ?? "";
     this.grow();

@@ -61,14 +61,17 @@ export class ComposerMenu {
     if (!id) return;
     const answer = await attempt(() => get(`/messages/${id}`));
     if (!answer || !(await chat.act(() => remove(`/messages/${id}`)))) return;
-    const put = last && !this.text.trim();
+    const {attached} = chat.composer;
+    const put = last && chat.composer.blank;
     if (put) {
-      chat.composer.attached.putBack({files: answer.files});
+      attached.putBack({pictures: (last.view.extra?.pictures ?? []).filter(Number.isInteger), files: answer.files});
       chat.composer.fill(answer.content);
     }
     toast(t("message.deleted"), {action: {label: t("undo"), run: async () => {
       await chat.act(() => post(`/messages/${id}/restore`));
-      if (put && this.text === answer.content) chat.composer.empty();
+      if (!put || this.text !== answer.content) return;
+      attached.putBack({pictures: [], files: []});
+      chat.composer.fill("");
     }}});
   }
 

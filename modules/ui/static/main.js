@@ -85,7 +85,7 @@ export class Chat {
     if (id) await this.open(id, null, {push: false});
     else this.fresh({push: false});
     const beat = async () => {
-      if (!document.hidden) await this.pulse();
+      if (!document.hidden || this.waiting.message) await this.pulse();
       const busy = this.seen.engine && comesSoon(this.seen);
       setTimeout(beat, busy ? 700 : 1500);
     };
@@ -377,8 +377,7 @@ export class Chat {
     if (!this.current) {
       this.current = id;
       this.toAddress(id, true);
-      this.composer.key = `textloom-draft-${id}`;
-      sessionStorage.removeItem("textloom-draft-new");
+      this.composer.follow(id);
     }
     this.atEnd = true;
     await this.refresh();
@@ -522,10 +521,7 @@ export class Chat {
   }
 
   suggest(text) {
-    this.composer.text.value = text;
-    this.composer.grow();
-    this.composer.drawButton();
-    this.composer.text.focus();
+    this.composer.fill(text);
   }
 
   drawHint() {

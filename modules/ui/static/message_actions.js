@@ -10,10 +10,17 @@ import {t} from "./words.js";
 
 // chat: the chat view of main.js
 export function messageActions(chat) {
-  const answered = (path) => chat.act(async () => {
-    await modelReady();
-    return post(path);
-  }, {follow: true});
+  const underWay = new Set(); // paths: a key that is pressed twice while a model loads asks once
+  const answered = async (path, body = {}) => {
+    if (underWay.has(path)) return false;
+    underWay.add(path);
+    const done = await chat.act(async () => {
+      await modelReady();
+      return post(path, body);
+    }, {follow: true});
+    underWay.delete(path);
+    return done;
+  };
   const actions = {
     async copy(id) {
       const answer = await attempt(() => get(`/messages/${id}`));
@@ -23,10 +30,8 @@ export function messageActions(chat) {
       const answer = await attempt(() => get(`/messages/${view.view.id}`));
       if (answer) view.beginEditing(answer.content);
     },
-    saveEdit: (id, content, answer) => chat.act(async () => {
-      if (answer) await modelReady();
-      return post(`/messages/${id}/edit`, {content, answer});
-    }, {follow: answer}),
+    saveEdit: (id, content, answer) => answer ? answered(`/messages/${id}/edit`, {content, answer})
+      : chat.act(() => post(`/messages/${id}/edit`, {content, answer})),
     regenerate: (id) => answered(`/messages/${id}/regenerate`),
     continueReply: (id) => answered(`/messages/${id}/continue`),
     select: (id) => chat.act(() => post(`/messages/${id}/select`)),

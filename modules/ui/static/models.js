@@ -22,7 +22,9 @@ export class Models {
     this.list = h("ul", {class: "tl-cards", "aria-label": t("tab.models")});
     host.replaceChildren(h("div", {class: "tl-engine-box"}, this.status, this.bar, this.log), this.list);
     for (const news of ["tl-models-changed", "tl-changed"]) window.addEventListener(news, () => this.refresh());
-    window.addEventListener("tl-restored", () => this.chosen && this.pick(this.chosen)); // how it is loaded may be another
+    window.addEventListener("tl-restored", ({detail}) => {
+      if (this.chosen && ["loading", "defaults"].includes(detail)) this.pick(this.chosen); // how it is loaded is another
+    });
     const beat = async () => {
       if (host.isConnected && host.offsetParent && !document.hidden) await this.refresh();
       const busy = this.view?.engine.state === "loading" || this.view?.downloads.some((job) => ["asking", "running"].includes(job.state));

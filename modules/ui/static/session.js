@@ -65,7 +65,7 @@ export async function start(element) {
   const draw = async () => {
     if (!host.offsetParent || document.hidden) return;
     deleted.draw();
-    const server = await attempt(() => get("/server"));
+    const server = await get("/server").catch(() => null); // in three seconds it is asked for again
     if (!server) return;
     defaults.style.visibility = server.admin ? "" : "hidden"; // its place is kept: nothing below moves under the pointer
     facts.replaceChildren(...Object.entries(server.facts).flatMap(([name, value]) =>

@@ -8,8 +8,9 @@ const changed = () => window.dispatchEvent(new Event("tl-changed"));
 
 async function putBack(note) {
   const work = note.settings ? () => put("/sampling", note.settings) : () => post(`/deleted/${note.undo}/restore`);
-  if (await attempt(work) === undefined) return false;
-  window.dispatchEvent(new Event("tl-restored"));
+  const back = await attempt(work);
+  if (back === undefined) return false;
+  window.dispatchEvent(new CustomEvent("tl-restored", {detail: back?.kind}));
   changed();
   return true;
 }
@@ -47,7 +48,7 @@ export function deletedList(host) {
   let key = "";
   const draw = async () => {
     if (!host.offsetParent || document.hidden) return;
-    const all = await attempt(() => get("/deleted"));
+    const all = await get("/deleted").catch(() => null);
     if (!all || key === (key = JSON.stringify(all))) return;
     list.replaceChildren(...all.map(row));
     if (!all.length) list.append(h("li", {class: "tl-nothing"}, t("deleted.none")));

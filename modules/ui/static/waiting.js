@@ -1,6 +1,7 @@
 // What is asked for while a model loads: it is kept, and begins when the model is there.
 
 import {attempt, get, post} from "./api.js";
+import {pictureAt} from "./attach.js";
 import {h, toast} from "./dom.js";
 import {t} from "./words.js";
 
@@ -34,10 +35,11 @@ export class Waiting {
   // message: {chat, after, content, pictures, files, settings} as /send takes it. What waits already comes before it.
   keep(message) {
     const before = this.message;
-    if (before && before.chat !== message.chat) return false;
+    if (this.going || (before && before.chat !== message.chat)) return false;
     if (before) {
       const joined = (name) => [...before[name], ...message[name]];
-      message = {...before, content: `${before.content}\n\n${message.content}`, pictures: joined("pictures"), files: joined("files")};
+      const content = [before.content, message.content].filter(Boolean).join("\n\n");
+      message = {...before, content, pictures: joined("pictures"), files: joined("files")};
     }
     this.remember(message);
     return true;
@@ -59,13 +61,14 @@ export class Waiting {
     this.element.hidden = !message || message.chat !== chat.current;
     if (this.element.hidden || !chat.seen.engine) return;
     const words = t("waiting.sent", {name: waitsFor(chat.seen)});
-    const key = JSON.stringify([message, words]);
+    const key = JSON.stringify([message, words, this.going]);
     if (this.key === key) return;
     this.key = key;
     this.element.replaceChildren(h("article", {class: "tl-message", "data-role": "user"},
+      message.pictures.length ? h("div", {class: "tl-pictures"}, message.pictures.map((id) => h("img", {src: pictureAt(id, true), alt: ""}))) : null,
       h("div", {class: "tl-body"}, [message.content, ...message.files.map(({name}) => name)].filter(Boolean).join("\n")),
       h("div", {class: "tl-status"}, h("span", {class: "tl-pulse", "aria-hidden": "true"}), h("span", {}, words),
-        h("button", {type: "button", class: "tl-link", onclick: () => this.takeBack()}, t("waiting.take.back")))));
+        this.going ? null : h("button", {type: "button", class: "tl-link", onclick: () => this.takeBack()}, t("waiting.take.back")))));
   }
 
   // Where nothing loads any more, it goes out; where there is no model after all, it is a draft again.
@@ -73,12 +76,13 @@ export class Waiting {
     this.draw();
     if (!this.message || this.going || comesSoon(pulse)) return;
     if (pulse.engine.state === "empty") return this.takeBack();
-    this.going = true;
-    const {chat} = this;
-    const answer = await attempt(() => post("/send", this.message));
+    const {chat, message} = this;
+    this.going = true; // it cannot be taken back any more, and nothing is added to it
+    this.draw();
+    const answer = await attempt(() => post("/send", message));
     this.going = false;
     if (!answer) return this.takeBack();
-    const here = this.message.chat === chat.current;
+    const here = message.chat === chat.current;
     this.remember(null);
     if (here) await chat.began(answer.chat);
     else chat.sidebar.refresh();
@@ -87,10 +91,6 @@ export class Waiting {
   takeBack() {
     const {message, chat} = this;
     this.remember(null);
-    const key = `textloom-draft-${message.chat ?? "new"}`;
-    const draft = [message.content, sessionStorage.getItem(key)].filter(Boolean).join("\n\n");
-    sessionStorage.setItem(key, draft);
-    chat.composer.attached.keep(key, message);
-    if (message.chat === chat.current) chat.composer.turnTo(message.chat);
+    chat.composer.putBack(message.chat, message);
   }
 }
