@@ -75,7 +75,7 @@ def _lines(file: TextIO) -> Iterator[Row | Broken]:
             try:
                 yield _row(_DECODER.decode(line))
             except json.JSONDecodeError as error:
-                yield Broken(f"line {number} is not valid JSON: {error.msg}")
+                yield Broken(f"line {number} is not valid JSON: {_reason(error)}")
             except ValueError as error:
                 yield Broken(f"line {number}: {error}")
             except RecursionError:
@@ -166,7 +166,7 @@ def _list(file: TextIO, name: str, wanted: str) -> Iterator[Row | Broken]:
                 raise UserError(f"{name} must hold a list of rows.", param="dataset")
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{name} is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}.", param="dataset"
+            f"{name} is not valid JSON: {_reason(error)} in line {error.lineno}, column {error.colno}.", param="dataset"
         ) from None
     except ValueError as error:
         raise UserError(f"{name} cannot be read: {error}.", param="dataset") from None
@@ -289,7 +289,7 @@ def _why(error: Exception, text: _Text) -> str:
         return str(error)
     if text.ended and error.pos >= len(text.text.rstrip()):
         return "it is cut off"
-    return f"it is not valid JSON: {error.msg}, at {text.text[max(text.at, error.pos - 10) : error.pos + 20]!r}"
+    return f"it is not valid JSON: {_reason(error)}, at {text.text[max(text.at, error.pos - 10) : error.pos + 20]!r}"
 
 
 def _row(value: Any) -> Row:
@@ -312,3 +312,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=lambda name: None)
+
+
+def _reason(error: json.JSONDecodeError) -> str:
+    """What is wrong, without the place that follows in Python's own sentence ("Invalid control character at")."""
+    return error.msg.removesuffix(" at")

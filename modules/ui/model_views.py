@@ -37,7 +37,7 @@ def models_view(app: App, owner: str) -> dict[str, Any]:
     specs = app.models.all()
     model = app.engine.loaded
     return {
-        "models": [_listed(app, spec) for spec in specs],
+        "models": sorted((_listed(app, spec) for spec in specs), key=lambda model: bool(model["problem"])),  # usable ones first
         "engine": {
             **engine_view(app, app.engine.status),
             "log": [said(line) for line in app.engine.load_log[-LOG_LINES_SHOWN:]],

@@ -175,7 +175,7 @@ def load_view(model: LoadedModel | None) -> dict[str, Any] | None:
 def menus_view(app: App, owner: str) -> dict[str, Any]:
     """What can be chosen: models, presets, templates."""
     return {
-        "models": [model_view(spec) for spec in app.models.all()],
+        "models": [model_view(spec) for spec in sorted(app.models.all(), key=lambda spec: bool(spec.problem))],
         "presets": app.presets.of(owner).names(),
         "templates": app.templates.names(),
         "admin": app.access.is_admin(owner),

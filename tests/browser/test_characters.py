@@ -130,7 +130,7 @@ def test_a_card_with_lore_is_uploaded_told_shown_in_the_prompt_and_comes_back_wh
             page.get_by_role("button", name="Upload").click()
         chooser.value.set_files(CARDS / "mira.v3.json")
         report = page.get_by_role("dialog", name="What came in")
-        expect(report).to_contain_text("lore: 6, always told: 1")
+        expect(report).to_contain_text("lore: 6 (always told: 1)")
         expect(report).to_contain_text("Lore that the card has switched off: 1")
         report.get_by_role("button", name="Close").click()
     cards = page.locator(".tl-who", has_text="Mira: keeper of the light")

@@ -9,7 +9,7 @@ export function reportUploads(host, came) {
   const told = came.filter((one) => one.lore || one.left_out.length);
   for (const one of came) if (!told.includes(one)) toast(t("character.added", {name: one.name}));
   if (!told.length) return;
-  openSheet(host, t("character.report")).body.append(...told.map((one) => h("section", {class: "tl-report"},
+  openSheet(host, t("character.report")).body.append(...told.map((one) => h("section", {class: "tl-card-report"},
     h("h3", {}, one.name),
     h("p", {}, parts(one).join(t("list.and"))),
     one.left_out.length ? h("p", {}, t("character.left")) : null,
@@ -20,6 +20,6 @@ function parts(one) {
   const found = [t("character.came")];
   if (one.pictured) found.push(t("character.came.picture"));
   if (one.greetings) found.push(t("character.came.greetings", {n: one.greetings}));
-  if (one.lore) found.push(t("character.came.lore", {n: one.lore, always: one.constant}));
+  if (one.lore) found.push(t(one.constant ? "character.came.lore.always" : "character.came.lore", {n: one.lore, always: one.constant}));
   return found;
 }

@@ -17,7 +17,7 @@ import {Starter} from "./starter.js";
 import {TopBar} from "./topbar.js";
 import {refuseOtherDrops} from "./transfer.js";
 import {Waiting, comesSoon, waitsFor} from "./waiting.js";
-import {t} from "./words.js";
+import {loadingWords, t} from "./words.js";
 
 const PAGE = 60;
 const NEAR_END = 60; // pixels: closer than this counts as reading along
@@ -509,7 +509,7 @@ export class Chat {
       }
       parts.push(ideas);
     } else if (engine.state === "loading") {
-      parts.push(h("p", {}, h("span", {class: "tl-pulse"}), " ", t("welcome.loading", {name: engine.name, progress: engine.progress})));
+      parts.push(h("p", {}, h("span", {class: "tl-pulse"}), " ", loadingWords(engine)));
     } else {
       if (engine.error) parts.push(h("p", {class: "tl-wrong-text"}, engine.error));
       if (models) {

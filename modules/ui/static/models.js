@@ -2,7 +2,7 @@
 
 import {attempt, get, post, remove} from "./api.js";
 import {h, iconButton} from "./dom.js";
-import {about, bytes, count, t} from "./words.js";
+import {about, bytes, count, loadingWords, t} from "./words.js";
 
 function loadWords(load) {
   return [
@@ -49,7 +49,7 @@ export class Models {
     this.key = key;
     window.dispatchEvent(new CustomEvent("tl-models", {detail: view}));
     if (this.chosen && view.models.length && !view.models.some((model) => model.name === this.chosen)) this.chosen = null; // it is gone
-    if (!this.chosen && view.models.length) this.choose(view.engine.state === "ready" ? this.nameLoaded() : view.models[0].name);
+    if (!this.chosen && view.models.length) this.choose(view.engine.state === "ready" ? this.nameLoaded() : (view.models.find((model) => !model.problem) ?? view.models[0]).name);
   }
 
   nameLoaded() {
@@ -69,7 +69,7 @@ export class Models {
   drawStatus(engine, load) {
     const said = {
       ready: t("engine.ready", {name: engine.name, context: count(engine.context ?? 0)}),
-      loading: t("engine.loading", {name: engine.name, progress: engine.progress, seconds: Math.round(engine.seconds)}),
+      loading: `${loadingWords(engine)} · ${Math.round(engine.seconds)} s`,
       asleep: engine.error ? t("engine.gone", {name: engine.name, error: engine.error}) : t("engine.asleep", {name: engine.name}),
       empty: engine.error ?? t("engine.empty"),
     }[engine.state];

@@ -64,6 +64,11 @@ export class Sidebar {
     this.controller.sidebarChanged?.(open);
   }
 
+  // A chat was opened: on a narrow page the list lies over it.
+  makeWay() {
+    if (this.visible && !matchMedia("(min-width: 900px)").matches) this.show(false);
+  }
+
   // The list as it is now, as far down as it is shown.
   async refresh() {
     const wanted = this.search.value.trim();
@@ -136,7 +141,7 @@ export class Sidebar {
         if (event.ctrlKey || event.metaKey || event.shiftKey) return;
         event.preventDefault();
         this.controller.open(row.id, row.found ? row.message_id : null);
-        if (!matchMedia("(min-width: 900px)").matches) this.show(false);
+        this.makeWay();
       }},
       h("span", {class: "tl-row-title"}, row.title || t("chat.untitled")),
       row.found ? h("span", {class: "tl-row-found"}, row.found) : null,

@@ -42,6 +42,7 @@ export async function importFiles(controller, files) {
   }
   if (report.made.length) {
     controller.sidebar.refresh();
+    controller.sidebar.makeWay();
     await controller.open(report.made.at(-1));
   }
   tell(controller, report);

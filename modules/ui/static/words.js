@@ -13,6 +13,9 @@ export function t(key, values = {}) {
 const number = new Intl.NumberFormat(language);
 export const count = (value) => number.format(value);
 
+// How far the load of a model is; what the server says of it may name the model already.
+export const loadingWords = ({name, progress}) => (progress.includes(name) ? progress : t("welcome.loading", {name, progress}));
+
 const share = new Intl.NumberFormat(language, {style: "percent", maximumSignificantDigits: 2});
 export const percent = (value) => (value < 0.0001 ? `< ${share.format(0.0001)}` : share.format(value));
 

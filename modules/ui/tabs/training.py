@@ -36,6 +36,7 @@ import(new URL("chats/static/training.js", document.baseURI).href)
 _COLUMNS = (("Run", "Data", "Raw text"), ("Method", "Steps", "Optimiser", "Watching", "Speed and memory", "Several GPUs"))
 _OPEN = ("Run", "Data", "Method", "Steps")
 _CHOSEN = ("model", "dataset", "format", "template", "continue_from", "eval_dataset")
+_TO_THE_DATA = "() => { document.getElementById('training-data')?.scrollIntoView({block: 'nearest', behavior: 'smooth'}); }"
 _WHEN_PASTED = "(text) => ({__type__: 'update', interactive: Boolean(text.trim())})"
 
 
@@ -241,7 +242,8 @@ def build(app: App, tab: gr.Tab) -> None:
     asks(start, begun, inputs_kwargs=controls)
     asks(queue, queued, inputs_kwargs=controls)
     answered(panel.copied(copied, None, list(form.controls.values()), **PRIVATE), "training-copied")  # pyright: ignore[reportAttributeAccessIssue]
-    upload.upload(uploaded, None, [*chosen_controls, *data], inputs_kwargs={"path": upload, **looking}, **PRIVATE)
+    sent = upload.upload(uploaded, None, [*chosen_controls, *data], inputs_kwargs={"path": upload, **looking}, **PRIVATE)
+    sent.then(None, None, None, js=_TO_THE_DATA, **PRIVATE)  # it may be far above, with the button that mends the file
     pasted.change(None, pasted, keep, js=_WHEN_PASTED, **PRIVATE)
     asks(
         keep,
