@@ -161,3 +161,19 @@ def test_what_is_too_long_for_the_model_is_told_before_it_is_sent(site: Site):
         expect(told).to_be_hidden()
     finally:
         del site.model.render
+
+
+def test_the_files_of_a_removed_exchange_come_back_into_the_box_and_leave_it_with_undo(site: Site):
+    page = site.open()
+    drop(page, ("data.csv", TABLE))
+    say(page, "Sum?")
+    reply(page)
+    page.keyboard.press("Control+Shift+Backspace")
+    expect(page.locator(".tl-attached .tl-file-name")).to_have_text("data.csv")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator(".tl-message .tl-file-name")).to_have_text("data.csv")
+    expect(page.locator(".tl-attached")).to_have_count(0)
+    drop(page, ("other.csv", TABLE))
+    page.keyboard.press("Control+Shift+Backspace")  # what is being written stays as it is
+    expect(page.locator(".tl-message")).to_have_count(0)
+    expect(page.locator(".tl-attached .tl-file-name")).to_have_text("other.csv")
