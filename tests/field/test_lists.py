@@ -68,8 +68,9 @@ def names_of(answer: Any) -> list[str]:
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that everybody can go into, unlike those of pytest."""
+    monkeypatch.setenv("SQLITE_TMPDIR", "/tmp")
     with tempfile.TemporaryDirectory(prefix="textloom-test-", dir="/tmp") as name:  # that of a test run is its owner's alone
         Path(name).chmod(0o755)
         yield Path(name)

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from modules.errors import UserError
@@ -57,10 +58,8 @@ def train(folder: RunFolder) -> None:
 
     sharding = folder.read_config().sharding
     group = Group() if sharding == "none" else ShardedGroup(keep_weights=sharding == "fsdp-gradients")
-    try:
-        Run(folder, group)()
-    finally:
-        group.close()
+    with closing(group), closing(Run(folder, group)) as run:
+        run()
 
 
 def repeated(folder: RunFolder, name: str) -> RunFolder:

@@ -40,3 +40,8 @@ class Board:
         if self._writer:
             self._writer.add_scalar(name, value, step)
             self._writer.flush()
+
+    def close(self) -> None:
+        """Write what a thread of tensorboardX still holds, which its flush passes over."""
+        if self._writer:
+            self._writer.close()

@@ -91,6 +91,11 @@ class Run:
             reason = f"{reason}; nothing was learnt at the end, because {self.standstill.reason}"
         self._finish(reason)
 
+    def close(self) -> None:
+        """To be called at the end, whatever it is."""
+        if self.board:
+            self.board.close()
+
     # --- one step
 
     def _step(self, step: Step) -> float:
