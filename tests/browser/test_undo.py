@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 from fastapi.routing import iter_route_contexts
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Page, Request, expect
 
 from modules.ui import preferences, routes
-from tests.browser.conftest import Site, open_menu, reply, say
+from tests.browser.conftest import Site, open_menu, reply, say, until
 from tests.browser.test_every_tab import open_tab
 from tests.field.test_undo import everything_in
 
@@ -44,6 +45,28 @@ def test_every_address_that_deletes_is_accounted_for(site: Site):
     assert found == IN_TRASH | set(KEPT_ELSEWHERE)
 
 
+@contextmanager
+def answered(page: Page) -> Iterator[None]:
+    """Until Gradio has answered all that the block began: the answer to an event that begins while its stream ends can be lost."""
+    streams: set[Request] = set()
+
+    def begun(request: Request) -> None:
+        if "/queue/data" in request.url:
+            streams.add(request)
+
+    def ended(request: Request) -> None:
+        streams.discard(request)
+
+    handlers = {"request": begun, "requestfinished": ended, "requestfailed": ended}
+    for event, handler in handlers.items():
+        page.on(event, handler)  # type: ignore[call-overload]
+    yield
+    page.wait_for_timeout(100)  # for what the block did to be asked
+    until(page, lambda: not streams)
+    for event, handler in handlers.items():
+        page.remove_listener(event, handler)
+
+
 def test_every_control_that_deletes_or_overwrites_can_be_taken_back(filled: Site):
     site, app = filled, filled.app
     page = site.open()
@@ -73,8 +96,9 @@ def test_every_control_that_deletes_or_overwrites_can_be_taken_back(filled: Site
 
     def temperature(value: str) -> None:
         number = page.locator("#setting-temperature input[type=number]")
-        number.fill(value)
-        number.blur()
+        with answered(page):
+            number.fill(value)
+            number.blur()
         expect(table).to_contain_text(value)
 
     def overwrite_preset() -> None:
