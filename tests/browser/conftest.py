@@ -22,7 +22,7 @@ from modules.ui import preferences
 from tests.fakes import EchoModel
 from tests.field.test_undo import a_run
 from tests.harness import evidence
-from tests.in_process import make_app, serving
+from tests.in_process import ROOT, make_app, serving
 from tests.library.test_characters import picture
 
 FLAGS = [
@@ -127,6 +127,11 @@ class Site:
                 db.execute(f"DELETE FROM {table}")
         for entry in self.app.characters.all("local"):
             self.app.characters.delete("local", entry.id)
+        for folder in ("presets", "prompts"):
+            shutil.rmtree(self.app.root / folder)
+            shutil.copytree(ROOT / folder, self.app.root / folder)
+        shutil.rmtree(self.app.data / "deleted", ignore_errors=True)
+        self.app.downloads._jobs.clear()
         errors, elsewhere = self.errors[:], self.elsewhere[:]
         self.errors.clear()
         self.elsewhere.clear()
@@ -137,14 +142,20 @@ class Site:
             self.elsewhere.append(url)
 
 
-@pytest.fixture(scope="session")
-def _served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[App, EchoModel, str]]:
-    """Takes seconds to build, so that all modules share it."""
+@contextmanager
+def a_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[App, EchoModel, str]]:
     model = EchoModel(name="echo", reply=an_answer)
     app = make_app(tmp_path_factory.mktemp("site"), model)
     with serving(app) as url:
         yield app, model, url
     app.close()
+
+
+@pytest.fixture(scope="session")
+def _served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[App, EchoModel, str]]:
+    """Takes seconds to build, so that all modules share it."""
+    with a_server(tmp_path_factory) as served:
+        yield served
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from playwright.sync_api import Locator, Page, Request, expect
 
+from modules.app import App
 from modules.ui import preferences, routes
-from tests.browser.conftest import Site, open_menu, reply, say, until
+from tests.browser.conftest import Site, a_server, open_menu, reply, say, until
 from tests.browser.test_every_tab import open_tab
+from tests.fakes import EchoModel
 from tests.field.test_undo import everything_in
 
 pytestmark = pytest.mark.browser
@@ -43,6 +45,13 @@ def test_every_address_that_deletes_is_accounted_for(site: Site):
         context.path for context in iter_route_contexts(routes.router(site.app).routes) if "DELETE" in (context.methods or ())
     }
     assert found == IN_TRASH | set(KEPT_ELSEWHERE)
+
+
+@pytest.fixture(scope="module")
+def _served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[App, EchoModel, str]]:
+    """A server of this module's own: every file of it is compared."""
+    with a_server(tmp_path_factory) as served:
+        yield served
 
 
 @contextmanager
