@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
-from modules.library.machine import keep_one_heap
+from modules.library.hardware import keep_one_heap
 from modules.loaders.options import LoadOptions
 from modules.settings import command_line, ports, proxies, terminal
 from modules.settings.addresses import in_url

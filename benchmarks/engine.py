@@ -428,7 +428,7 @@ def _check_graphs(ours: Any, compute: Any) -> None:
     """Greedy tokens, and the scores of the same tokens, by captured steps and by plain ones."""
     import torch
 
-    from modules.generation.local.store import Piece
+    from modules.generation.local.kv_cache import Piece
 
     @torch.inference_mode()
     def compare() -> None:

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.history import vocabulary
+from modules.chats.images import PictureStore
 from modules.chats.incoming import read_file
-from modules.chats.pictures import PictureStore
 from modules.chats.store import ChatStore
 from modules.chats.transfer import import_chats
 

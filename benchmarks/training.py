@@ -77,7 +77,7 @@ def ours(folder: Path, threads: int) -> tuple[float, list[float]]:
     from modules.training import events
     from modules.training.config import TrainingConfig
     from modules.training.folder import Plan, RunFolder
-    from modules.training.worker.group import Group
+    from modules.training.worker.distributed import Group
     from modules.training.worker.run import Run
 
     (folder / "formats").mkdir(exist_ok=True)

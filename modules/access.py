@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 
 from modules.errors import Forbidden, NotAllowed, TooManyTries, UserError
 from modules.logins.sessions import SESSION_SECONDS, Sessions
-from modules.logins.tries import Tries, place_of
+from modules.logins.throttling import Tries, place_of
 from modules.settings.addresses import is_loopback
 from modules.settings.logins import read_logins
 from modules.settings.server import ServerOptions

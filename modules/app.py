@@ -12,29 +12,29 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from modules.access import make_access
-from modules.chats.pictures import PictureStore
+from modules.chats.images import PictureStore
+from modules.chats.notebook import Sheets
 from modules.chats.replies import Replies
-from modules.chats.sheets import Sheets
 from modules.chats.store import ChatStore
 from modules.errors import Conflict, NotFound, ReadOnly, Unavailable, UserError
-from modules.generation.engine import Engine
+from modules.generation.model_manager import Engine
 from modules.generation.sampling import SamplingParams
 from modules.generation.template import has_no_place_for, template_problem
 from modules.generation.types import LoadedModel
 from modules.library.characters import CharacterLibrary
 from modules.library.download_jobs import DownloadJobs
 from modules.library.loras import LoraLibrary
+from modules.library.model_spec import ModelSpec
 from modules.library.models import ModelLibrary
-from modules.library.places import why_not_written
+from modules.library.paths import why_not_written
 from modules.library.presets import PresetLibrary
 from modules.library.prompts import PromptLibrary
-from modules.library.spec import ModelSpec
 from modules.library.templates import TemplateLibrary
 from modules.library.trash import Trash
 from modules.loaders import choose, embedding
 from modules.loaders.embedding import EmbeddingModel
 from modules.loaders.options import LoadOptions
-from modules.loaders.saved import SavedOptions
+from modules.loaders.saved_options import SavedOptions
 from modules.settings.page import PageSettings
 from modules.settings.server import ServerOptions
 from modules.training.jobs import TrainingJobs

@@ -44,7 +44,10 @@ def build(app: App) -> FastAPI:
     larger = None
     if not app.options.nowebui:
         _within_a_loop(lambda: _add_page(web, app))
-        from modules.ui.routes import LARGER_BODIES as larger
+        from modules.api.page.chats import LARGER_BODIES
+        from modules.ui import uploads
+
+        larger = {**LARGER_BODIES, uploads.ADDRESS: 2 * uploads.LARGEST}  # the limit of uploads itself speaks first
     web.add_middleware(limits.PathLimit)
     web.add_middleware(limits.BodyLimit, larger=larger)
     web.add_middleware(guard.SiteGuard)
@@ -76,7 +79,8 @@ class OnePrefix:
 def _speak_their_language(web: FastAPI, app: App) -> None:
     """Outside of all that may refuse a request of the page."""
     from modules.access import ANYONE
-    from modules.ui import preferences, sentences
+    from modules.i18n import sentences
+    from modules.services import preferences
 
     def chosen_by(connection: HTTPConnection) -> str:
         return preferences.page_of(app, app.access.user_of(connection) or ANYONE).language
@@ -120,14 +124,16 @@ def _add_page(web: FastAPI, app: App) -> None:
     from gradio.route_utils import CustomCORSMiddleware
 
     from modules.access import ANYONE
-    from modules.ui import assets, early, login, page, preferences, routes, uploads
+    from modules.api.page import chats
+    from modules.services import preferences
+    from modules.ui import assets, login, page, page_head, uploads
 
     web.include_router(login.router(app.access))
-    web.include_router(routes.router(app))
+    web.include_router(chats.router(app))
     web.add_middleware(assets.KeptAssets)
     web.add_middleware(gradio_bodies.ReadableJson)
     web.add_middleware(
-        early.EarlyHead,
+        page_head.EarlyHead,
         page_of=lambda connection: preferences.page_of(app, app.access.user_of(connection) or ANYONE),
         opens_on=page.opens_on(app),
     )

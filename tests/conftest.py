@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.library.machine import keep_one_heap
+from modules.library.hardware import keep_one_heap
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAINERS = {"make_run", "jobs"}

@@ -10,9 +10,9 @@ from dataclasses import replace
 from modules.errors import ContextTooLong, NotFound, UserError
 from modules.generation.reasoning import opened_by
 from modules.generation.sampling import SamplingParams
+from modules.generation.stop_strings import StopTexts
 from modules.generation.stream import EventStream
 from modules.generation.template import render_chat
-from modules.generation.text import StopTexts
 from modules.generation.types import (
     Capabilities,
     Finished,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from modules.ui.live import difference
-from modules.ui.markdown import Block, LiveMarkdown
+from modules.api.page.markdown import Block, LiveMarkdown
+from modules.api.page.reply_stream import difference
 
 
 def after(shown: Sequence[Block], change: Any) -> list[Block]:
-    """The blocks that a browser with `shown` has after `change`, which `modules.ui.live.difference` describes."""
+    """The blocks that a browser with `shown` has after `change`, which `modules.api.page.reply_stream.difference` describes."""
     blocks = list(shown)
     change = {"last": change} if isinstance(change, list) else change
     if "last" in change:

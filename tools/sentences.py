@@ -1,5 +1,5 @@
 """Every sentence of the server that reaches the page, as a template, out of the source: `python -m tools.sentences` lists those
-that have no translation in modules/ui/locales/sentences.LANGUAGE.json, and the translations of nothing. A test asks for both.
+that have no translation in modules/i18n/locales/sentences.LANGUAGE.json, and the translations of nothing. A test asks for both.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 
 MODULES = Path(__file__).resolve().parent.parent / "modules"
 OF_THE_API = ("errors.py", "gradio_bodies.py", "guard.py", "limits.py")
-"""Files of api/ that answer the page, too. The others answer programs, in English."""
+"""Files of api/ that answer the page, as all of api/page/ do. The others answer programs, in English."""
 ELSEWHERE = {
     "access.py": ["--admin-users"],  # said in the terminal before there is a page, as are those of settings/
     "api/errors.py": ["The request is wrong; the", "The server cannot do it right now"],  # stand in /openapi.json
     "generation/template.py": ["Tells the time", "What time is it", "What is in the", "A brass key", "And in the red"],  # tried
-    "library/card_pictures.py": ["no card"],  # found by the reader itself, as are those of the next two
+    "library/card_images.py": ["no card"],  # found by the reader itself, as are those of the next two
     "library/character_files.py": ["This card is a Character Card V3"],  # goes into cards
     "library/gguf_header.py": ["beyond the end", "unknown kind of value", "not a tensor"],
     "library/lore_keys.py": ["a pattern of"],
@@ -35,7 +35,7 @@ ELSEWHERE = {
     "training/formats.py": ["Whole texts by the columns"],
     "training/worker/__main__.py": ["Train what a run"],
     "ui/login.py": [""],  # has its own words in each language
-    "ui/markdown.py": [""],  # patterns
+    "api/page/markdown.py": [""],  # patterns
 }
 """Where a sentence with these words does not reach the page."""
 TERMINAL = (
@@ -120,7 +120,7 @@ def collect() -> tuple[dict[str, str], set[str]]:
     everything: set[str] = set()
     for path in sorted(MODULES.rglob("*.py")):
         file = path.relative_to(MODULES).as_posix()
-        here = file not in TERMINAL and not (file.startswith("api/") and path.name not in OF_THE_API)
+        here = file not in TERMINAL and not (path.parent.name in ("api", "legacy") and path.name not in OF_THE_API)
         for text, shown in texts_of(ast.parse(path.read_text(encoding="utf-8"))):
             everything.add(text)
             exempt = any(words in text for words in ELSEWHERE.get(file, ()))
@@ -130,7 +130,7 @@ def collect() -> tuple[dict[str, str], set[str]]:
 
 
 def table_of(language: str) -> dict[str, str]:
-    return json.loads((MODULES / "ui" / "locales" / f"sentences.{language}.json").read_text(encoding="utf-8"))
+    return json.loads((MODULES / "i18n" / "locales" / f"sentences.{language}.json").read_text(encoding="utf-8"))
 
 
 def missing(language: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.concurrency import run_in_threadpool
 
-from modules.api import remote_pictures
+from modules.api import remote_images
 from modules.api.chat_request import ChatMessage, ImagePart, Tool
 from modules.api.errors import shortened
 from modules.errors import UserError
@@ -116,7 +116,7 @@ async def _picture(url: str, where: str, remote: bool) -> Image:
                 "This server does not fetch pictures from the network. Send a data: URL, or start it with --allow-remote-images.",
                 param=where,
             )
-        data = await remote_pictures.fetch(url, where)
+        data = await remote_images.fetch(url, where)
     else:
         raise UserError("A picture must be a data: URL (data:image/png;base64,…) or an http address.", param=where)
     await run_in_threadpool(_check_picture, data, where)

@@ -11,7 +11,7 @@ from modules.api.auth import key_of_admin
 from modules.api.common import Body, sent
 from modules.api.errors import REFUSALS
 from modules.library.download_jobs import DownloadJob
-from modules.library.wanted import Wanted
+from modules.library.file_selection import Wanted
 
 if TYPE_CHECKING:
     from modules.app import App

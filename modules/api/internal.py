@@ -16,7 +16,7 @@ from modules.api.errors import REFUSALS
 from modules.api.large_bodies import route_class
 from modules.api.streaming import awake
 from modules.errors import UserError
-from modules.generation.engine import State
+from modules.generation.model_manager import State
 from modules.generation.sampling import SamplingParams
 from modules.generation.template import TurnKind, has_no_place_for, template_problem
 from modules.generation.types import GenerationRequest, TokenAlternative, name_of, own_bytes

@@ -16,10 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modules.api.auth import key_of_api
 from modules.api.errors import REFUSALS, is_of_api
-from modules.generation.engine import Engine
+from modules.generation.model_manager import Engine
 from modules.generation.stream import EventStream
 from modules.generation.types import Finished
-from modules.library.machine import this_machine
+from modules.library.hardware import this_machine
 
 if TYPE_CHECKING:
     from modules.app import App

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from modules.api.errors import body_of_exception
-from modules.generation.engine import Engine
+from modules.generation.model_manager import Engine
 from modules.generation.stream import EventStream
 from modules.generation.types import GenerationEvent, GenerationRequest
 

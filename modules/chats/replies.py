@@ -14,7 +14,7 @@ from typing import Generic, Literal, TypeVar
 from modules.chats.records import Figures, State, StoredMessage, TokenStretch
 from modules.chats.store import ChatStore
 from modules.errors import UserError
-from modules.generation.engine import Engine
+from modules.generation.model_manager import Engine
 from modules.generation.stream import EventStream
 from modules.generation.types import (
     Finished,

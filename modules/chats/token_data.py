@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import chain
 from math import isnan
 
-from modules.generation.text import REPLACEMENT
+from modules.generation.stop_strings import REPLACEMENT
 from modules.generation.types import Token, TokenAlternative
 
 _REACH = 24

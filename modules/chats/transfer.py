@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from modules.chats.formats import markdown, openai, ours, pairs, sharegpt
-from modules.chats.pictures import PictureStore
+from modules.chats.images import PictureStore
 from modules.chats.portable import PortableChat, PortableMessage
 from modules.chats.records import pictures_of
 from modules.chats.remarks import Remark

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from modules.errors import UserError
-from modules.library.card_pictures import MOST_POINTS, card_in, is_picture, may_hold_card, quiet, with_card
+from modules.library.card_images import MOST_POINTS, card_in, is_picture, may_hold_card, quiet, with_card
 from modules.library.cards import LeftOut, as_card, from_card, without_data
 from modules.library.character import Character
 from modules.library.entries import read_bytes, text_of_bytes

@@ -13,7 +13,7 @@ from modules.library.cards import LONGEST_NAME, line_of
 from modules.library.character import Character
 from modules.library.character_files import LARGEST_TEXT, SUFFIXES, has_card, kept_form, portrait, read_character
 from modules.library.entries import named, read_bytes
-from modules.library.places import file_name_for, folder_of, path_inside, write_text, written_whole
+from modules.library.paths import file_name_for, folder_of, path_inside, write_text, written_whole
 
 _WHAT = "character's name"
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")

@@ -14,9 +14,9 @@ from typing import Literal
 from modules.errors import NotFound, UserError
 from modules.library.downloads import download, plan_download
 from modules.library.fetching import DownloadProgress
+from modules.library.file_selection import Wanted
 from modules.library.hub import RepositoryName, parse_name
 from modules.library.starter import FILE, SIZE, fetch_starter
-from modules.library.wanted import Wanted
 
 log = logging.getLogger(__name__)
 STARTER = RepositoryName("starter")

@@ -13,11 +13,11 @@ from modules.errors import Conflict, Unavailable, UserError
 from modules.library.destination import destination, draft_of, not_own, refuse_strangers, strangers
 from modules.library.disk import need_space, size_text
 from modules.library.fetching import DownloadProgress, Fetching
+from modules.library.file_selection import Wanted, choose_files, outdated, total_size
 from modules.library.hub import Repository, RepositoryFile, RepositoryName, completed, read_repository
 from modules.library.manifest import Manifest, manifest_of, merged, read_manifest, write_manifest
 from modules.library.placing import bring_back, put_in_place
 from modules.library.transfer import file_size
-from modules.library.wanted import Wanted, choose_files, outdated, total_size
 
 _STALLED = 30  # seconds without a byte after which a connection is given up and made again
 _HTTP_LIMIT = 50_000_000_000

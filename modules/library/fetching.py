@@ -14,7 +14,7 @@ from typing import NoReturn
 from modules.errors import Unavailable
 from modules.library.hub import Repository, RepositoryFile, file_address, sentences
 from modules.library.manifest import problem_of
-from modules.library.places import sha256_of
+from modules.library.paths import sha256_of
 from modules.library.real_files import is_page
 from modules.library.transfer import WrongAnswer, file_size, page_instead, receive
 

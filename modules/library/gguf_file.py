@@ -8,7 +8,7 @@ from typing import Any
 
 from modules.errors import UserError
 from modules.library.gguf_header import FILE_TYPES, GgufHeader, read_gguf_header
-from modules.library.spec import ModelShape, ModelSpec, Quantization
+from modules.library.model_spec import ModelShape, ModelSpec, Quantization
 
 _PART = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.gguf$", re.IGNORECASE)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from modules.errors import NotFound, UserError
 from modules.library.hub import Repository, RepositoryFile, RepositoryName, parse_name, read_file
-from modules.library.places import sha256_of, write_text
+from modules.library.paths import sha256_of, write_text
 
 FILE = ".download.json"
 

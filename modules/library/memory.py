@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from modules.library.disk import size_text
-from modules.library.machine import Machine
-from modules.library.spec import ModelSpec
+from modules.library.hardware import Machine
+from modules.library.model_spec import ModelSpec
 
 Weights = Literal["stored", "float32", "16-bit", "8-bit", "4-bit"]
 """How weights lie in memory; "stored": as in the files, which is all that GGUF, GPTQ and AWQ can do."""

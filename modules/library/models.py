@@ -10,12 +10,12 @@ from pathlib import Path
 
 from modules.errors import NotFound, UserError
 from modules.library.entries import Patience, entries_of, shown_name, unreadable, why_not_read
-from modules.library.folder import describe_folder
 from modules.library.gguf_file import describe_gguf, name_of, parts_of
+from modules.library.hf_folder import describe_folder
 from modules.library.hub import RepositoryName
 from modules.library.hub_cache import CACHED, is_cache, is_other_cache, snapshots
+from modules.library.model_spec import ModelSpec
 from modules.library.remote_address import SETTINGS_FILES, describe_remote
-from modules.library.spec import ModelSpec
 
 Signature = tuple[tuple[str | int, ...], ...]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modules.errors import UserError
-from modules.generation.control import as_text
+from modules.generation.control_tokens import as_text
 from modules.generation.template import picture_mark
 from modules.generation.types import LoadedModel, Messages
 from modules.generation.types import Message as Turn

@@ -12,7 +12,7 @@ import yaml
 from modules.errors import Forbidden, NotFound, UserError
 from modules.generation.sampling import SamplingParams
 from modules.library.entries import named, read_bytes, text_of_bytes
-from modules.library.places import folder_of, path_inside, write_text
+from modules.library.paths import folder_of, path_inside, write_text
 from modules.settings.declare import hints_of
 from modules.settings.yaml_text import parse_yaml
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modules.errors import Forbidden, NotFound
 from modules.library.entries import named, read_bytes
-from modules.library.places import folder_of, path_inside, write_text
+from modules.library.paths import folder_of, path_inside, write_text
 
 _WHAT = "prompt's name"
 

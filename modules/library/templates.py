@@ -15,7 +15,7 @@ import yaml
 from modules.errors import NotFound, UserError
 from modules.generation.template import check_template
 from modules.library.entries import named, read_text
-from modules.library.places import path_inside, write_text
+from modules.library.paths import path_inside, write_text
 from modules.settings.yaml_text import parse_yaml
 
 BY_NAME = "by-name.yaml"

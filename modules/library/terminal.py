@@ -15,15 +15,15 @@ from modules.library.destination import downloaded, not_own
 from modules.library.disk import size_text
 from modules.library.downloads import DownloadPlan, download, plan_download
 from modules.library.fetching import DownloadProgress
+from modules.library.file_selection import Wanted, choose_files, default_quantization, quantizations, total_size, total_text
 from modules.library.hub import Repository, RepositoryName, completed, parse_name, read_repository
 from modules.library.loras import describe_adapter
 from modules.library.manifest import Checked, check_folder, manifest_of, problem_of, read_manifest, write_manifest
 from modules.library.meta import convert_meta, default_name
 from modules.library.meta_download import fetch_from_meta, parse_sizes
 from modules.library.models import describe, models_in
-from modules.library.places import safe_name
+from modules.library.paths import safe_name
 from modules.library.starter import fetch_starter, starter_as_transformers
-from modules.library.wanted import Wanted, choose_files, default_quantization, quantizations, total_size, total_text
 from modules.settings import proxies
 from modules.settings.terminal import take_any_text
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from modules.errors import DiskFull, NotFound, UserError
 from modules.library.entries import why_not_read
-from modules.library.places import write_text
+from modules.library.paths import write_text
 
 log = logging.getLogger(__name__)
 DAY = 24 * 3600.0

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
+from modules.library.model_spec import Quantization
 from modules.library.real_files import check_real
-from modules.library.spec import Quantization
 
 BITS = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F4": 4,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from modules.library.spec import ModelSpec
+from modules.library.model_spec import ModelSpec
 from modules.loaders.local import device_for, dtype_for, folder_problem, load_folder, processor_has_bfloat16
 from modules.loaders.options import LoadOptions
 

@@ -9,7 +9,7 @@ from typing import Protocol, cast, get_args
 
 from modules.errors import UserError
 from modules.generation.types import LoadedModel
-from modules.library.spec import ModelSpec
+from modules.library.model_spec import ModelSpec
 from modules.loaders.options import LoaderName, LoadOptions
 from modules.settings.declare import hints_of
 

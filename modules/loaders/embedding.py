@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from modules.errors import UserError
 from modules.library.json_files import read_json
-from modules.library.spec import ModelSpec
+from modules.library.model_spec import ModelSpec
 from modules.loaders.local import dtype_for, folder_problem, passing_thread, placement, quiet
 from modules.loaders.options import LoadOptions
 from modules.loaders.pretrained import as_listed, explained, load_tokenizer, load_whole

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from modules.errors import UserError
 from modules.library.entries import files_of
 from modules.library.json_files import read_json
-from modules.library.spec import ModelSpec, Quantization
+from modules.library.model_spec import ModelSpec, Quantization
 from modules.loaders.local import folder_problem, load_folder
-from modules.loaders.noise import import_gptqmodel
 from modules.loaders.options import LoadOptions
 from modules.loaders.pretrained import as_listed
+from modules.loaders.quiet_imports import import_gptqmodel
 
 if TYPE_CHECKING:
     from modules.generation.local.model import LocalModel

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from modules.errors import UserError
 from modules.library.gguf_header import TENSOR_TYPES, read_control_tokens, read_gguf_header
-from modules.library.spec import ModelSpec
+from modules.library.model_spec import ModelSpec
 from modules.loaders.options import LoadOptions
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def why_not(spec: ModelSpec, options: LoadOptions) -> str | None:
 
 
 def load(spec: ModelSpec, options: LoadOptions, report: Report) -> LlamacppModel:
-    from modules.generation.llamacpp.launch import Launch
     from modules.generation.llamacpp.model import LlamacppModel
+    from modules.generation.llamacpp.server_config import Launch
 
     header = read_gguf_header(spec.path)
     trained = spec.context_length or DEFAULT_CONTEXT

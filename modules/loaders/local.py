@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.errors import UserError
+from modules.library.model_spec import ModelSpec
 from modules.library.models import describe
-from modules.library.spec import ModelSpec
-from modules.loaders.noise import hush_imports
 from modules.loaders.options import LoadOptions
 from modules.loaders.pretrained import as_listed, explained, load_tokenizer, load_whole
+from modules.loaders.quiet_imports import hush_imports
 
 if TYPE_CHECKING:
     import torch
@@ -241,7 +241,7 @@ def _processor(spec: ModelSpec, folder: Path, options: LoadOptions, config: Any,
     """What reads pictures for a model that sees; None where it only reads text."""
     from transformers import AutoProcessor
 
-    from modules.generation.local.pictures import KINDS
+    from modules.generation.local.vision import KINDS
 
     if getattr(config, "vision_config", None) is None:
         return None

@@ -19,8 +19,8 @@ from typing import Any
 from modules.errors import Unavailable, UserError
 from modules.library.entries import files_of
 from modules.library.loras import describe_adapter
+from modules.library.model_spec import ModelSpec
 from modules.library.models import describe
-from modules.library.spec import ModelSpec
 from modules.library.weight_files import INDEXES, SINGLE
 from modules.library.weights import read_safetensors_header
 from modules.library.whole import missing_text
@@ -236,7 +236,7 @@ def _point_at(weights: list[Path], folder: Path) -> None:
 @contextmanager
 def explained(spec: ModelSpec) -> Iterator[None]:
     """Turn what transformers raises into a sentence. A folder is somebody else's text: what it makes fail is never our error."""
-    from modules.generation.local.loop import is_out_of_memory
+    from modules.generation.local.engine_loop import is_out_of_memory
 
     try:
         yield

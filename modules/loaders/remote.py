@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from modules.library.model_spec import ModelSpec
 from modules.library.remote_address import RemoteAddress, read_address
-from modules.library.spec import ModelSpec
 from modules.loaders.options import LoadOptions
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from modules.library.spec import ModelSpec
+from modules.library.model_spec import ModelSpec
 from modules.loaders.local import folder_problem, load_folder
 from modules.loaders.options import LoadOptions
 

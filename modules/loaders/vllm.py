@@ -22,7 +22,7 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from modules.errors import UserError
-from modules.library.spec import ModelSpec
+from modules.library.model_spec import ModelSpec
 from modules.loaders.options import LoadOptions
 
 if TYPE_CHECKING:

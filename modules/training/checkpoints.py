@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.library.places import write_text
+from modules.library.paths import write_text
 
 COMPLETE = "complete.json"
 _NAME = re.compile(r"step-(\d+)")

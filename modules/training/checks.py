@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modules.errors import Conflict, UserError
 from modules.library.disk import need_space
-from modules.library.spec import ModelSpec
+from modules.library.model_spec import ModelSpec
 from modules.library.weights import read_safetensors_header
 from modules.training.config import ASK_THE_DATA, CHANGE_THE_BASE, TrainingConfig
 from modules.training.layers import choose_targets

@@ -10,7 +10,7 @@ import yaml
 from pydantic import field_validator
 
 from modules.errors import UserError
-from modules.library.places import write_text
+from modules.library.paths import write_text
 from modules.settings.declare import Settings, setting
 from modules.settings.yaml_text import parse_yaml
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
-from modules.generation.control import ChatEncoder, ControlTokens, without_marks
+from modules.generation.control_tokens import ChatEncoder, ControlTokens, without_marks
 from modules.library.templates import TemplateLibrary
 from modules.training.config import TrainingConfig
 from modules.training.formats import (

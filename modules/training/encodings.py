@@ -9,7 +9,7 @@ from typing import TextIO
 
 from modules.errors import UserError
 from modules.library.entries import why_not_read
-from modules.library.places import written_whole
+from modules.library.paths import written_whole
 
 NOT_READ = "\udcff"
 """Stands in a text for bytes that are no character; like every half of a surrogate pair, it makes its row a broken one."""

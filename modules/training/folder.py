@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from modules.errors import UserError
-from modules.library.places import write_text
+from modules.library.paths import write_text
 from modules.training.config import TrainingConfig, read_config, write_config
 from modules.training.dataset import Places
 

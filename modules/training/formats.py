@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from modules.errors import NotFound, UserError
 from modules.generation.types import Message, Messages
 from modules.library.entries import named, read_text
-from modules.library.places import safe_name
+from modules.library.paths import safe_name
 from modules.settings.declare import Settings, user_error
 from modules.settings.yaml_text import parse_yaml
 from modules.training.row import Row, cleaned

@@ -19,9 +19,9 @@ from typing import Any, Literal
 from modules.errors import Conflict, NotFound, Unavailable, UserError
 from modules.library.entries import entries_of
 from modules.library.loras import LoraLibrary
+from modules.library.model_spec import ModelSpec
 from modules.library.models import ModelLibrary
-from modules.library.places import safe_name, write_text
-from modules.library.spec import ModelSpec
+from modules.library.paths import safe_name, write_text
 from modules.training import checkpoints, events, launch, process
 from modules.training.checks import check_model, check_output, check_settings
 from modules.training.config import CHANGE_THE_BASE, TrainingConfig

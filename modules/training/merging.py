@@ -11,8 +11,8 @@ from typing import Literal
 
 from modules.errors import Conflict, UserError
 from modules.library.disk import need_space
-from modules.library.places import path_inside, write_text
-from modules.library.spec import ModelSpec
+from modules.library.model_spec import ModelSpec
+from modules.library.paths import path_inside, write_text
 from modules.training import launch, process
 from modules.training.folder import RunFolder
 

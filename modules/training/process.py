@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from modules.library.places import write_text
+from modules.library.paths import write_text
 
 _children: dict[int, subprocess.Popen[bytes]] = {}
 """Children of this very process, which must be waited for once they end; nothing is decided by it."""

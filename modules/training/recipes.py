@@ -11,7 +11,7 @@ import yaml
 
 from modules.errors import NotFound, UserError
 from modules.library.entries import named, read_text
-from modules.library.places import path_inside
+from modules.library.paths import path_inside
 from modules.settings.yaml_text import parse_yaml
 from modules.training.config import TrainingConfig
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modules.generation.control import ControlTokens, render_with_marks
+from modules.generation.control_tokens import ControlTokens, render_with_marks
 from modules.generation.types import Message, Messages
 from modules.training.formats import Conversation
 

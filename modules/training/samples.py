@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import UserError
-from modules.generation.control import MARK, ChatEncoder
-from modules.library.folder import chat_template_in
+from modules.generation.control_tokens import MARK, ChatEncoder
+from modules.library.hf_folder import chat_template_in
 from modules.library.models import describe
 from modules.loaders import pretrained
 from modules.training.config import TrainingConfig

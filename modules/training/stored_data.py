@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modules.library.places import written_whole
+from modules.library.paths import written_whole
 from modules.training.samples import Sample
 
 

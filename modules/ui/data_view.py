@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping
 
+from modules.i18n.sentences import said
 from modules.training.preview import Figures, FirstRows, figures
 from modules.training.samples import Sample, readable
-from modules.ui.sentences import said
 
 _SHOWN_ROWS, _SHOWN_CHARACTERS, _BARS = 8, 4000, 24
 

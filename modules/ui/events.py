@@ -16,7 +16,7 @@ from gradio.context import LocalContext
 
 from modules.access import ANYONE
 from modules.errors import UserError
-from modules.ui.sentences import SCOPE_KEY, said, spoken
+from modules.i18n.sentences import SCOPE_KEY, said, spoken
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -15,8 +15,8 @@ from gradio.components import Component
 from pydantic.fields import FieldInfo
 
 from modules.errors import UserError
+from modules.i18n.catalogs import SETTINGS, say
 from modules.settings.declare import Settings, bounds_of, hints_of
-from modules.ui.words import SETTINGS, say
 
 MOST_STEPS = 1000
 """A slider with more of them jumps over values that are wanted."""

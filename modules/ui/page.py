@@ -7,11 +7,11 @@ from typing import Any
 import gradio as gr
 
 from modules.app import App
+from modules.i18n.catalogs import say, tables
+from modules.services.preferences import page_of
 from modules.ui import uploads
-from modules.ui.look import theme
-from modules.ui.preferences import page_of
 from modules.ui.tabs import chat, models, parameters, session, training, writing
-from modules.ui.words import say, tables
+from modules.ui.theme import theme
 
 
 def words() -> gr.I18n:

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from modules.api import metrics
 from modules.errors import Unavailable
-from modules.library.machine import Gpu, Machine
+from modules.library.hardware import Gpu, Machine
 from tests.api.conftest import wait_until
 from tests.fakes import EchoModel
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from PIL import Image as Pictures
 
-from modules.api import remote_pictures
+from modules.api import remote_images
 from tests.fakes import EchoModel
 
 PRIVATE = [
@@ -42,12 +42,12 @@ PRIVATE = [
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_addresses_of_this_machine_and_its_network_are_not_public(address):
-    assert not remote_pictures.is_public(ipaddress.ip_address(address))
+    assert not remote_images.is_public(ipaddress.ip_address(address))
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8"])
 def test_addresses_of_the_internet_are_public(address):
-    assert remote_pictures.is_public(ipaddress.ip_address(address))
+    assert remote_images.is_public(ipaddress.ip_address(address))
 
 
 def png() -> bytes:
@@ -92,7 +92,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, list[tuple[str,
         return real({"site.test": "127.0.0.1", "inside.test": "127.0.0.2"}.get(host, host), *more, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", names)
-    monkeypatch.setattr(remote_pictures, "is_public", lambda address: str(address) == "127.0.0.1")
+    monkeypatch.setattr(remote_images, "is_public", lambda address: str(address) == "127.0.0.1")
     yield server.server_address[1], server.seen  # type: ignore[attr-defined]
     server.shutdown()
     server.server_close()

@@ -18,7 +18,7 @@ from modules.generation.stream import EventStream
 from modules.generation.types import GenerationRequest, Queued
 from modules.library.character import Character
 from modules.library.remote_address import RemoteAddress, write_address
-from modules.ui import preferences
+from modules.services import preferences
 from tests.fakes import EchoModel
 from tests.field.test_undo import a_run
 from tests.harness import evidence

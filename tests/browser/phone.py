@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import Locator, expect
 
-from modules.ui.words import tables
+from modules.i18n.catalogs import tables
 from tests.browser.conftest import Site, copied, reply
 
 WIDTH = 390
@@ -21,7 +21,7 @@ def zh(key: str, **values: object) -> str:
 
 
 class Phone:
-    """One visitor's page. Every `key` is one of modules/ui/locales/zh.json; `within` narrows where it is looked for."""
+    """One visitor's page. Every `key` is one of modules/i18n/locales/zh.json; `within` narrows where it is looked for."""
 
     def __init__(self, site: Site, path: str = "", **context: object) -> None:
         self.page = site.open(path, width=WIDTH, height=844, locale="zh-CN", has_touch=True, is_mobile=True, **context)

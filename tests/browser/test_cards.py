@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from modules.library.remote_address import RemoteAddress, write_address
-from modules.ui import preferences
+from modules.services import preferences
 from tests.browser.conftest import Site, reply, say
 from tests.browser.test_every_tab import TABS, open_tab
 from tests.field.test_undo import a_run

@@ -9,8 +9,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from modules.i18n.catalogs import tables
 from modules.library.character import Character
-from modules.ui.words import tables
 from tests.browser.conftest import Site, message_menu, open_menu, reply, say
 
 pytestmark = pytest.mark.browser

@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from modules.chats.remarks import WORDS as WHY
-from modules.ui.sentences import in_language
-from modules.ui.words import tables
+from modules.i18n.catalogs import tables
+from modules.i18n.sentences import in_language
 from tests.browser.conftest import Site
 from tests.field.test_chat_files import INPUTS, row
 

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from modules.app import App
 from modules.generation.types import LoadedModel
-from modules.library.spec import ModelSpec
+from modules.library.model_spec import ModelSpec
 from modules.loaders.options import LoadOptions
 from tests.browser.conftest import Site, say, until
 from tests.fakes import EchoModel

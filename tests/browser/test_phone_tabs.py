@@ -9,7 +9,7 @@ import pytest
 import yaml
 from playwright.sync_api import expect
 
-from modules.ui.preferences import page_of, sampling_of
+from modules.services.preferences import page_of, sampling_of
 from tests.browser.conftest import Site, until
 from tests.browser.phone import Phone, zh
 from tests.browser.test_writing import Paper

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from playwright.sync_api import Page, Route, expect
 
-from modules.ui.preferences import page_of, sampling_of
+from modules.services.preferences import page_of, sampling_of
 from tests.browser.conftest import Site, copied, reply, say, until
 
 pytestmark = pytest.mark.browser

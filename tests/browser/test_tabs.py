@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from modules.ui.preferences import sampling_of
+from modules.services.preferences import sampling_of
 from tests.browser.conftest import Site, reply, say, until
 
 pytestmark = pytest.mark.browser

@@ -10,8 +10,9 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from playwright.sync_api import Locator, Page, Request, expect
 
+from modules.api.page import chats
 from modules.app import App
-from modules.ui import preferences, routes
+from modules.services import preferences
 from tests.browser.conftest import Site, a_server, open_menu, reply, say, until
 from tests.browser.test_every_tab import open_tab
 from tests.fakes import EchoModel
@@ -42,7 +43,7 @@ IN_TRASH = {"/chats/characters/{id}", "/chats/engines/{name}", "/chats/training/
 
 def test_every_address_that_deletes_is_accounted_for(site: Site):
     found = {
-        context.path for context in iter_route_contexts(routes.router(site.app).routes) if "DELETE" in (context.methods or ())
+        context.path for context in iter_route_contexts(chats.router(site.app).routes) if "DELETE" in (context.methods or ())
     }
     assert found == IN_TRASH | set(KEPT_ELSEWHERE)
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from modules.ui.markdown import Block
+from modules.api.page.markdown import Block
 from tests.serving import Server
 from tests.shown import after
 

@@ -13,7 +13,7 @@ from modules.chats.records import StoredMessage
 from modules.chats.replies import Replies
 from modules.chats.store import ChatStore
 from modules.errors import ContextTooLong, Unavailable, UserError
-from modules.generation.engine import Engine
+from modules.generation.model_manager import Engine
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, LoadedModel
 from tests.fakes import EchoModel

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from modules.chats.images import PictureStore
 from modules.chats.incoming import read_file
-from modules.chats.pictures import PictureStore
 from modules.chats.portable import PortableChat, PortableMessage, chat_of
 from modules.chats.records import Figures
 from modules.chats.store import ChatStore

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from modules.generation.llamacpp.launch import Launch
 from modules.generation.llamacpp.model import LlamacppModel
+from modules.generation.llamacpp.server_config import Launch
 from modules.generation.local.model import Limits, LocalModel
 from modules.library.gguf_header import read_control_tokens
 from tests.tiny import CHATML

@@ -17,9 +17,9 @@ from modules.chats.incoming import read_file
 from modules.chats.transfer import FORMATS, export_chat, export_file, import_chats
 from modules.errors import ContextTooLong, UserError
 from modules.generation.types import GenerationRequest, Message, RenderedPrompt
+from tests.api.page.test_chats import Page
 from tests.fakes import EchoModel
 from tests.in_process import make_app
-from tests.ui.test_routes import Page
 
 NOTES = {"name": "notes.md", "text": "# Tide\r\n\r\n```js\r\nlow()\r\n```\r\n## User\r\n"}
 TABLE = {"name": "数据 表.csv", "text": "a,b\n1,2"}

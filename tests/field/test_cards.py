@@ -22,7 +22,7 @@ from modules.app import App
 from modules.errors import UserError
 from modules.generation.template import render_chat
 from modules.generation.types import Message
-from modules.library.card_pictures import card_in, with_card
+from modules.library.card_images import card_in, with_card
 from modules.library.cards import LeftOut, as_card, from_card
 from modules.library.character import Character
 from modules.library.character_files import card_picture, kept_form, read_character, read_file, written
@@ -31,12 +31,12 @@ from modules.library.lore import LoreBook, LoreEntry, entered
 from modules.library.modes import lore_of, staged
 from modules.library.presets import read_preset
 from modules.library.templates import TemplateLibrary
-from modules.ui.charx import is_charx, read_charx
+from modules.services.charx import is_charx, read_charx
+from tests.api.page.test_files import client_of
 from tests.fakes import CHATML, EchoModel
 from tests.field.mutations import damaged, how_many
 from tests.in_process import make_app
 from tests.library.test_characters import card, picture
-from tests.ui.test_files import client_of
 
 INPUTS = Path(__file__).parent / "inputs" / "cards"
 MIRA = (INPUTS / "mira.v3.json").read_bytes()
@@ -190,9 +190,9 @@ def test_what_is_left_out_of_a_card_is_told():
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_every_kind_of_what_is_left_out_has_its_sentence_on_the_page(language: str):
-    sources = [*(ROOT / "modules" / "library").glob("*.py"), *(ROOT / "modules" / "ui").glob("*.py")]
+    sources = [*(ROOT / "modules" / "library").glob("*.py"), *(ROOT / "modules" / "services").glob("*.py")]
     kinds = {kind for path in sources for kind in re.findall(r'LeftOut\("(\w+)"', path.read_text())}
-    words = json.loads((ROOT / "modules" / "ui" / "locales" / f"{language}.json").read_text())
+    words = json.loads((ROOT / "modules" / "i18n" / "locales" / f"{language}.json").read_text())
     assert len(kinds) > 10 and {f"character.left.{kind}" for kind in kinds} <= words.keys()
 
 

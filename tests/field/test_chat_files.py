@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from modules.chats.images import PictureStore
 from modules.chats.incoming import Incoming, read_file, read_upload
-from modules.chats.pictures import PictureStore
 from modules.chats.portable import PortableChat
 from modules.chats.remarks import WORDS
 from modules.chats.store import ChatStore

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from modules.errors import UserError
-from modules.generation.control import MARK, ChatEncoder, ControlTokens, render_marked
+from modules.generation.control_tokens import MARK, ChatEncoder, ControlTokens, render_marked
 from modules.generation.local.model import LocalModel
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import Finished, GenerationRequest, Image, LoadedModel, Message
@@ -375,7 +375,7 @@ def test_a_spelled_picture_is_no_picture(tiny_llama_folder: Path) -> None:
     from PIL import Image as pillow
     from transformers import AutoTokenizer
 
-    from modules.generation.local.pictures import Eyes
+    from modules.generation.local.vision import Eyes
 
     tokenizer: Any = AutoTokenizer.from_pretrained(tiny_llama_folder)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})

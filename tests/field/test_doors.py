@@ -19,12 +19,12 @@ from starlette.testclient import TestClient
 from websockets.sync.client import connect
 
 from modules.access import COOKIE, make_access
-from modules.api import remote_pictures
+from modules.api import remote_images
 from modules.api.guard import is_of_another_site
 from modules.api.legacy.serve import LegacyServer
 from modules.app import App
 from modules.errors import TooManyTries, UserError
-from modules.logins.tries import FREE, LONGEST, Tries, place_of
+from modules.logins.throttling import FREE, LONGEST, Tries, place_of
 from modules.settings.server import ServerOptions
 from modules.ui import uploads
 from tests.fakes import EchoModel
@@ -511,7 +511,7 @@ INSIDE = {
 def test_a_picture_is_not_fetched_where_a_redirect_leads_inside(monkeypatch, how):
     net = Internet(monkeypatch, {"site.test": ["8.8.8.8"], "inside.test": ["127.0.0.1"]}, INSIDE[how])
     with pytest.raises(UserError, match=r"public addresses|http address"):
-        asyncio.run(remote_pictures.fetch("http://site.test/to", "messages"))
+        asyncio.run(remote_images.fetch("http://site.test/to", "messages"))
     assert net.connected == ["8.8.8.8"]
 
 
@@ -519,9 +519,9 @@ def test_a_picture_is_not_fetched_where_a_redirect_leads_inside(monkeypatch, how
 def test_a_name_that_changes_its_answer_leads_nowhere_else(monkeypatch, inside):
     """The address that was looked at is the one that is connected to; each redirect is looked up again."""
     net = Internet(monkeypatch, {"site.test": ["8.8.8.8", inside]}, "http://site.test/picture.png")
-    assert asyncio.run(remote_pictures.fetch("http://site.test/picture.png", "messages")) == b"the secret of the cloud"
+    assert asyncio.run(remote_images.fetch("http://site.test/picture.png", "messages")) == b"the secret of the cloud"
     assert net.connected == ["8.8.8.8"]
     net = Internet(monkeypatch, {"site.test": ["8.8.8.8", inside]}, "http://site.test/picture.png")
     with pytest.raises(UserError, match="public addresses"):
-        asyncio.run(remote_pictures.fetch("http://site.test/to", "messages"))
+        asyncio.run(remote_images.fetch("http://site.test/to", "messages"))
     assert net.connected == ["8.8.8.8"]

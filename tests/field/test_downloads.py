@@ -18,6 +18,7 @@ from modules.library import fetching, placing, starter
 from modules.library.destination import draft_of
 from modules.library.download_jobs import DownloadJob, DownloadJobs
 from modules.library.downloads import download, plan_download
+from modules.library.file_selection import Wanted
 from modules.library.hub import RepositoryName, parse_name, read_repository
 from modules.library.manifest import FILE, check_folder, read_manifest
 from modules.library.meta import convert_meta
@@ -25,7 +26,6 @@ from modules.library.meta_download import fetch_from_meta, parse_sizes
 from modules.library.models import ModelLibrary
 from modules.library.starter import fetch_starter, starter_as_transformers
 from modules.library.terminal import main
-from modules.library.wanted import Wanted
 from tests.field.mutations import damaged, how_many
 from tests.library.hub_server import Answer, Fault, Hub, running_hub
 from tests.library.meta_format import make_llama, write_meta

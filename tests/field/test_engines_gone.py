@@ -14,10 +14,10 @@ import httpx
 import pytest
 
 from modules.errors import EngineGone, Unavailable, UserError
-from modules.generation.engine import Engine
+from modules.generation.model_manager import Engine
 from modules.generation.remote.model import RemoteModel
 from modules.generation.types import Finished, GenerationRequest, Message, TextDelta
-from modules.library.spec import ModelSpec
+from modules.library.model_spec import ModelSpec
 from modules.loaders import remote, vllm
 from modules.loaders.choose import load as load_any
 from modules.loaders.options import LoadOptions

@@ -49,8 +49,8 @@ def local_model(folder: Path, gguf: Path) -> LoadedModel:
 
 
 def llamacpp_model(folder: Path, gguf: Path) -> LoadedModel:
-    from modules.generation.llamacpp.launch import Launch
     from modules.generation.llamacpp.model import LlamacppModel
+    from modules.generation.llamacpp.server_config import Launch
     from modules.library.gguf_header import read_control_tokens
 
     launch = Launch(str(gguf), "", 2048, 2, threads=1, batch=32, cpu=True)

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from modules.ui.formulas import CLASSES, LONGEST_FORMULA, formula
-from modules.ui.markdown import render
+from modules.api.page.formulas import CLASSES, LONGEST_FORMULA, formula
+from modules.api.page.markdown import render
 from tests.shown import streamed
 
 

@@ -17,8 +17,8 @@ from modules.chats import replies
 from modules.chats.store import ChatStore
 from modules.errors import DiskFull, NotFound
 from modules.generation.sampling import SamplingParams
-from modules.library import places
-from modules.ui import preferences
+from modules.library import paths
+from modules.services import preferences
 from tests.fakes import EchoModel
 from tests.in_process import make_app, serving
 
@@ -172,7 +172,7 @@ def test_files_that_do_not_fit_are_told_too(app, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr("modules.library.prompts.write_text", full)
-    assert places.write_text is not full
+    assert paths.write_text is not full
     with serving(app) as url:
         reply = httpx.post(url + "/chats/writing/prompts", json={"name": "a", "text": "x"})
     assert (reply.status_code, reply.json()["error"]["code"]) == (507, "disk_full")

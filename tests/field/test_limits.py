@@ -23,7 +23,7 @@ import yaml
 
 from modules.api import connections, conversation, large_bodies
 from modules.errors import ContextTooLong, UserError
-from modules.generation.overflow import fit_messages
+from modules.generation.context_overflow import fit_messages
 from modules.generation.sampling import SamplingParams
 from modules.generation.sandbox import BoundedEnvironment
 from modules.generation.template import check_template, render_chat
@@ -32,8 +32,8 @@ from modules.library.character import Character
 from modules.library.character_files import read_character
 from modules.library.characters import CharacterLibrary
 from modules.library.presets import PresetLibrary, read_preset
+from modules.services import backup as everything
 from modules.settings.yaml_text import parse_yaml
-from modules.ui import everything
 from tests.fakes import CHATML, EchoModel
 from tests.in_process import make_app, serving
 

@@ -34,11 +34,11 @@ from modules.library.models import ModelLibrary, describe
 from modules.library.presets import PresetLibrary
 from modules.library.prompts import PromptLibrary
 from modules.library.templates import TemplateLibrary
+from modules.services import backup as everything
 from modules.settings.server import ServerOptions
 from modules.training.formats import guess_format, list_formats, read_format
 from modules.training.recipes import list_recipes, read_recipe
 from modules.training.rows import list_datasets, read_rows
-from modules.ui import everything
 from tests.fakes import EchoModel
 from tests.field.mutations import damaged, how_many
 from tests.field.weights import copied, put

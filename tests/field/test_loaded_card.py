@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
+from modules.api.page.model_views import loaded_view
 from modules.app import App
 from modules.generation.types import Capabilities, ModelStatus
+from modules.i18n.sentences import spoken
 from modules.library import memory
-from modules.library.machine import Machine
-from modules.library.spec import ModelShape, ModelSpec
+from modules.library.hardware import Machine
+from modules.library.model_spec import ModelShape, ModelSpec
 from modules.loaders import choose
 from modules.loaders.options import LoadOptions
-from modules.ui.model_views import loaded_view, wish_of
-from modules.ui.sentences import spoken
+from modules.services.models import wish_of
 from tests.fakes import EVERYTHING, EchoModel
 from tests.in_process import make_app
 

@@ -13,10 +13,10 @@ import pytest
 from modules.chats.token_data import pack, unpack
 from modules.generation.llamacpp.model import LlamacppModel
 from modules.generation.local.model import Limits, LocalModel
-from modules.generation.remote.reading import ChunkReader
+from modules.generation.remote.response_parser import ChunkReader
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, LoadedModel, TextDelta, Token, TokenAlternative, name_of, own_bytes
-from modules.ui.token_view import token_row
+from modules.services.tokens import token_row
 from tests.api.conftest import servers
 from tests.fakes import EchoModel
 from tests.in_process import make_app, serving

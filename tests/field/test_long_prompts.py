@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from modules.errors import ContextTooLong
-from modules.generation.overflow import far_too_long
+from modules.generation.context_overflow import far_too_long
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, Message
 

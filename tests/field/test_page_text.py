@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
+from modules.api.page.markdown import LONGEST_FORMULA, LiveMarkdown, render
+from modules.api.page.reply_stream import difference
 from modules.chats.records import Figures
 from modules.chats.store import MOST_HITS, ChatStore
 from modules.generation.reasoning import opened_by, segments, without_reasoning
-from modules.ui.live import difference
-from modules.ui.markdown import LONGEST_FORMULA, LiveMarkdown, render
+from tests.api.page.test_chats import Page
 from tests.fakes import EchoModel
 from tests.in_process import make_app
 from tests.shown import after, streamed
-from tests.ui.test_routes import Page
 
 INPUTS = Path(__file__).parent / "inputs"
 
@@ -258,7 +258,7 @@ def test_a_model_that_repeats_itself_costs_in_proportion_to_its_text(line: str):
         return time.process_time() - begun
 
     seconds(1000)
-    small, large = min(seconds(8_000) for _ in range(3)), seconds(64_000)
+    small, large = (min(seconds(size) for _ in range(3)) for size in (8_000, 64_000))
     assert large < 24 * max(small, 0.02)  # eight times the text; squared it would be sixty-four times the time
 
 

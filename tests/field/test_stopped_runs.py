@@ -11,11 +11,11 @@ import pytest
 
 from modules.app import App
 from modules.errors import Conflict
+from modules.services import training as training_actions
 from modules.training import events, process
 from modules.training.checkpoints import new_checkpoint
 from modules.training.config import TrainingConfig
 from modules.training.folder import Plan, RunFolder
-from modules.ui import training_actions
 from tests.fakes import EchoModel
 from tests.in_process import make_app
 

@@ -20,10 +20,10 @@ from modules.library.models import describe
 from modules.loaders.choose import load
 from modules.loaders.options import LoadOptions
 from tests.api.conftest import Server, servers, wait_until
+from tests.api.page.test_chats import Page
 from tests.fakes import CHATML, EchoModel
 from tests.in_process import make_app
 from tests.tiny_gguf import write_gguf
-from tests.ui.test_routes import Page
 
 INPUTS = Path(__file__).parent / "inputs"
 GEMMA, DEAF, ONE_SYSTEM, SYSTEM_LAST, JOINING, WALKING = (
@@ -107,7 +107,7 @@ def test_the_page_and_the_api_are_told_what_a_template_has_no_place_for(start: C
     assert info["template_problem"] is None
     assert has_no_place_for(CHATML) == () == has_no_place_for("{# The engine renders it. #}")
     assert has_no_place_for(DEAF) == ("system", "tool")
-    from modules.ui.views import engine_view
+    from modules.api.page.views import engine_view
 
     app = start(DEAF).app
     assert engine_view(app, app.engine.status)["no_place_for"] == ("system", "tool")

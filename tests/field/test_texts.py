@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from modules.errors import UserError
-from modules.generation.overflow import window
+from modules.generation.context_overflow import window
 from modules.generation.sampling import MAX_BANNED_STRINGS, SamplingParams
 from modules.generation.template import Arguments, render_chat
 from modules.generation.types import GenerationRequest, Message

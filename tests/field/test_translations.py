@@ -19,11 +19,12 @@ from gradio.context import LocalContext
 
 from modules.app import App
 from modules.errors import Unavailable
+from modules.i18n import sentences
+from modules.i18n.catalogs import LANGUAGES
 from modules.library import memory
-from modules.library.machine import Machine
-from modules.library.spec import ModelShape, ModelSpec
-from modules.ui import events, sentences
-from modules.ui.words import LANGUAGES
+from modules.library.hardware import Machine
+from modules.library.model_spec import ModelShape, ModelSpec
+from modules.ui import events
 from tests.fakes import EchoModel
 from tests.in_process import make_app, serving
 from tools import sentences as source
@@ -41,7 +42,7 @@ def test_every_sentence_of_the_server_that_reaches_the_page_has_a_translation(la
 def test_the_source_is_really_searched():
     said, _ = source.collect()
     assert len(said) > 400
-    assert said["{1} is still being loaded. Try again in a moment."] == "generation/engine.py"
+    assert said["{1} is still being loaded. Try again in a moment."] == "generation/model_manager.py"
     assert "Loading {1}: {2} %" not in said, "a single word needs no test: it is found where it is used"
     assert not any(text.startswith("SELECT") for text in said)
 

@@ -16,21 +16,22 @@ from typing import Any
 
 import pytest
 
+from modules.api.page.views import pulse_view
 from modules.app import App, Underway
 from modules.errors import Conflict, DiskFull, NotFound, UserError
-from modules.generation.engine import EngineStatus
+from modules.generation.model_manager import EngineStatus
 from modules.library import trash
 from modules.library.character import Character
 from modules.library.remote_address import RemoteAddress, write_address
 from modules.library.trash import Trash, shipped
+from modules.services import models as model_actions
+from modules.services import preferences
 from modules.training.config import TrainingConfig, write_config
 from modules.training.folder import RunFolder
-from modules.ui import model_actions, preferences
-from modules.ui.views import pulse_view
+from tests.api.page.test_chats import Page
 from tests.fakes import EchoModel
 from tests.in_process import ROOT, make_app
 from tests.library.test_characters import picture
-from tests.ui.test_routes import Page
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import pytest
 
 from modules.errors import UserError
-from modules.generation.forms.builtin import Library
-from modules.generation.forms.process import Trials
-from modules.generation.forms.schema import place_of_fault, prepare
-from modules.generation.forms.size import shortest
-from modules.generation.forms.trial import Asked, try_form
 from modules.generation.sampling import SamplingParams
+from modules.generation.structured_output.builtin import Library
+from modules.generation.structured_output.process import Trials
+from modules.generation.structured_output.schema import place_of_fault, prepare
+from modules.generation.structured_output.size import shortest
+from modules.generation.structured_output.trial import Asked, try_form
 
 ENGINES: tuple[Literal["transformers", "llama.cpp"], ...] = ("transformers", "llama.cpp")
 
@@ -122,7 +122,7 @@ def test_tokens_by_number_are_left_to_our_own_engine() -> None:
     ],
 )
 def test_the_shortest_reply_is_read_from_the_log_of_the_library(lark: str, least: float) -> None:
-    from modules.generation.forms.trial import _compiled, _guide
+    from modules.generation.structured_output.trial import _compiled, _guide
 
     problem, log, _ = _compiled(lark, _guide(Asked("grammar", lark)))
     assert not problem

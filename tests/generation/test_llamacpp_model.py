@@ -15,8 +15,8 @@ import pytest
 
 from modules.errors import ContextTooLong, NotFound, Unavailable, UserError
 from modules.generation.llamacpp import model as module
-from modules.generation.llamacpp.launch import Launch
 from modules.generation.llamacpp.model import LlamacppModel
+from modules.generation.llamacpp.server_config import Launch
 from modules.generation.sampling import SamplingParams
 from modules.generation.stream import EventStream
 from modules.generation.types import (

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from modules.errors import ContextTooLong, NotFound, Unavailable, UserError
-from modules.generation.llamacpp.launch import Launch
 from modules.generation.llamacpp.model import LlamacppModel
+from modules.generation.llamacpp.server_config import Launch
 from modules.generation.remote.model import RemoteModel
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import (
@@ -32,7 +32,7 @@ from modules.generation.types import (
     own_bytes,
 )
 from modules.library.gguf_header import read_control_tokens
-from modules.library.spec import ModelSpec
+from modules.library.model_spec import ModelSpec
 from modules.loaders import remote
 from modules.loaders.choose import choose
 from modules.loaders.options import LoadOptions

@@ -21,10 +21,10 @@ from modules.errors import Conflict, NotAllowed, NotFound, Unavailable, UserErro
 from modules.library.download_jobs import DownloadJob, DownloadJobs
 from modules.library.downloads import DownloadPlan, download, plan_download
 from modules.library.fetching import DownloadProgress, Fetching
+from modules.library.file_selection import Wanted
 from modules.library.hub import RepositoryName, parse_name
 from modules.library.manifest import check_folder, read_manifest
 from modules.library.models import ModelLibrary
-from modules.library.wanted import Wanted
 from tests.library.hub_server import Hub, running_hub
 
 BIG = random.Random(1).randbytes(3_000_000)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from modules.library.machine import Gpu, Machine, _container_limit, this_machine, visible_gpus
+from modules.library.hardware import Gpu, Machine, _container_limit, this_machine, visible_gpus
 from modules.library.memory import LoadWish, Weights, memory_need, plan
+from modules.library.model_spec import ModelShape, ModelSpec, Quantization
 from modules.library.models import describe
-from modules.library.spec import ModelShape, ModelSpec, Quantization
 
 GIB = 1 << 30
 LLAMA_7B = ModelSpec(

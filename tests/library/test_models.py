@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 
 from modules.errors import NotFound
 from modules.library.gguf_header import FILE_TYPES, TENSOR_TYPES, read_gguf_header
+from modules.library.model_spec import ModelShape, Quantization
 from modules.library.models import ModelLibrary, describe
-from modules.library.spec import ModelShape, Quantization
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = {

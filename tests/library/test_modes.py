@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modules.errors import UserError
-from modules.generation.control import without_marks
-from modules.generation.overflow import fit_messages
+from modules.generation.context_overflow import fit_messages
+from modules.generation.control_tokens import without_marks
+from modules.generation.stop_strings import StopTexts
 from modules.generation.template import check_template, render_chat
-from modules.generation.text import StopTexts
 from modules.generation.types import Image, Message
 from modules.library.character import Character
 from modules.library.modes import COMMAND, Staged, staged

@@ -9,7 +9,7 @@ import pytest
 
 from modules.errors import Forbidden, NotFound, UserError
 from modules.generation.sampling import SamplingParams
-from modules.library.places import path_inside, write_text, written_whole
+from modules.library.paths import path_inside, write_text, written_whole
 from modules.library.presets import PresetLibrary
 from modules.library.prompts import PromptLibrary
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modules.errors import UserError
-from modules.library.spec import ModelSpec, Quantization
+from modules.library.model_spec import ModelSpec, Quantization
 from modules.loaders.choose import LOADERS, choose, ignored, load, loader
 from modules.loaders.options import OLD_NAMES, LoadOptions
 

@@ -20,8 +20,8 @@ from modules.errors import ContextTooLong, Unavailable
 from modules.generation.local.model import give_memory_back
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import Finished, GenerationRequest, LoadedModel, Message, Started, TextDelta
+from modules.library.model_spec import ModelSpec
 from modules.library.models import describe
-from modules.library.spec import ModelSpec
 from modules.loaders.choose import choose, load
 from modules.loaders.options import LoadOptions
 from tests.engines import llama_server
@@ -148,7 +148,7 @@ def _bits(kind: dict[str, Any]) -> Any:
 
 def bare_gptqmodel(folder: Path) -> str:
     """transformers with GPTQModel's layers."""
-    from modules.loaders.noise import import_gptqmodel
+    from modules.loaders.quiet_imports import import_gptqmodel
 
     import_gptqmodel()
     with warnings.catch_warnings():

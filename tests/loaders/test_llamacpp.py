@@ -8,8 +8,8 @@ import pytest
 
 from modules.errors import UserError
 from modules.generation.types import TextDelta
+from modules.library.model_spec import ModelSpec, Quantization
 from modules.library.models import describe
-from modules.library.spec import ModelSpec, Quantization
 from modules.loaders import choose, llamacpp
 from modules.loaders.options import LoadOptions
 from tests.generation.test_llamacpp_model import ask, reply

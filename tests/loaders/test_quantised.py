@@ -15,7 +15,7 @@ import torch
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, LoadedModel, TextDelta
-from modules.library.folder import describe_folder
+from modules.library.hf_folder import describe_folder
 from modules.loaders import bitsandbytes, gptq
 from modules.loaders.choose import choose, ignored, load
 from modules.loaders.options import LoadOptions

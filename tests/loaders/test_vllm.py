@@ -11,7 +11,7 @@ import pytest
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, Message, TextDelta
-from modules.library.spec import ModelSpec
+from modules.library.model_spec import ModelSpec
 from modules.loaders import vllm
 from modules.loaders.choose import load
 from modules.loaders.options import LoadOptions

@@ -15,7 +15,7 @@ from modules.training.folder import RunFolder
 from modules.training.plan import learning_rate, plan_steps
 from modules.training.recipes import read_recipe
 from modules.training.samples import load_tokenizer
-from modules.training.worker.group import Group
+from modules.training.worker.distributed import Group
 from modules.training.worker.objective import Imitation
 from modules.training.worker.run import Run
 

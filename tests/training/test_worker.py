@@ -14,7 +14,7 @@ from modules.training import checkpoints, events
 from modules.training.config import Init, TrainingConfig
 from modules.training.folder import RunFolder
 from modules.training.samples import Sample
-from modules.training.worker import saving
+from modules.training.worker import checkpointing
 from modules.training.worker.__main__ import describe, main, train
 from modules.training.worker.objective import Imitation
 
@@ -83,7 +83,7 @@ def test_how_much_is_computed_at_once_does_not_change_the_losses(make_run, setti
 
 def test_rows_in_one_line_do_not_see_each_other(make_run):
     """The loss of packed rows is the sum of what each has alone; and changing one row changes no other."""
-    from modules.training.worker.group import Group
+    from modules.training.worker.distributed import Group
     from modules.training.worker.run import Run
 
     run = Run(make_run("alone"), Group())
@@ -102,7 +102,7 @@ def test_rows_in_one_line_do_not_see_each_other(make_run):
 def test_the_loss_is_that_of_transformers_itself(make_run, tiny_llama_folder):
     from transformers import AutoModelForCausalLM
 
-    from modules.training.worker.group import Group
+    from modules.training.worker.distributed import Group
     from modules.training.worker.run import Run
 
     run = Run(make_run("same"), Group())
@@ -118,7 +118,7 @@ def test_the_loss_is_that_of_transformers_itself(make_run, tiny_llama_folder):
 
 def test_many_labels_are_computed_in_parts_with_the_same_gradient(make_run, monkeypatch):
     from modules.training.worker import forward
-    from modules.training.worker.group import Group
+    from modules.training.worker.distributed import Group
     from modules.training.worker.run import Run
 
     run = Run(make_run("parts"), Group())
@@ -171,7 +171,7 @@ def test_however_an_adapter_began_it_gives_the_same_logits_on_the_plain_base(mak
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    from modules.training.worker.group import Group
+    from modules.training.worker.distributed import Group
     from modules.training.worker.run import Run
 
     folder = make_run("converted", max_steps=6, init=init)
@@ -189,7 +189,7 @@ def test_however_an_adapter_began_it_gives_the_same_logits_on_the_plain_base(mak
 def test_loftq_begins_nearer_to_the_full_weights_than_the_four_bits_alone(make_run, tiny_llama_folder, alpha):
     from transformers import AutoModelForCausalLM
 
-    from modules.training.worker.group import Group
+    from modules.training.worker.distributed import Group
     from modules.training.worker.run import Run
 
     tokens = torch.arange(5, 50)[None]
@@ -303,19 +303,19 @@ def test_a_loss_that_is_no_number_fails_the_run_and_keeps_the_last_good_checkpoi
 @pytest.mark.parametrize("name", ["optimizer.pt", "progress.json"])
 def test_a_full_disk_while_saving_fails_the_run_and_keeps_the_last_good_checkpoint(make_run, monkeypatch, name):
     folder = make_run("full", save_every=2, max_steps=6)
-    save_weights = saving.save_weights
+    save_weights = checkpointing.save_weights
 
     def save_beside_a_full_disk(trainee, draft, weights):
         save_weights(trainee, draft, weights)
         if "000004" in draft.name:
             (draft / name).symlink_to("/dev/full")
 
-    monkeypatch.setattr(saving, "save_weights", save_beside_a_full_disk)
+    monkeypatch.setattr(checkpointing, "save_weights", save_beside_a_full_disk)
     assert main([str(folder.path)]) == 1
     assert reason(folder).startswith("The disk is full")
     assert [one.step for one in checkpoints.list_checkpoints(folder.checkpoints)] == [2]
     assert not Path(folder.read_plan().output).exists()
-    monkeypatch.setattr(saving, "save_weights", save_weights)
+    monkeypatch.setattr(checkpointing, "save_weights", save_weights)
     assert main([str(folder.path)]) == 0
     assert told(folder, events.Done)
 

@@ -10,10 +10,10 @@ import pytest
 from modules import web
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
+from modules.i18n.catalogs import SETTINGS
 from modules.settings.declare import Settings, bounds_of, setting
 from modules.training.config import TrainingConfig
 from modules.ui.form import MOST_STEPS, Form, from_control, read_list, to_control
-from modules.ui.words import SETTINGS
 from tests.in_process import make_app
 
 CLASSES = [*SETTINGS]

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from modules.chats.contents import Content, told, words
-from modules.chats.pictures import kind_of
+from modules.chats.images import kind_of
 from modules.chats.portable import Lenient, PortableChat, PortableMessage, chat_of, checked
 from modules.chats.remarks import Remark, Unreadable
 from modules.generation.types import Role

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from modules.errors import Conflict, NotFound, Unavailable, UserError
-from modules.generation.control import MARK, ControlTokens, render_marked, without_marks
-from modules.generation.forms.process import Follower, Trials
-from modules.generation.llamacpp.gate import Gate
-from modules.generation.llamacpp.launch import Launch
-from modules.generation.llamacpp.parameters import SUPPORTED, as_fields
+from modules.generation.admission import Gate
+from modules.generation.context_overflow import far_too_long, fit_messages, fit_tokens, refuse_far_too_long, window
+from modules.generation.control_tokens import MARK, ControlTokens, render_marked, without_marks
 from modules.generation.llamacpp.parts import Joined, told_apart
-from modules.generation.llamacpp.process import Process
-from modules.generation.llamacpp.reading import ReplyReader, likeliest
-from modules.generation.overflow import far_too_long, fit_messages, fit_tokens, refuse_far_too_long, window
+from modules.generation.llamacpp.response_parser import ReplyReader, likeliest
+from modules.generation.llamacpp.sampling_params import SUPPORTED, as_fields
+from modules.generation.llamacpp.server_client import Process
+from modules.generation.llamacpp.server_config import Launch
 from modules.generation.reasoning import opened_by
 from modules.generation.stream import EventStream
+from modules.generation.structured_output.process import Follower, Trials
 from modules.generation.types import (
     Capabilities,
     GenerationEvent,

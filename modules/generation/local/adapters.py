@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from modules.errors import Conflict, NotFound, UserError
-from modules.generation.local.store import Piece
+from modules.generation.local.kv_cache import Piece
 
 Parts = Sequence[tuple[str, int, int]]
 """(module name, first column, last column) of an output that several modules make together."""

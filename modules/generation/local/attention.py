@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import Cache
 
-from modules.generation.local.store import Piece
+from modules.generation.local.kv_cache import Piece
 from modules.generation.local.threads import OneThread
 
 NAME = "textloom_pieces"

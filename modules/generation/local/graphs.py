@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modules.generation.local.kv_cache import STEP, Layout, Piece, Store
 from modules.generation.local.llama import Decoder
-from modules.generation.local.store import STEP, Layout, Piece, Store
 
 log = logging.getLogger(__name__)
 SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48, 56, 64, 80, 96, 128, 160, 192, 224, 256)

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from modules.generation.local.adapters import Plan
 from modules.generation.local.attention import Pieces, look
+from modules.generation.local.kv_cache import Piece, positions
 from modules.generation.local.projection import Head, Projection
-from modules.generation.local.store import Piece, positions
 
 LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}

@@ -14,24 +14,24 @@ import torch
 from torch import Tensor
 
 from modules.errors import Conflict, NotFound, UserError
-from modules.generation.forms.process import Trials
-from modules.generation.local.alone import Alone
-from modules.generation.local.compute import Together, together_or_why_not
-from modules.generation.local.guess import Draft, Guesser, Lookup
-from modules.generation.local.loop import Loop
-from modules.generation.local.pictures import Eyes
+from modules.generation.context_overflow import fit_tokens
+from modules.generation.local.engine_loop import Loop
+from modules.generation.local.model_runner import Together, together_or_why_not
+from modules.generation.local.prefix_cache import Key
 from modules.generation.local.prompt import Prompt, Prompter, chat_template_of
 from modules.generation.local.reply_text import ReplyText
-from modules.generation.local.row import Lane, Naming, Row, Spelling
-from modules.generation.local.slots import Key
-from modules.generation.overflow import fit_tokens
+from modules.generation.local.sequence import Lane, Naming, Row, Spelling
+from modules.generation.local.single_runner import Alone
+from modules.generation.local.speculative import Draft, Guesser, Lookup
+from modules.generation.local.vision import Eyes
+from modules.generation.samplers.batch_sampler import RowSampler, remaining
 from modules.generation.samplers.candidates import NEVER
 from modules.generation.samplers.contrastive import Contrast
-from modules.generation.samplers.rows import RowSampler, remaining
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import SamplingParams
+from modules.generation.stop_strings import REPLACEMENT
 from modules.generation.stream import EventStream
-from modules.generation.text import REPLACEMENT
+from modules.generation.structured_output.process import Trials
 from modules.generation.types import (
     Capabilities,
     GenerationRequest,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from modules.errors import UserError
-from modules.generation.control import ChatEncoder, render_marked, without_marks
-from modules.generation.local.pictures import Eyes
-from modules.generation.overflow import far_too_long, fit_messages, fit_tokens, refuse_far_too_long, window
+from modules.generation.context_overflow import far_too_long, fit_messages, fit_tokens, refuse_far_too_long, window
+from modules.generation.control_tokens import ChatEncoder, render_marked, without_marks
+from modules.generation.local.vision import Eyes
 from modules.generation.types import GenerationRequest, Messages
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from modules.generation.text import REPLACEMENT
+from modules.generation.stop_strings import REPLACEMENT
 
 REACH = 6
 """How many earlier tokens are read along, so that spaces and joined characters come out right."""

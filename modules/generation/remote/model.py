@@ -13,13 +13,13 @@ from math import hypot
 from typing import Any, Self
 
 from modules.errors import EngineGone, NotFound, Unavailable, UserError
-from modules.generation.control import without_marks
-from modules.generation.llamacpp.gate import Gate
-from modules.generation.overflow import fit_messages, fit_tokens, window
+from modules.generation.admission import Gate
+from modules.generation.context_overflow import fit_messages, fit_tokens, window
+from modules.generation.control_tokens import without_marks
 from modules.generation.reasoning import opened_by
 from modules.generation.remote.client import Client, Line
 from modules.generation.remote.dialects import Dialect, extra_fields, samplers_of, standard_fields
-from modules.generation.remote.reading import ChunkReader
+from modules.generation.remote.response_parser import ChunkReader
 from modules.generation.stream import EventStream
 from modules.generation.template import render_chat
 from modules.generation.types import (

@@ -17,7 +17,7 @@ from contextlib import closing
 from pathlib import Path
 
 from modules.errors import UserError
-from modules.library.places import path_inside
+from modules.library.paths import path_inside
 from modules.settings.terminal import take_any_text
 from modules.training.events import Failed, append_event
 from modules.training.folder import RunFolder
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
 def train(folder: RunFolder) -> None:
     """Run to the end in this process. Raises UserError, and whatever else happens."""
-    from modules.training.worker.group import Group
+    from modules.training.worker.distributed import Group
     from modules.training.worker.run import Run
     from modules.training.worker.sharded import ShardedGroup
 

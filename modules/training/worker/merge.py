@@ -12,8 +12,8 @@ from pathlib import Path
 from modules.errors import UserError
 from modules.library.config_files import GENERATION
 from modules.library.models import describe as model_of
-from modules.loaders.noise import hush_imports, import_gptqmodel
 from modules.loaders.pretrained import as_listed, explained, load_whole, with_adapter
+from modules.loaders.quiet_imports import hush_imports, import_gptqmodel
 from modules.settings.terminal import take_any_text
 from modules.training.samples import load_tokenizer
 from modules.training.worker.__main__ import describe

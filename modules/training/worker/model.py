@@ -15,12 +15,12 @@ from torch import nn
 from modules.errors import UserError
 from modules.library.config_files import GENERATION
 from modules.library.models import describe
-from modules.loaders.noise import hush_imports, import_gptqmodel, keep_peft_from_gptqmodel
 from modules.loaders.pretrained import as_listed, explained, load_whole, with_adapter
+from modules.loaders.quiet_imports import hush_imports, import_gptqmodel, keep_peft_from_gptqmodel
 from modules.training.config import CHANGE_THE_BASE, TrainingConfig
 from modules.training.layers import choose_targets
 from modules.training.samples import Sample, load_tokenizer
-from modules.training.worker.beginning import fill_new_adapter, look_at_the_data, peft_settings
+from modules.training.worker.adapter_init import fill_new_adapter, look_at_the_data, peft_settings
 from modules.training.worker.writing import write_model
 
 _NEEDS = {"qlora": "bitsandbytes", "lora-8bit": "bitsandbytes", "gptq-lora": "gptqmodel"}

@@ -21,16 +21,16 @@ from modules.training.formats import KeySetFormat, TextFormat
 from modules.training.plan import Step, learning_rate, micro_batches, plan_steps, share_out
 from modules.training.rows import read_rows
 from modules.training.samples import Sample, load_tokenizer
-from modules.training.worker.board import Board
+from modules.training.worker.checkpointing import NOT_WEIGHTS, Progress, restore, save_checkpoint
+from modules.training.worker.distributed import Group
+from modules.training.worker.dpo_reference import reference_of
 from modules.training.worker.forward import Forward
-from modules.training.worker.group import Group
 from modules.training.worker.model import keep_beginning, load_trainee, save_result
 from modules.training.worker.objective import Imitation, Objective, Preference
 from modules.training.worker.optimizers import make_optimizer, only_plain, peak_memory
-from modules.training.worker.reference import reference_of
-from modules.training.worker.replies import Replies
-from modules.training.worker.saving import NOT_WEIGHTS, Progress, restore, save_checkpoint
+from modules.training.worker.sample_replies import Replies
 from modules.training.worker.standstill import Standstill
+from modules.training.worker.tensorboard import Board
 
 _TOKENS_ON_CPU = 400  # a longer line is not faster there, and takes more memory
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from modules.training.worker.group import Group
+from modules.training.worker.distributed import Group
 
 
 class ShardedGroup(Group):

@@ -9,18 +9,19 @@ import gradio as gr
 
 from modules.app import App
 from modules.errors import NotFound, UserError
+from modules.i18n.catalogs import say
+from modules.i18n.sentences import said
 from modules.library import memory
-from modules.library.machine import this_machine
-from modules.library.spec import ModelSpec
+from modules.library.hardware import this_machine
+from modules.library.model_spec import ModelSpec
 from modules.loaders import choose
 from modules.loaders.options import LoaderName, LoadOptions
+from modules.services import models as model_actions
+from modules.services import undo
+from modules.services.models import wish_of
 from modules.settings.declare import hints_of
-from modules.ui import model_actions, undo
 from modules.ui.events import PRIVATE, asks, note, owner_of, told
 from modules.ui.form import Form, common_look
-from modules.ui.model_views import wish_of
-from modules.ui.sentences import said
-from modules.ui.words import say
 
 _LIST = """
 import(new URL("chats/static/models.js", document.baseURI).href)

@@ -11,11 +11,11 @@ import gradio as gr
 from modules.app import App
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
+from modules.i18n.catalogs import say
+from modules.services import preferences, undo
 from modules.settings.page import PageSettings
-from modules.ui import preferences, undo
 from modules.ui.events import PRIVATE, asks, note, owner_of, say_it, told
 from modules.ui.form import Form
-from modules.ui.words import say
 
 _COLUMNS = (("Length", "Text", "Form"), ("Temperature", "Filters"), ("Repetition", "Guidance"))
 _PLOT = """

@@ -13,7 +13,9 @@ import gradio as gr
 
 from modules.app import App
 from modules.errors import Conflict, UserError
-from modules.library.places import path_inside, write_text
+from modules.i18n.catalogs import say
+from modules.i18n.sentences import said
+from modules.library.paths import path_inside, write_text
 from modules.training.config import TrainingConfig
 from modules.training.dataset import choose_format
 from modules.training.encodings import NotUtf8
@@ -26,8 +28,6 @@ from modules.training.rows import SUFFIXES, find_dataset, list_datasets, name_be
 from modules.ui.data_view import facts_of, figures_html, first_html, kept_html, rows_html, sentence_html
 from modules.ui.events import PRIVATE, answered, asks, owner_of, told
 from modules.ui.form import Form, common_look
-from modules.ui.sentences import said
-from modules.ui.words import say
 
 _START = """
 import(new URL("chats/static/training.js", document.baseURI).href)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from modules.chats.sheets import SheetName
+from modules.chats.notebook import SheetName
 
 _START = """
 import(new URL("chats/static/writing.js", document.baseURI).href).then((writing) => writing.start(element, "NAME"));

@@ -36,7 +36,7 @@ def make_lora(tiny_model: Any, folder: Path, seed: int, **more: Any) -> tuple[Pa
 @pytest.mark.parametrize("ours", [True, False], ids=["our layers", "transformers' layers"])
 def test_rows_with_different_adapters_share_a_batch(make_local, tiny_model, generate, tmp_path, ours, monkeypatch) -> None:
     if not ours:
-        monkeypatch.setattr("modules.generation.local.compute._quicken", lambda *arguments: None)
+        monkeypatch.setattr("modules.generation.local.model_runner._quicken", lambda *arguments: None)
     model = make_local(prefill_chunk=16)
     assert (model._compute.decoder is not None) == ours
     prompt = some_prompt(60)

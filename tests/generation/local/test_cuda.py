@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from modules.generation.local.kv_cache import Piece
 from modules.generation.local.model import Limits, LocalModel
-from modules.generation.local.store import Piece
 from tests.generation.local.conftest import greedy, tokens_of
 from tests.generation.local.test_rows import some_prompt
 

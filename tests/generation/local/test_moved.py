@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from modules.generation.local.kv_cache import Piece
 from modules.generation.local.model import Limits, LocalModel
-from modules.generation.local.store import Piece
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest, Message
 from tests.generation.local.conftest import tokens_of

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from modules.generation.forms.process import Trials
-from modules.generation.samplers.rows import RowSampler
+from modules.generation.samplers.batch_sampler import RowSampler
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import SamplingParams
+from modules.generation.structured_output.process import Trials
 
 MakeRow = Callable[..., RowSampler]
 

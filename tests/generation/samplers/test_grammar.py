@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from modules.errors import UserError
-from modules.generation.forms.lark import as_lark
-from modules.generation.forms.process import Trials
+from modules.generation.samplers.batch_sampler import RowSampler, choose, remaining
 from modules.generation.samplers.candidates import NEVER
-from modules.generation.samplers.rows import RowSampler, choose, remaining
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import SamplingParams
+from modules.generation.structured_output.lark import as_lark
+from modules.generation.structured_output.process import Trials
 from tests.generation.samplers.conftest import MakeRow
 
 PERSON = json.dumps(

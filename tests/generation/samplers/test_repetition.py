@@ -16,11 +16,11 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
 )
 
+from modules.generation.samplers.batch_sampler import choose, remaining
 from modules.generation.samplers.candidates import NEVER
 from modules.generation.samplers.dry import dry_penalties
 from modules.generation.samplers.history import Breaks, Counts
 from modules.generation.samplers.penalties import ends_of_repeated_ngrams
-from modules.generation.samplers.rows import choose, remaining
 from modules.generation.samplers.vocabulary import Vocabulary
 from tests.generation.samplers.conftest import MakeRow
 

@@ -11,11 +11,11 @@ from transformers import MinNewTokensLengthLogitsProcessor
 from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 from modules.errors import UserError
-from modules.generation.forms.process import Trials
+from modules.generation.samplers.batch_sampler import RowSampler, choose, guide, remaining
 from modules.generation.samplers.candidates import NEVER
-from modules.generation.samplers.rows import RowSampler, choose, guide, remaining
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import DEFAULT_ORDER, SamplingParams
+from modules.generation.structured_output.process import Trials
 from tests.generation.samplers.conftest import MakeRow, sampler_of
 
 PROMPT = list(b"to be, or not to be: that is the question. to be")

@@ -1,0 +1,261 @@
+"""The addresses that the chat view's script calls: actions as JSON, replies as server-sent events, the script itself."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import FileResponse, Response, StreamingResponse
+from pydantic import BaseModel, Field
+
+from modules.api.page import characters, files, messages, models, notebook, training, views
+from modules.api.page import undo as deleted
+from modules.api.page.dependencies import Owner, Said, Start, download, file_of
+from modules.api.page.reply_stream import Renderings, event_response, follow, over
+from modules.app import App
+from modules.chats import images, incoming
+from modules.chats.records import PathMessage, Place
+from modules.chats.store import PAGE_OF_CHATS
+from modules.errors import NotFound, UserError
+from modules.generation.sampling import SamplingParams
+from modules.library import character_files
+from modules.services import backup as everything
+from modules.services import chats as actions
+from modules.services import preferences, undo
+from modules.settings.texts import check_text
+
+STATIC = Path(__file__).parents[2] / "ui" / "static"
+LARGER_BODIES = {
+    "/chats/everything": everything.LARGEST,
+    "/chats/import": incoming.LARGEST_ARCHIVE,
+    "/chats/pictures": images.LARGEST_FILE,
+    "/chats/characters/import|/chats/characters/[^/]+/picture": character_files.LARGEST_FILE,
+}
+"""Patterns of paths that take files, with the largest body of each."""
+MOST_CHATS = 1000
+"""How many chats one answer lists at most."""
+
+
+class View(BaseModel):
+    """What the browser has: message id → time of its last change. limit: how many of the last messages it shows."""
+
+    known: dict[int, float] = {}
+    limit: int = views.PAGE_OF_MESSAGES
+
+
+class NewMessage(Said):
+    """chat: None begins a new one, with `settings`. after: the message that this one follows."""
+
+    chat: int | None = None
+    after: int | None = None
+    settings: dict[str, Any] | None = None
+    pictures: list[int] = Field(default_factory=list)
+
+
+class Edit(BaseModel):
+    content: str
+    answer: bool = True
+
+
+class ChatChange(BaseModel):
+    title: str | None = None
+    pinned: bool | None = None
+    settings: dict[str, Any] | None = None
+
+
+class Name(BaseModel):
+    name: str
+
+
+class Sampling(BaseModel):
+    """Values of settings; the others are neutral."""
+
+    values: dict[str, Any]
+
+
+def place_of(text: str) -> Place:
+    """A place in the list from "pinned,updated,id". Raises UserError."""
+    match = re.fullmatch(r"([01]),(\d{1,12}(?:\.\d{1,20})?),(\d{1,18})", text)
+    if match is None:
+        raise UserError(
+            'The place in the list is told as "pinned,updated,id", as the last chat before it has them.', param="after"
+        )
+    pinned, updated, id_ = match.groups()
+    return Place(pinned == "1", float(updated), int(id_))
+
+
+def router(app: App) -> APIRouter:
+    """All addresses under chats/. Each asks who is there, and shows only what is theirs."""
+
+    def let_in(request: Request) -> None:
+        request.state.owner = app.access.require_user(request)
+
+    async def of_whole_characters(request: Request) -> None:
+        check_text(getattr(request, "_json", None))  # what FastAPI has read; a route that takes a file reads it itself
+
+    checks = [Depends(let_in), Depends(of_whole_characters)]
+    routes = APIRouter(prefix="/chats", include_in_schema=False, dependencies=checks)
+    routes.include_router(models.router(app))
+    routes.include_router(training.router(app))
+    routes.include_router(messages.router(app))
+    routes.include_router(characters.router(app))
+    routes.include_router(files.router(app))
+    routes.include_router(notebook.router(app))
+    routes.include_router(deleted.router(app))
+    renderings = Renderings[int]()
+
+    # --- the list and the chats
+
+    @routes.get("")
+    def list_chats(
+        owner: Owner, search: str = "", limit: Annotated[int, Query(ge=1, le=MOST_CHATS)] = PAGE_OF_CHATS, after: str = ""
+    ) -> list[dict[str, Any]]:
+        """A page of the list. after: the place of the last chat of the page before, as "pinned,updated,id"."""
+        return views.list_view(app.store.chats(owner, search, limit, place_of(after) if after else None))
+
+    @routes.get("/pulse")
+    def pulse(owner: Owner, chat: int | None = None) -> dict[str, Any]:
+        return views.pulse_view(app, owner, chat)
+
+    @routes.get("/menus")
+    def menus(owner: Owner) -> dict[str, Any]:
+        return views.menus_view(app, owner)
+
+    @routes.get("/server")
+    def server(owner: Owner) -> dict[str, Any]:
+        return views.server_view(app, owner)
+
+    @routes.post("/preset")
+    def choose_preset(owner: Owner, body: Name) -> dict[str, Any] | None:
+        before = preferences.sampling_of(app, owner)
+        preferences.choose_preset(app, owner, body.name)
+        return undo.told_settings(app, owner, before)
+
+    @routes.put("/sampling")
+    def set_sampling(owner: Owner, body: Sampling) -> None:
+        preferences.set_sampling(app, owner, SamplingParams.read(body.values), None)
+
+    @routes.patch("/page")
+    def change_page(owner: Owner, body: dict[str, Any]) -> dict[str, Any]:
+        return preferences.set_page(app, owner, body).model_dump(mode="json")
+
+    @routes.post("/defaults")
+    def save_as_default(owner: Owner) -> dict[str, Any]:
+        with undo.undoable_defaults(app, owner) as change:
+            file = preferences.save_as_default(app, owner)
+        return undo.told(change, "session.defaults.saved", file=file)
+
+    @routes.get("/everything")
+    def export_everything(owner: Owner) -> Response:
+        return download(everything.export(app, owner), "textloom.zip", "application/zip")
+
+    @routes.post("/everything")
+    async def import_everything(owner: Owner, request: Request) -> dict[str, Any]:
+        before = preferences.sampling_of(app, owner)
+        with await file_of(request, everything.LARGEST) as file:
+            found = await asyncio.to_thread(everything.read, app, owner, file)
+        return {**found, "replaced": undo.told_settings(app, owner, before)}
+
+    @routes.get("/static/{name:path}")
+    def static(name: str) -> FileResponse:
+        path = (STATIC / name).resolve()
+        if not path.is_relative_to(STATIC) or not path.is_file():
+            raise NotFound("There is no such file.")
+        kind = "text/javascript" if path.suffix == ".js" else None
+        return FileResponse(path, media_type=kind, headers={"Cache-Control": "no-cache"})
+
+    @routes.post("/{chat_id}/view")
+    def view(owner: Owner, chat_id: int, body: View) -> dict[str, Any]:
+        return views.chat_view(app, owner, chat_id, body.known, max(1, min(body.limit, 100_000)))
+
+    @routes.patch("/{chat_id}")
+    def change(owner: Owner, chat_id: int, body: ChatChange) -> None:
+        if body.title is not None:
+            app.store.rename(owner, chat_id, body.title)
+        if body.pinned is not None:
+            app.store.pin(owner, chat_id, body.pinned)
+        if body.settings is not None:
+            actions.change_settings(app, owner, chat_id, body.settings)
+
+    @routes.delete("/{chat_id}")
+    def delete(owner: Owner, chat_id: int) -> None:
+        actions.delete_chat(app, owner, chat_id)
+
+    @routes.post("/{chat_id}/restore")
+    def restore(owner: Owner, chat_id: int) -> None:
+        app.store.restore_chat(owner, chat_id)
+
+    # --- messages
+
+    @routes.post("/send")
+    def send(owner: Owner, body: NewMessage) -> dict[str, int]:
+        if body.chat is None:
+            reply = actions.begin_chat(app, owner, body.whole(), body.settings or {}, body.pictures)
+        else:
+            reply = actions.send(app, owner, body.chat, body.whole(), body.after, body.pictures)
+        return {"chat": reply.chat_id, "reply": reply.id}
+
+    @routes.get("/messages/{message_id}")
+    def source(owner: Owner, message_id: int) -> dict[str, Any]:
+        return views.source_view(app.store.message(owner, message_id))
+
+    @routes.post("/messages/{message_id}/regenerate")
+    def regenerate(owner: Owner, message_id: int) -> dict[str, int]:
+        return {"reply": actions.regenerate(app, owner, message_id).id}
+
+    @routes.post("/messages/{message_id}/continue")
+    def continue_reply(owner: Owner, message_id: int) -> dict[str, int]:
+        return {"reply": actions.continue_reply(app, owner, message_id).id}
+
+    @routes.post("/messages/{message_id}/edit")
+    def edit(owner: Owner, message_id: int, body: Edit) -> dict[str, int]:
+        return {"reply": actions.edit(app, owner, message_id, body.content, answer=body.answer).id}
+
+    @routes.post("/messages/{message_id}/select")
+    def select(owner: Owner, message_id: int) -> None:
+        app.store.select(owner, message_id)
+
+    @routes.post("/messages/{message_id}/branch")
+    def branch(owner: Owner, message_id: int) -> dict[str, int]:
+        return {"id": app.store.branch_off(owner, message_id).id}
+
+    @routes.delete("/messages/{message_id}")
+    def delete_message(owner: Owner, message_id: int) -> None:
+        actions.delete_message(app, owner, message_id)
+
+    @routes.post("/messages/{message_id}/restore")
+    def restore_message(owner: Owner, message_id: int) -> None:
+        app.store.restore_branch(owner, message_id)
+
+    # --- replies
+
+    @routes.post("/replies/{message_id}/stop")
+    def stop(owner: Owner, message_id: int) -> dict[str, bool]:
+        return {"stopped": actions.stop(app, owner, message_id)}
+
+    @routes.get("/replies/{message_id}/events")
+    async def events(owner: Owner, message_id: int, start: Start, tokens: bool = False) -> StreamingResponse:
+        def final() -> dict[str, Any]:
+            message = app.store.message(owner, message_id)
+            path = app.store.path(owner, message.chat_id, leaf=message_id)
+            return views.reply_view(app, owner, path[-1] if path else PathMessage(message, (message_id,)), {})
+
+        await asyncio.to_thread(app.store.message, owner, message_id)
+
+        async def stream() -> AsyncIterator[str]:
+            reply = app.replies.get(message_id)
+            if reply is None:
+                yield over(await asyncio.to_thread(final))
+                return
+            streaming = preferences.page_of(app, owner).stream
+            with renderings.watched(message_id, reply) as rendering:
+                async for piece in follow(rendering, start, final, tokens=tokens, streaming=streaming):
+                    yield piece
+
+        return event_response(stream())
+
+    return routes

@@ -1,0 +1,70 @@
+"""The addresses for files: chats in and out, and the pictures of messages."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from modules.api.page.dependencies import Owner, body_of, download, file_of, picture
+from modules.app import App
+from modules.chats import images, incoming, transfer
+from modules.i18n.sentences import said
+
+MOST_TOLD = 1000
+"""Entries of one kind that an answer names; of more it says how many there are."""
+
+
+def router(app: App) -> APIRouter:
+    """Each person's own chats and pictures only."""
+    routes = APIRouter()
+
+    @routes.post("/import")
+    async def import_file(owner: Owner, request: Request) -> Any:
+        """What came in, the latest last; `left_out` what did not, and `remarks` what of a chat did not, each with its reason."""
+        file = await file_of(request, incoming.LARGEST_ARCHIVE)
+
+        def read() -> dict[str, Any]:
+            with file:
+                found = incoming.read_upload(file)
+            made = transfer.import_chats(app.store, app.pictures, owner, found.chats)
+            return _told(found, made)
+
+        return await asyncio.to_thread(read)
+
+    @routes.get("/{chat_id}/export/{form}")
+    def export_file(owner: Owner, chat_id: int, form: str) -> Response:
+        name, text = transfer.export_file(transfer.export_chat(app.store, app.pictures, owner, chat_id), form)
+        return download(text, name, "text/markdown" if name.endswith(".md") else "application/json")
+
+    @routes.post("/pictures")
+    async def add_picture(owner: Owner, request: Request) -> dict[str, Any]:
+        data = await body_of(request, images.LARGEST_FILE)
+        kept = await asyncio.to_thread(app.pictures.add, owner, data)
+        return {"id": kept.id, "width": kept.width, "height": kept.height}
+
+    @routes.get("/pictures/{picture_id}")
+    def show_picture(owner: Owner, picture_id: int, small: bool = False) -> Response:
+        return picture(*(app.pictures.thumbnail if small else app.pictures.data)(owner, picture_id))
+
+    return routes
+
+
+def _told(found: incoming.Incoming, made: list[transfer.Imported]) -> dict[str, Any]:
+    left_out = [
+        {"number": entry.number, "title": entry.title, "file": entry.file, "why": said(entry.why.text)}
+        for entry in found.left_out[:MOST_TOLD]
+    ]
+    remarks = [
+        {"chat": chat.id, "number": entry.number, "title": entry.chat.title, "file": entry.file, "why": said(remark.text)}
+        for entry, chat in zip(found.found, made, strict=True)
+        for remark in chat.remarks
+    ]
+    return {
+        "chats": [chat.id for chat in sorted(made, key=lambda chat: chat.rank)],
+        "left_out": left_out,
+        "remarks": remarks[:MOST_TOLD],
+        "more": max(0, len(found.left_out) - MOST_TOLD) + max(0, len(remarks) - MOST_TOLD),
+    }

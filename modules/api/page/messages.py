@@ -1,0 +1,231 @@
+"""The addresses for what can be done with a message beyond writing it: tokens, columns, prompts, marks, differences, the map."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
+from pydantic import BaseModel
+
+from modules.api.page.dependencies import Owner, Said
+from modules.app import App
+from modules.chats import feedback
+from modules.chats.differences import differences
+from modules.chats.files import words_of
+from modules.chats.search import titled
+from modules.errors import Conflict, Unavailable, UserError
+from modules.generation.stream import EventStream
+from modules.generation.types import Queued, TextDelta
+from modules.i18n.sentences import said
+from modules.library.paths import path_inside, write_text
+from modules.services import compare, preferences
+from modules.services import prompt_preview as prompt_view
+from modules.services import rerun as repeat
+from modules.services import tokens as token_view
+from modules.services.chats import new_chat
+
+EXCERPT = 70
+
+
+class Switch(BaseModel):
+    on: bool
+
+
+class ChosenToken(BaseModel):
+    """stretch, index: the place, as the token view numbers it. alternative: which of those that it lists there."""
+
+    stretch: int
+    index: int
+    alternative: int
+
+
+class ColumnChoice(BaseModel):
+    adapter: str | None = None
+    adapter_strength: float | None = None
+    preset: str | None = None
+    template: str | None = None
+
+
+class Draft(Said):
+    """What is about to be said, and where: chat None is a new one, with `settings`."""
+
+    chat: int | None = None
+    after: int | None = None
+    settings: dict[str, Any] | None = None
+
+
+class Comparison(Draft):
+    columns: list[ColumnChoice]
+
+
+class Added(Draft):
+    role: Literal["user", "assistant"]
+
+
+class Preference(BaseModel):
+    rejected: int
+    preferred: bool = True
+
+
+class DataSet(BaseModel):
+    kind: feedback.Kind
+    name: str
+
+
+def router(app: App) -> APIRouter:
+    """Part of the router of chats/, which has checked who asks."""
+    routes = APIRouter()
+
+    # --- tokens
+
+    @routes.post("/token-view")
+    def switch_token_view(owner: Owner, body: Switch) -> None:
+        preferences.set_token_view(app, owner, body.on)
+
+    @routes.get("/messages/{message_id}/tokens")
+    def tokens(owner: Owner, message_id: int) -> dict[str, Any]:
+        return token_view.tokens_view(app, owner, message_id)
+
+    @routes.post("/messages/{message_id}/tokens")
+    def compute_tokens(owner: Owner, message_id: int) -> dict[str, Any]:
+        token_view.compute(app, owner, message_id)
+        return token_view.tokens_view(app, owner, message_id)
+
+    @routes.post("/messages/{message_id}/choose")
+    def choose(owner: Owner, message_id: int, body: ChosenToken) -> dict[str, int]:
+        return {"reply": token_view.choose_token(app, owner, message_id, body.stretch, body.index, body.alternative).id}
+
+    # --- columns
+
+    @routes.post("/compare")
+    def begin_comparison(owner: Owner, body: Comparison) -> dict[str, Any]:
+        columns = [compare.Column(**column.model_dump()) for column in body.columns]
+        made = compare.compare(
+            app, owner, columns, chat_id=body.chat, after=body.after, content=body.whole(), settings=body.settings
+        )
+        return {"chat": made[0].chat_id, "replies": [reply.id for reply in made]}
+
+    @routes.post("/messages/{message_id}/keep")
+    def keep(owner: Owner, message_id: int) -> None:
+        compare.keep(app, owner, message_id)
+
+    # --- prompts
+
+    @routes.post("/context")
+    def context(owner: Owner, body: Draft) -> dict[str, Any]:
+        if app.engine.asleep is not None:  # the meter of a page that is only open loads no model
+            raise Unavailable("The model is not loaded now: a message loads it again.")
+        question = prompt_view.draft_question(app, owner, body.chat, body.after, body.whole(), body.settings)
+        return prompt_view.context_view(app, question.request if question else None)
+
+    @routes.post("/prompt")
+    def prompt(owner: Owner, body: Draft) -> dict[str, Any]:
+        question = prompt_view.draft_question(app, owner, body.chat, body.after, body.whole(), body.settings)
+        if question is None:
+            raise UserError("There is nothing to show yet: write a message first.")
+        return prompt_view.prompt_view(app, question)
+
+    @routes.get("/messages/{message_id}/prompt")
+    def prompt_of(owner: Owner, message_id: int) -> dict[str, Any]:
+        return prompt_view.prompt_view(app, prompt_view.question_of(app, owner, message_id))
+
+    @routes.post("/impersonate")
+    def impersonate(owner: Owner, body: Draft) -> StreamingResponse:
+        events = app.engine.stream(prompt_view.impersonation(app, owner, body.chat, body.after, body.content))
+        return StreamingResponse(_lines(events), media_type="application/x-ndjson", headers={"X-Accel-Buffering": "no"})
+
+    @routes.post("/add")
+    def add(owner: Owner, body: Added) -> dict[str, int]:
+        content = body.whole()
+        if not content:
+            raise UserError("The message is empty: write something first.")
+        if body.chat is None:
+            chat = app.store.create_chat(owner, settings=new_chat(owner, body.settings).settings)
+        else:
+            chat = app.store.chat(owner, body.chat)
+        message = app.store.add(owner, chat.id, body.after, body.role, content)
+        return {"chat": chat.id, "message": message.id}
+
+    # --- made again
+
+    @routes.post("/messages/{message_id}/again")
+    def again(owner: Owner, message_id: int) -> dict[str, int]:
+        return {"reply": repeat.run_again(app, owner, message_id).id}
+
+    @routes.get("/messages/{message_id}/programs")
+    def programs(owner: Owner, message_id: int, address: str) -> dict[str, str]:
+        return repeat.as_programs(app, owner, message_id, address)
+
+    # --- versions and the tree
+
+    @routes.get("/messages/{old}/difference/{new}")
+    def difference(owner: Owner, old: int, new: int) -> list[tuple[str, str]]:
+        return [*differences(app.store.message(owner, old).content, app.store.message(owner, new).content)]
+
+    @routes.get("/{chat_id}/map")
+    def tree(owner: Owner, chat_id: int) -> dict[str, Any]:
+        return {
+            "path": [node.message.id for node in app.store.path(owner, chat_id)],
+            "messages": [
+                {
+                    "id": message.id,
+                    "parent": message.parent_id,
+                    "role": message.role,
+                    "state": message.state,
+                    "words": titled(words_of(message.content) if message.role == "user" else message.content, EXCERPT),
+                    "good": bool(message.extra.get("good")),
+                }
+                for message in app.store.tree(owner, chat_id)
+            ],
+        }
+
+    # --- marks
+
+    @routes.post("/messages/{message_id}/good")
+    def good(owner: Owner, message_id: int, body: Switch) -> None:
+        feedback.mark_good(app.store, owner, message_id, body.on)
+
+    @routes.post("/messages/{message_id}/better")
+    def better(owner: Owner, message_id: int, body: Preference) -> None:
+        feedback.prefer(app.store, owner, message_id, body.rejected, body.preferred)
+
+    @routes.get("/marks")
+    def count_marks(owner: Owner) -> dict[str, Any]:
+        return {**feedback.counts(app.store, owner), "admin": app.access.is_admin(owner)}
+
+    @routes.get("/marks/{kind}.jsonl")
+    def download_marks(owner: Owner, kind: feedback.Kind) -> Response:
+        text = feedback.as_jsonl(feedback.rows(app.store, owner, kind))
+        headers = {"Content-Disposition": f'attachment; filename="{kind}.jsonl"'}
+        return PlainTextResponse(text, media_type="application/jsonl", headers=headers)
+
+    @routes.post("/marks/dataset")
+    def save_marks(owner: Owner, body: DataSet) -> dict[str, Any]:
+        app.access.require_admin(owner)
+        path = path_inside(app.training.places.datasets, body.name.removesuffix(".jsonl"), ".jsonl", "data set's name")
+        found = list(feedback.rows(app.store, owner, body.kind))
+        if not found:
+            raise UserError("Nothing is marked yet: mark replies in their menu first.")
+        if path.exists():
+            raise Conflict(f"There is already a data set called {path.name}: choose another name.")
+        write_text(path, feedback.as_jsonl(found))
+        return {"name": path.name, "rows": len(found)}
+
+    return routes
+
+
+async def _lines(events: EventStream) -> AsyncIterator[str]:
+    """What the model writes, as lines of JSON: {"place"}, {"text"}, {"error"}. Whoever stops reading stops the work."""
+    try:
+        async for event in events:
+            if isinstance(event, Queued):
+                yield json.dumps({"place": event.place}) + "\n"
+            elif isinstance(event, TextDelta) and event.text:
+                yield json.dumps({"text": event.text}, ensure_ascii=False) + "\n"
+    except UserError as error:
+        yield json.dumps({"error": said(error.message)}, ensure_ascii=False) + "\n"
+    finally:
+        events.close()

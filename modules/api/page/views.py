@@ -1,0 +1,254 @@
+"""What the chat view is told, as JSON: a chat with its shown branch, the list, the menus, the pulse."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import metadata
+from typing import Any
+
+from modules.api.page.markdown import Block, render
+from modules.app import VERSION, App
+from modules.chats import files
+from modules.chats.records import Figures, ListedChat, PathMessage, StoredMessage
+from modules.errors import UserError
+from modules.generation.model_manager import EngineStatus
+from modules.generation.template import has_no_place_for
+from modules.generation.types import LoadedModel
+from modules.i18n.sentences import said
+from modules.library.disk import size_text
+from modules.library.download_jobs import STARTER, DownloadJob
+from modules.library.hardware import this_machine
+from modules.library.model_spec import ModelSpec
+from modules.services.characters import speakers_view
+from modules.services.chats import settings_of
+from modules.services.compare import columns_beside
+from modules.services.preferences import sampling_of, token_view
+from modules.services.prompt_preview import problem_of
+from modules.services.rerun import comparison
+
+PAGE_OF_MESSAGES = 60
+UNSEEN = {"runs"}
+"""What a message keeps that its view has no use for."""
+LIBRARIES = ("torch", "transformers", "bitsandbytes", "gptqmodel", "peft", "xllamacpp", "gradio")
+
+
+@lru_cache(maxsize=4096)
+def _rendered(message_id: int, changed: float, content: str, opened: str | None) -> tuple[Block, ...]:
+    return tuple(render(content, opened))
+
+
+def block_view(block: Block) -> list[Any]:
+    return [block.start, block.kind, block.html]
+
+
+def message_view(node: PathMessage, known: Mapping[int, float]) -> dict[str, Any]:
+    """One message; without its text where the browser has it as it is (`known`: message id → time of its last change)."""
+    message = node.message
+    view: dict[str, Any] = {
+        "id": message.id,
+        "parent": message.parent_id,
+        "role": message.role,
+        "state": message.state,
+        "changed": message.changed,
+        "created": message.created,
+        "versions": node.versions,
+        "model": message.model,
+        "figures": figures_view(message.figures),
+        "extra": {key: value for key, value in message.extra.items() if key not in UNSEEN},
+    }
+    if known.get(message.id) != message.changed:
+        view |= text_view(message)
+    return view
+
+
+def figures_view(figures: Figures) -> dict[str, Any]:
+    """As they are kept, with the reason of a failure in the language of whoever looks."""
+    return figures.stored() | ({"error": said(figures.error)} if figures.error else {})
+
+
+def text_view(message: StoredMessage) -> dict[str, Any]:
+    """The text of a message: as it is for people's own, as blocks for a model's. Replies being written come by events."""
+    if message.role == "user":
+        attached, words = files.split(message.content)
+        return {"text": words, "files": [[file.name, len(file.text)] for file in attached]}
+    if message.role != "assistant":
+        return {"text": message.content}
+    if message.state == "streaming":
+        return {"blocks": []}
+    blocks = _rendered(message.id, message.changed, message.content, message.figures.opened)
+    return {"blocks": [block_view(block) for block in blocks]}
+
+
+def source_view(message: StoredMessage) -> dict[str, Any]:
+    """A message as it is edited: what was said, and the files that stay with it."""
+    attached, words = files.split(message.content) if message.role == "user" else ([], message.content)
+    return {"content": words, "files": [dataclasses.asdict(file) for file in attached]}
+
+
+def reply_view(app: App, owner: str, node: PathMessage, known: Mapping[int, float]) -> dict[str, Any]:
+    """A message, whether its tokens are kept, and how it came out beside the one that it was made again from."""
+    view = message_view(node, known) | {"tokens": bool(app.store.with_tokens([node.message.id]))}
+    if again := comparison(app, owner, node.message):
+        view["again"] = again
+    return view
+
+
+def chat_view(app: App, owner: str, chat_id: int, known: Mapping[int, float], limit: int = PAGE_OF_MESSAGES) -> dict[str, Any]:
+    """A chat with the last `limit` messages of its shown branch; `earlier` says how many come before them.
+
+    columns: the replies that stand beside the last one while they are compared.
+    """
+    chat = app.store.chat(owner, chat_id)
+    path = app.store.path(owner, chat_id)
+    shown = path[-limit:]
+    return {
+        "id": chat.id,
+        "title": chat.title,
+        "pinned": chat.pinned,
+        "revision": chat.revision,
+        "settings": settings_of(chat).model_dump(mode="json"),
+        "speakers": speakers_view(app, owner, settings_of(chat)),
+        "earlier": len(path) - len(shown),
+        "messages": [reply_view(app, owner, node, known) for node in shown],
+        "columns": [reply_view(app, owner, node, known) for node in columns_beside(app, owner, path[-1])] if path else [],
+    }
+
+
+def list_view(entries: list[ListedChat]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(entry) for entry in entries]
+
+
+def pulse_view(app: App, owner: str, chat_id: int | None) -> dict[str, Any]:
+    """What changes by itself: small, and asked for every second or two."""
+    revision = app.store.revision(owner, chat_id) if chat_id is not None else None
+    return {
+        "epoch": app.started,
+        "list": app.store.list_revision(owner),
+        "chat": revision,
+        "engine": engine_view(app, app.engine.status),
+        "preset": sampling_of(app, owner)[1],
+        "tokens": token_view(app, owner),
+        "models": len(app.models.all()),
+        "starter": starter_view(app),
+        "admin": app.access.is_admin(owner),
+    }
+
+
+def engine_view(app: App, status: EngineStatus) -> dict[str, Any]:
+    model = app.engine.loaded
+    if status.state == "empty" and (asked_for := app.loads.name):
+        status = EngineStatus("loading", asked_for, "starting")  # the engine does not know of it yet
+    view: dict[str, Any] = {
+        "state": status.state,
+        "name": status.name,
+        "progress": said(status.progress),
+        "seconds": round(status.seconds, 1),
+        "error": said(status.error) if status.error else None,
+        "loads": app.engine.loads,
+    }
+    if model is not None:
+        fitting = None if model.chat_template else app.templates.choose(model.name)
+        view |= {
+            "context": model.context_length,
+            "template": "model" if model.chat_template else fitting.origin if fitting else None,
+            "adapters": model.adapters,
+            "images": model.capabilities.images,
+            "problem": said(problem_of(model) or "") or None if model.chat_template else None,
+            "no_place_for": has_no_place_for(model.chat_template) if model.chat_template else (),
+        }
+    return view
+
+
+def load_view(model: LoadedModel | None) -> dict[str, Any] | None:
+    """What the loaded model is busy with, and the memory of its cache in bytes; None without a model that tells."""
+    try:
+        status = model.status() if model is not None else None
+    except UserError:  # its process has just ended, and starts anew with the next request
+        return None
+    return dataclasses.asdict(status) if status is not None else None
+
+
+def menus_view(app: App, owner: str) -> dict[str, Any]:
+    """What can be chosen: models, presets, templates."""
+    return {
+        "models": [model_view(spec) for spec in sorted(app.models.all(), key=lambda spec: bool(spec.problem))],
+        "presets": app.presets.of(owner).names(),
+        "templates": app.templates.names(),
+        "admin": app.access.is_admin(owner),
+    }
+
+
+def model_view(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "size": spec.size_bytes,
+        "format": spec.format,
+        "quantization": spec.quantization.label or spec.quantization.method if spec.quantization else None,
+        "context": spec.context_length,
+        "problem": said(spec.problem) if spec.problem else None,
+    }
+
+
+def starter_view(app: App) -> dict[str, Any] | None:
+    """The newest try to get the starter model."""
+    job = next((job for job in app.downloads.all() if job.name == STARTER), None)
+    return download_view(job) if job else None
+
+
+def download_view(job: DownloadJob) -> dict[str, Any]:
+    progress = job.progress
+    return {
+        "id": job.id,
+        "name": job.name.repository,
+        "state": job.state,
+        "error": said(job.error),
+        "folder": job.folder,
+        "done": progress.done if progress else 0,
+        "total": progress.total if progress else 0,  # None: it is not known
+        "speed": progress.speed if progress else 0,
+        "left": progress.seconds_left if progress else None,
+        "files": [[file.path, file.done, file.size] for file in progress.active] if progress else [],
+    }
+
+
+def server_view(app: App, owner: str) -> dict[str, Any]:
+    """What this server runs, for the Session tab and for reports of mistakes: no name, path or address of this machine."""
+    machine = this_machine()
+    model = app.engine.loaded
+    status = model.status() if model else None
+    return {
+        "owner": owner if app.access.logins else None,
+        "admin": app.access.is_admin(owner),
+        "facts": {
+            "Textloom": _version("textloom") or VERSION,
+            "Python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "cores": os.cpu_count(),
+            "memory": _words("free", all=size_text(machine.memory_total), free=size_text(machine.memory_free)),
+            **{
+                f"gpu {number}": _words("free", all=f"{gpu.name}, {size_text(gpu.total)}", free=size_text(gpu.free))
+                for number, gpu in enumerate(machine.gpus)
+            },
+            **({} if machine.gpus else {"gpu": _words("none")}),
+            "model": model.name if model else _words("none"),
+            "context": model.context_length if model else "",
+            "replies": _words("queue", running=status.running, waiting=status.waiting) if status else "",
+            **{name: version for name in LIBRARIES if (version := _version(name))},
+        },
+    }
+
+
+def _words(key: str, **values: Any) -> dict[str, Any]:
+    """What the page says in its own language: the key below fact.value, and what stands in it."""
+    return {"words": f"fact.value.{key}", "values": values}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

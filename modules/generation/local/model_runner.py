@@ -1,0 +1,243 @@
+"""From new tokens to scores: one forward pass for pieces of many sequences (`Together`), or for one sequence (`Alone`)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from modules.generation.local import attention
+from modules.generation.local.adapters import Adapters
+from modules.generation.local.attention import Pieces
+from modules.generation.local.graphs import Graphs, can_capture
+from modules.generation.local.kv_cache import LayerLayout, Layout, Piece, Store, positions
+from modules.generation.local.llama import Decoder, NotLlama
+
+log = logging.getLogger(__name__)
+
+
+class Compute(Protocol):
+    """How a model computes.
+
+    together: whether several sequences can be in one pass. reuses: whether a sequence can go on from the beginning of another.
+    moves: whether what is known of a token can be moved to another place of its sequence.
+    """
+
+    together: bool
+    reuses: bool
+    why_alone: str | None
+    adapters: Adapters
+
+    @property
+    def moves(self) -> bool: ...
+
+    def new_store(self, capacity: int) -> Any: ...
+
+    def bytes_of(self, capacity: int) -> int: ...
+
+    def move(self, store: Any, first: int, last: int, to: int) -> None:
+        """Make what `store` has of the tokens first..last that of the places from `to` < first on. Only where `moves`."""
+        ...
+
+    def logits(
+        self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None]
+    ) -> Tensor:
+        """Scores [len(keep), vocabulary] after those places of `tokens` that `keep` names; tokens of all pieces end to end.
+
+        embeds: for each piece None, or [count, hidden] to use instead of its tokens' embeddings (pictures).
+        """
+        ...
+
+    def states(
+        self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None]
+    ) -> tuple[Tensor, Tensor]:
+        """The scores as of `logits`, and the last layer's states [tokens, hidden] of all `tokens`. Only where `together`."""
+        ...
+
+    def hidden(self, tokens: Sequence[int]) -> Tensor:
+        """The last layer's states [tokens, hidden] of one sequence that is not kept."""
+        ...
+
+
+class Together:
+    """Pieces of any number of sequences in one pass, by our own attention."""
+
+    together = True
+    reuses = True
+    why_alone: str | None = None
+
+    def __init__(self, model: Any, layout: Layout) -> None:
+        self.model = model
+        self.layout = layout
+        self.decoder: Decoder | None = None
+        self.adapters: Adapters
+        self.graphs: Graphs | None = None
+        self.device = model.get_input_embeddings().weight.device
+
+    def new_store(self, capacity: int) -> Store:
+        return Store(self.layout, capacity)
+
+    def bytes_of(self, capacity: int) -> int:
+        return self.layout.bytes_of(capacity)
+
+    @property
+    def moves(self) -> bool:
+        return self.decoder is not None
+
+    def move(self, store: Store, first: int, last: int, to: int) -> None:
+        assert self.decoder is not None
+        store.move(first, last, to, self.decoder.turn(to - first))
+
+    def logits(
+        self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None] = ()
+    ) -> Tensor:
+        adapt = self.adapters.plan(pieces)
+        if self.graphs is not None and adapt is None and len(keep) == len(tokens) == len(pieces):
+            return self.graphs.scores(pieces, tokens)
+        embedded = self._embedded(tokens, pieces, embeds)
+        kept = torch.tensor(keep, dtype=torch.long, device=self.device) if len(keep) < len(tokens) else None
+        if self.decoder is not None:
+            return self.decoder.logits(pieces, embedded, kept, adapt)
+        return self._output(self.model, pieces, embedded, logits_to_keep=kept if kept is not None else 0).logits[0]
+
+    def states(
+        self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None] = ()
+    ) -> tuple[Tensor, Tensor]:
+        adapt = self.adapters.plan(pieces)
+        embedded = self._embedded(tokens, pieces, embeds)
+        kept = torch.tensor(keep, dtype=torch.long, device=self.device)
+        if self.decoder is not None:
+            states = self.decoder.hidden(pieces, embedded, None, adapt)
+            return self.decoder.head(states[kept]), states
+        output = self._output(self.model, pieces, embedded, logits_to_keep=kept, output_hidden_states=True)
+        return output.logits[0], output.hidden_states[-1][0]
+
+    def hidden(self, tokens: Sequence[int]) -> Tensor:
+        pieces = [Piece(self.new_store(len(tokens)), 0, len(tokens))]
+        embedded = self._embedded(tokens, pieces, ())
+        if self.decoder is not None:
+            return self.decoder.hidden(pieces, embedded, None, None)
+        self.adapters.plan(pieces)
+        return self._output(self.model.get_decoder(), pieces, embedded).last_hidden_state[0]
+
+    def _output(self, module: Any, pieces: Sequence[Piece], embedded: Tensor, **more: Any) -> Any:
+        """What transformers' own `module` makes of embedded [tokens, hidden]."""
+        cache = Pieces(pieces)
+        return module(
+            inputs_embeds=embedded[None],
+            position_ids=torch.tensor([positions(pieces)], device=self.device),
+            past_key_values=cache,
+            use_cache=True,
+            pieces=cache,
+            **more,
+        )
+
+    def _embedded(self, tokens: Sequence[int], pieces: Sequence[Piece], embeds: Sequence[Tensor | None]) -> Tensor:
+        """[tokens, hidden]: of each token, or of the part of a picture that stands in its place."""
+        embedded = self.model.get_input_embeddings()(torch.tensor(tokens, device=self.device))
+        if any(part is not None for part in embeds):
+            parts = embedded.split([piece.count for piece in pieces])
+            embedded = torch.cat([own if part is None else part for own, part in zip(parts, embeds, strict=True)])
+        return embedded
+
+
+@torch.inference_mode()
+def together_or_why_not(model: Any, sub_config: str | None = None) -> Together | str:
+    """Switch `model` to our attention and compare it with its own; a sentence where they differ, and the model as it was.
+
+    sub_config: the name of the language model's part of the config, in models that also see.
+    """
+    own = model.config._attn_implementation
+    language = getattr(model.config, sub_config) if sub_config else model.config
+    reason = _cannot(model, language)
+    if reason:
+        return reason
+    device = model.get_input_embeddings().weight.device
+    generator = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(1, language.vocab_size, (count,), generator=generator).tolist() for count in (11, 7)]
+    outputs = [model(input_ids=torch.tensor([prompt], device=device), use_cache=True) for prompt in prompts]
+    expected = [output.logits[0, -1].float() for output in outputs]
+    attention.register()
+    try:
+        _set_attention(model, attention.NAME, sub_config)
+        compute = Together(model, _layout(outputs[0].past_key_values))
+        compute.adapters = Adapters(model, hooks=True)
+        _compare(compute, prompts, expected)
+    except Exception as error:  # noqa: BLE001 - any failure only means that this model runs alone
+        _set_attention(model, own, sub_config)
+        log.info("several sequences at once were tried and given up: %r", error)
+        return "its attention could not be replaced by one for many sequences"
+    _quicken(compute, prompts, expected)
+    return compute
+
+
+def _quicken(compute: Together, prompts: list[list[int]], expected: list[Tensor]) -> None:
+    """Compute with our own layers where they give the same scores."""
+    try:
+        # Weights are packed only after the layers are known to be right: packing gives the model's own up.
+        compute.decoder = Decoder(compute.model)
+        _compare(compute, prompts, expected)
+        compute.decoder.pack()
+        compute.adapters = Adapters(compute.model, hooks=False)
+        if can_capture(compute.decoder, compute.layout):
+            _capture(compute, prompts, expected)
+    except (NotLlama, AttributeError, RuntimeError, ValueError) as error:
+        compute.decoder = None
+        log.info("computed by transformers' own layers: %r", error)
+
+
+def _capture(compute: Together, prompts: list[list[int]], expected: list[Tensor]) -> None:
+    """Decode by captured graphs where they give the same scores."""
+    assert compute.decoder is not None
+    try:
+        compute.graphs = Graphs(compute.decoder, compute.layout)
+        _compare(compute, prompts, expected)
+    except Exception as error:  # noqa: BLE001 - whatever the driver or the compiler says, the steps work without
+        compute.graphs = None
+        log.warning("decode steps are not captured as graphs: %r", error)
+
+
+def _cannot(model: Any, config: Any) -> str | None:
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if model.config.is_encoder_decoder:
+        return "it has an encoder and a decoder"
+    if getattr(model, "_is_stateful", False) or any("linear" in kind or "mamba" in kind or "conv" in kind for kind in kinds):
+        return "it keeps a running state that cannot be cut back"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        return "its positions are stretched by the length of the text"
+    if not getattr(model, "_supports_attention_backend", False):
+        return "its attention cannot be replaced"
+    return None
+
+
+def _set_attention(model: Any, name: str, sub_config: str | None) -> None:
+    model.set_attn_implementation({sub_config: name} if sub_config else name)
+
+
+def _layout(cache: Any) -> Layout:
+    """What each layer wants to keep, from a cache that transformers filled."""
+    return Layout(
+        tuple(
+            LayerLayout(layer.keys.shape[1], layer.keys.shape[-1], layer.values.shape[-1], layer.keys.dtype, layer.keys.device)
+            for layer in cache.layers
+        )
+    )
+
+
+def _compare(compute: Together, prompts: list[list[int]], expected: list[Tensor]) -> None:
+    """Both prompts in one pass, the last token of each in a second one. Raises ValueError where the scores differ."""
+    stores = [compute.new_store(16) for _ in prompts]
+    first = [Piece(store, 0, len(prompt) - 1) for store, prompt in zip(stores, prompts, strict=True)]
+    compute.logits(first, [token for prompt in prompts for token in prompt[:-1]], [0])
+    last = [Piece(store, len(prompt) - 1, 1) for store, prompt in zip(stores, prompts, strict=True)]
+    scores = compute.logits(last, [prompt[-1] for prompt in prompts], [0, 1]).float()
+    for own, theirs in zip(scores, expected, strict=True):
+        error = (own - theirs).abs().max() / theirs.std().clamp(min=1e-6)
+        # Quantised layers compute in 16 bits or fewer, whatever the others do.
+        exact = compute.model.dtype == torch.float32 and getattr(compute.model, "hf_quantizer", None) is None
+        if not error < (0.01 if exact else 0.3):
+            raise ValueError(f"scores differ by {error:.3g} standard deviations")
