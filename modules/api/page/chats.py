@@ -26,6 +26,7 @@ from modules.library import character_files
 from modules.services import backup as everything
 from modules.services import chats as actions
 from modules.services import preferences, undo
+from modules.services.workspace import Workspace
 from modules.settings.texts import check_text
 
 STATIC = Path(__file__).parents[2] / "ui" / "static"
@@ -93,6 +94,7 @@ def router(app: App) -> APIRouter:
 
     def let_in(request: Request) -> None:
         request.state.owner = app.access.require_user(request)
+        request.state.workspace = Workspace(app, request.state.owner)
 
     async def of_whole_characters(request: Request) -> None:
         check_text(getattr(request, "_json", None))  # what FastAPI has read; a route that takes a file reads it itself

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from modules.chats import files
 from modules.errors import TooLarge
+from modules.services.workspace import Workspace
 
 IN_MEMORY = 16 * 1024**2
 
@@ -23,6 +24,14 @@ def _owner(request: Request) -> str:
 
 Owner = Annotated[str, Depends(_owner)]
 """Who asks. The router's own dependency has checked it before."""
+
+
+def _workspace(request: Request) -> Workspace:
+    return request.state.workspace
+
+
+CurrentWorkspace = Annotated[Workspace, Depends(_workspace)]
+"""What the user who asks can do. The router's own dependency has made it."""
 
 
 def _start(position: Annotated[int, Query(alias="from")] = 0, last_event_id: Annotated[int | None, Header()] = None) -> int:
