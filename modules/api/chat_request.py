@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
@@ -206,6 +206,7 @@ ResponseFormat = Annotated[TextFormat | JsonFormat | SchemaFormat, Field(discrim
 class ChatCompletionRequest(CommonRequest):
     """A conversation to answer. Every sampling setting of the Parameters tab is a field."""
 
+    conversation: ClassVar[str | None] = "messages"
     messages: tuple[ChatMessage, ...] = Field(min_length=1)
     """The conversation so far."""
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)

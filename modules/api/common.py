@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import quote
 
 from fastapi import Depends, FastAPI, Request
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 MAX_CHOICES = 128
 MAX_STOPS = 64
+MAX_MESSAGES = 10_000
+"""Of one request: each costs time to read, whether or not the context has room for it."""
 IGNORED = "x-textloom-ignored"
 """The header that names what had no effect."""
 MAX_IGNORED = 4096
@@ -69,6 +71,9 @@ class StreamOptions(Tolerant):
 class Body(Tolerant):
     """What every body of a request has in common: texts are whole characters, and an empty one is the same as leaving a field out."""
 
+    conversation: ClassVar[str | None] = None
+    """The field with up to MAX_MESSAGES turns, counted before anything of them is read."""
+
     @classmethod
     def in_our_words(cls, said: Mapping[str, Any]) -> dict[str, Any]:
         """Empty texts stay where one is needed."""
@@ -77,6 +82,9 @@ class Body(Tolerant):
     @model_validator(mode="before")
     @classmethod
     def _has_whole_characters(cls, value: Any) -> Any:
+        turns = value.get(cls.conversation) if isinstance(value, dict) else None
+        if isinstance(turns, list) and len(turns) > MAX_MESSAGES:
+            raise UserError(f"'{cls.conversation}' must have at most {MAX_MESSAGES} items.", param=cls.conversation)
         check_text(value)
         return value
 

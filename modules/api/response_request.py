@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -169,6 +169,7 @@ class Reasoning(Tolerant):
 class ResponseRequest(CommonRequest):
     """A conversation to answer, in the newer form of the protocol. Nothing is stored: each request brings all of it."""
 
+    conversation: ClassVar[str | None] = "input"
     input: str | tuple[Item, ...]
     """A question, or the conversation so far."""
     instructions: str | None = None
