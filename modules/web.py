@@ -80,10 +80,10 @@ def _speak_their_language(web: FastAPI, app: App) -> None:
     """Outside of all that may refuse a request of the page."""
     from modules.access import ANYONE
     from modules.i18n import sentences
-    from modules.services import preferences
+    from modules.services.preferences import Preferences
 
     def chosen_by(connection: HTTPConnection) -> str:
-        return preferences.page_of(app, app.access.user_of(connection) or ANYONE).language
+        return Preferences(app, app.access.user_of(connection) or ANYONE).page.language
 
     web.add_middleware(sentences.PageLanguage, chosen_by=chosen_by)
 
@@ -125,7 +125,7 @@ def _add_page(web: FastAPI, app: App) -> None:
 
     from modules.access import ANYONE
     from modules.api.page import chats
-    from modules.services import preferences
+    from modules.services.preferences import Preferences
     from modules.ui import assets, login, page, page_head, uploads
 
     web.include_router(login.router(app.access))
@@ -134,7 +134,7 @@ def _add_page(web: FastAPI, app: App) -> None:
     web.add_middleware(gradio_bodies.ReadableJson)
     web.add_middleware(
         page_head.EarlyHead,
-        page_of=lambda connection: preferences.page_of(app, app.access.user_of(connection) or ANYONE),
+        page_of=lambda connection: Preferences(app, app.access.user_of(connection) or ANYONE).page,
         opens_on=page.opens_on(app),
     )
     web.add_middleware(uploads.UploadRoom, folder=uploads.prepare(app.data))

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from modules.app import App
 from modules.chats.records import Chat, PathMessage, StoredMessage
 from modules.chats.replies import Asked
 from modules.errors import UserError
-from modules.services.chats import Way, add_reply, branch_of, draft_of, keep_draft, new_chat, request_of, way_of
+from modules.services.reply_builder import ReplyService, ReplySettings, draft_of
 
 MOST = 3
 
@@ -30,90 +29,89 @@ class Column:
         return {key: value for key, value in vars(self).items() if value is not None}
 
 
-def compare(
-    app: App,
-    owner: str,
-    columns: Sequence[Column],
-    *,
-    chat_id: int | None,
-    after: int | None,
-    content: str,
-    settings: dict[str, object] | None = None,
-) -> list[StoredMessage]:
-    """Answer in each column's way: `content` said after message `after`, or, without it, what the user said there last.
+class Compare(ReplyService):
+    """Several replies to one message at once, of which one is kept."""
 
-    All replies run at once, in the model's batch. They are versions of each other. Raises UserError; nothing is kept then.
-    """
-    if not 2 <= len(columns) <= MOST:
-        raise UserError(f"Compare two or three ways, not {len(columns)}.")
-    chat = new_chat(owner, settings) if chat_id is None else app.store.chat(owner, chat_id)
-    branch = branch_of(app, owner, chat.id, after) if chat.id else []
-    draft = None
-    if content.strip():
-        draft = draft_of(chat, branch[-1].id if branch else None, content)
-        branch = [*branch, draft]
-    else:
-        while branch and branch[-1].role == "assistant":
-            branch.pop()
-    if not branch:
-        raise UserError("There is nothing to answer yet: write a message first.")
-    ways = [way_in(app, owner, way_of(app, chat), column) for column in columns]
-    requests = [request_of(app, owner, way, branch) for way in ways]
-    seed = requests[0].sampling.seed  # one for all: what differs between the columns is what was chosen to differ
-    requests = [
-        replace(one, sampling=one.sampling.changed({"seed": seed})) if way.sampling.seed < 0 else one
-        for one, way in zip(requests, ways, strict=True)
-    ]
+    def begin(
+        self,
+        columns: Sequence[Column],
+        *,
+        chat_id: int | None,
+        after: int | None,
+        content: str,
+        settings: dict[str, object] | None = None,
+    ) -> list[StoredMessage]:
+        """Answer in each column's way: `content` said after message `after`, or, without it, what the user said there last.
 
-    def make() -> list[StoredMessage]:
-        kept, said = keep_draft(app, chat, draft) if draft else (chat, branch[-1])
-        group = time.time()
-        made = [
-            add_reply(app, kept, said.id, way, request, compare={"group": group, **column.changes()})
-            for way, request, column in zip(ways, requests, columns, strict=True)
+        All replies run at once, in the model's batch. They are versions of each other. Raises UserError; nothing is kept then.
+        """
+        if not 2 <= len(columns) <= MOST:
+            raise UserError(f"Compare two or three ways, not {len(columns)}.")
+        chat = self.builder.new_chat(settings) if chat_id is None else self.app.store.chat(self.owner, chat_id)
+        branch = self.builder.branch(chat.id, after) if chat.id else []
+        draft = None
+        if content.strip():
+            draft = draft_of(chat, branch[-1].id if branch else None, content)
+            branch = [*branch, draft]
+        else:
+            while branch and branch[-1].role == "assistant":
+                branch.pop()
+        if not branch:
+            raise UserError("There is nothing to answer yet: write a message first.")
+        ways = [self._settings_in(self.builder.settings(chat), column) for column in columns]
+        requests = [self.builder.request(how, branch) for how in ways]
+        seed = requests[0].sampling.seed  # one for all: what differs between the columns is what was chosen to differ
+        requests = [
+            replace(one, sampling=one.sampling.changed({"seed": seed})) if how.sampling.seed < 0 else one
+            for one, how in zip(requests, ways, strict=True)
         ]
-        app.store.select(owner, made[0].id)
-        return made
 
-    return app.replies.begin_all([Asked(one, way.preset) for one, way in zip(requests, ways, strict=True)], make)
+        def make() -> list[StoredMessage]:
+            kept, said = self.builder.keep_draft(chat, draft) if draft else (chat, branch[-1])
+            group = time.time()
+            made = [
+                self.builder.add_reply(kept, said.id, how, request, compare={"group": group, **column.changes()})
+                for how, request, column in zip(ways, requests, columns, strict=True)
+            ]
+            self.app.store.select(self.owner, made[0].id)
+            return made
 
+        return self.app.replies.begin_all([Asked(one, how.preset) for one, how in zip(requests, ways, strict=True)], make)
 
-def way_in(app: App, owner: str, way: Way, column: Column) -> Way:
-    """How a column of `owner` answers. Raises UserError for an adapter, preset or template that is not there."""
-    changes: dict[str, Any] = {}
-    if column.adapter is not None:
-        changes["adapter"] = column.adapter
-    if column.adapter_strength is not None:
-        changes["adapter_strength"] = column.adapter_strength
-    if column.template is not None:
-        changes["template"] = column.template
-    sampling, preset = way.sampling, way.preset
-    if column.preset is not None:
-        sampling, preset = app.presets.of(owner).read(column.preset), column.preset
-    return Way(way.settings.changed(changes) if changes else way.settings, sampling, preset)
+    def _settings_in(self, how: ReplySettings, column: Column) -> ReplySettings:
+        """How a column of the user answers. Raises UserError for an adapter, preset or template that is not there."""
+        changes: dict[str, Any] = {}
+        if column.adapter is not None:
+            changes["adapter"] = column.adapter
+        if column.adapter_strength is not None:
+            changes["adapter_strength"] = column.adapter_strength
+        if column.template is not None:
+            changes["template"] = column.template
+        sampling, preset = how.sampling, how.preset
+        if column.preset is not None:
+            sampling, preset = self.app.presets.of(self.owner).read(column.preset), column.preset
+        return ReplySettings(how.settings.changed(changes) if changes else how.settings, sampling, preset)
 
+    def columns_beside(self, node: PathMessage) -> list[PathMessage]:
+        """The replies that stand beside `node` in columns, itself included, in their order; none where it is not compared."""
+        group = _group(node.message)
+        if group is None:
+            return []
+        versions = [self.app.store.message(self.owner, id_) for id_ in node.versions]
+        return [PathMessage(message, node.versions) for message in versions if _group(message) == group]
 
-def columns_beside(app: App, owner: str, node: PathMessage) -> list[PathMessage]:
-    """The replies that stand beside `node` in columns, itself included, in their order; none where it is not compared."""
-    group = _group(node.message)
-    if group is None:
-        return []
-    versions = [app.store.message(owner, id_) for id_ in node.versions]
-    return [PathMessage(message, node.versions) for message in versions if _group(message) == group]
-
-
-def keep(app: App, owner: str, message_id: int) -> Chat:
-    """Go on with one of the columns. The others end where they are, and stay as versions of it."""
-    message = app.store.message(owner, message_id)
-    group = _group(message)
-    if group is None:
-        raise UserError("This reply is not compared with others any more.")
-    path = app.store.path(owner, message.chat_id, leaf=message_id)
-    for node in columns_beside(app, owner, path[-1]):
-        if node.message.id != message_id:
-            app.replies.stop(node.message.id)
-        app.store.annotate(owner, node.message.id, {"compare": None})
-    return app.store.select(owner, message_id)
+    def keep(self, message_id: int) -> Chat:
+        """Go on with one of the columns. The others end where they are, and stay as versions of it."""
+        message = self.app.store.message(self.owner, message_id)
+        group = _group(message)
+        if group is None:
+            raise UserError("This reply is not compared with others any more.")
+        path = self.app.store.path(self.owner, message.chat_id, leaf=message_id)
+        for node in self.columns_beside(path[-1]):
+            if node.message.id != message_id:
+                self.app.replies.stop(node.message.id)
+            self.app.store.annotate(self.owner, node.message.id, {"compare": None})
+        return self.app.store.select(self.owner, message_id)
 
 
 def _group(message: StoredMessage) -> float | None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from modules.app import App
 from modules.chats.records import StoredMessage
 from modules.errors import ContextTooLong, UserError
 from modules.generation.context_overflow import room_for_prompt
@@ -15,9 +14,8 @@ from modules.generation.types import GenerationRequest, LoadedModel, Message, Re
 from modules.i18n.sentences import said
 from modules.library.lore import Entered
 from modules.library.modes import counted_by, lore_of
-from modules.services.chats import Way, branch_of, character_of, draft_of, new_chat, request_of, way_of
-from modules.services.preferences import user_name
-from modules.services.tokens import made_way
+from modules.services.preferences import Preferences
+from modules.services.reply_builder import ReplyService, ReplySettings, draft_of
 
 
 @dataclass(frozen=True)
@@ -32,59 +30,79 @@ Piece = list[str]
 """[kind, text]; kind: template, system, user, assistant or tool."""
 
 
-def draft_question(
-    app: App, owner: str, chat_id: int | None, after: int | None, content: str, settings: dict[str, object] | None
-) -> Question | None:
-    """What would be asked if `content` were sent after message `after` now; None where there is nothing yet."""
-    chat = new_chat(owner, settings) if chat_id is None else app.store.chat(owner, chat_id)
-    path = app.store.path(owner, chat.id, after) if chat.id and after is not None else []
-    branch = [node.message for node in path]
-    if content.strip():
-        branch.append(draft_of(chat, after, content))
-    return _question(app, owner, way_of(app, chat), branch) if branch else None
+class PromptPreview(ReplyService):
+    """Prompts as the model gets them."""
 
+    def of_draft(
+        self, chat_id: int | None, after: int | None, content: str, settings: dict[str, object] | None
+    ) -> Question | None:
+        """What would be asked if `content` were sent after message `after` now; None where there is nothing yet."""
+        chat = self.builder.new_chat(settings) if chat_id is None else self.app.store.chat(self.owner, chat_id)
+        path = self.app.store.path(self.owner, chat.id, after) if chat.id and after is not None else []
+        branch = [node.message for node in path]
+        if content.strip():
+            branch.append(draft_of(chat, after, content))
+        return self._question(self.builder.settings(chat), branch) if branch else None
 
-def _question(app: App, owner: str, way: Way, branch: Sequence[StoredMessage]) -> Question:
-    character = character_of(app, owner, way.settings)
-    said = [Message(message.role, message.content) for message in branch]
-    lore = lore_of(character, said, user=user_name(app, owner), count=counted_by(app.engine.model))
-    return Question(request_of(app, owner, way, branch), lore)
+    def of_message(self, message_id: int) -> Question:
+        """The question that a reply was made by, as far as it can be made again; for other messages, the one that answers them."""
+        message = self.app.store.message(self.owner, message_id)
+        chat = self.app.store.chat(self.owner, message.chat_id)
+        if message.role != "assistant":
+            return self._question(self.builder.settings(chat), self.builder.branch(chat.id, message.id))
+        if message.parent_id is None:
+            raise UserError("This message begins the chat: no prompt came before it.")
+        how = self.builder.settings_of_reply(chat, message)
+        return self._question(how, self.builder.branch(chat.id, message.parent_id))
 
+    def _question(self, how: ReplySettings, branch: Sequence[StoredMessage]) -> Question:
+        character = self.builder.character(how.settings)
+        said = [Message(message.role, message.content) for message in branch]
+        user = Preferences(self.app, self.owner).user_name
+        lore = lore_of(character, said, user=user, count=counted_by(self.app.engine.model))
+        return Question(self.builder.request(how, branch), lore)
 
-def context_view(app: App, request: GenerationRequest | None) -> dict[str, Any]:
-    """How many tokens the prompt has, how many the context holds, how many the reply may take, and what will be left out.
+    def context(self, request: GenerationRequest | None) -> dict[str, Any]:
+        """How many tokens the prompt has, how many the context holds, how many the reply may take, and what will be left out.
 
-    over: not even the last message fits, and it would be refused.
-    """
-    model = app.engine.model
-    view: dict[str, Any] = {"context": model.context_length, "tokens": 0, "reply": 0, "dropped": 0, "over": False}
-    if request is None:
-        return view
-    try:
+        over: not even the last message fits, and it would be refused.
+        """
+        model = self.app.engine.model
+        view: dict[str, Any] = {"context": model.context_length, "tokens": 0, "reply": 0, "dropped": 0, "over": False}
+        if request is None:
+            return view
+        try:
+            rendered = model.render(request)
+        except ContextTooLong as error:
+            return {**view, "tokens": error.tokens or model.context_length, "over": True}
+        used = len(rendered.tokens)
+        reply = min(request.sampling.max_tokens, model.context_length - used)
+        return {**view, "tokens": used, "reply": max(0, reply), "dropped": rendered.dropped_messages}
+
+    def view(self, question: Question) -> dict[str, Any]:
+        """The exact prompt in pieces, its token ids, the lore in it, and the messages that do not fit. Raises UserError."""
+        model, request = self.app.engine.model, question.request
         rendered = model.render(request)
-    except ContextTooLong as error:
-        return {**view, "tokens": error.tokens or model.context_length, "over": True}
-    used = len(rendered.tokens)
-    reply = min(request.sampling.max_tokens, model.context_length - used)
-    return {**view, "tokens": used, "reply": max(0, reply), "dropped": rendered.dropped_messages}
+        left_out, kept = left_out_of(request, rendered.dropped_messages)
+        source = request.template or model.chat_template
+        return {
+            **self.context(request),
+            "room": room_for_prompt(model.context_length, request.sampling.max_tokens),
+            "pieces": pieces(rendered, kept),
+            "lore": [{"title": one.title, "key": one.key, "text": one.text} for one in question.lore],
+            "left_out": [[message.role, message.content] for message in left_out],
+            "ids": list(rendered.tokens),
+            "problem": said(problem_of(model, request) or "") or None,
+            "moved": bool(source) and not takes_as_they_are(source, kept),
+        }
 
-
-def prompt_view(app: App, question: Question) -> dict[str, Any]:
-    """The exact prompt in pieces, its token ids, the lore in it, and the messages that do not fit. Raises UserError."""
-    model, request = app.engine.model, question.request
-    rendered = model.render(request)
-    left_out, kept = left_out_of(request, rendered.dropped_messages)
-    source = request.template or model.chat_template
-    return {
-        **context_view(app, request),
-        "room": room_for_prompt(model.context_length, request.sampling.max_tokens),
-        "pieces": pieces(rendered, kept),
-        "lore": [{"title": one.title, "key": one.key, "text": one.text} for one in question.lore],
-        "left_out": [[message.role, message.content] for message in left_out],
-        "ids": list(rendered.tokens),
-        "problem": said(problem_of(model, request) or "") or None,
-        "moved": bool(source) and not takes_as_they_are(source, kept),
-    }
+    def impersonation(self, chat_id: int | None, after: int | None, begun: str) -> GenerationRequest:
+        """The request to write the user's next message, which begins with `begun`. Raises UserError."""
+        if chat_id is None or after is None:
+            raise UserError("There is no conversation yet in which your part could be written.")
+        chat = self.app.store.chat(self.owner, chat_id)
+        branch = self.builder.branch(chat_id, after)
+        return replace(self.builder.request(self.builder.settings(chat), branch, as_user=begun), logprobs=None)
 
 
 def left_out_of(request: GenerationRequest, dropped: int) -> tuple[Sequence[Message], Sequence[Message]]:
@@ -115,32 +133,7 @@ def pieces(rendered: RenderedPrompt, messages: Sequence[Message]) -> list[Piece]
     return found
 
 
-def question_of(app: App, owner: str, message_id: int) -> Question:
-    """The question that a reply was made by, as far as it can be made again; for other messages, the one that answers them."""
-    message = app.store.message(owner, message_id)
-    chat = app.store.chat(owner, message.chat_id)
-    if message.role != "assistant":
-        return _question(app, owner, way_of(app, chat), branch_of(app, owner, chat.id, message.id))
-    if message.parent_id is None:
-        raise UserError("This message begins the chat: no prompt came before it.")
-    way = made_way(app, chat, message)
-    return _question(app, owner, way, branch_of(app, owner, chat.id, message.parent_id))
-
-
 def problem_of(model: LoadedModel, request: GenerationRequest | None = None) -> str | None:
     """What is wrong with the template of a request, or of the model, as a sentence."""
     source = request.template if request is not None and request.template else model.chat_template
     return template_problem(source) if source else None
-
-
-# --- words that the model writes for the user
-
-
-def impersonation(app: App, owner: str, chat_id: int | None, after: int | None, begun: str) -> GenerationRequest:
-    """The request to write the user's next message, which begins with `begun`. Raises UserError."""
-    if chat_id is None or after is None:
-        raise UserError("There is no conversation yet in which your part could be written.")
-    chat = app.store.chat(owner, chat_id)
-    return replace(
-        request_of(app, owner, way_of(app, chat), branch_of(app, owner, chat_id, after), as_user=begun), logprobs=None
-    )

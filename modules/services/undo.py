@@ -11,7 +11,8 @@ from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.library.trash import Kept, Undo
 from modules.loaders.saved_options import SavedOptions
-from modules.services import preferences
+from modules.services.base import Service
+from modules.services.preferences import Preferences
 from modules.settings.page import PageSettings
 
 OF_ADMINS = ("loading", "engine", "run", "adapter", "defaults")
@@ -23,38 +24,68 @@ def told(undo: Undo, words: str, **values: object) -> dict[str, Any]:
     return {"words": words, "values": values, "undo": undo.id}
 
 
-def told_settings(app: App, owner: str, before: tuple[SamplingParams, str | None]) -> dict[str, Any] | None:
-    """What the page says where settings that are kept nowhere else were replaced; before: they, as of `sampling_of`."""
-    sampling, preset = before
-    if preset is not None or sampling in (SamplingParams(), preferences.sampling_of(app, owner)[0]):
-        return None
-    settings = {"values": sampling.model_dump(mode="json", exclude_defaults=True)}
-    return {"words": "parameters.replaced", "values": {}, "settings": settings}
+class UndoHistory(Service):
+    """What a user deleted or overwrote."""
 
+    def all(self) -> list[dict[str, Any]]:
+        """What can be put back, the latest first."""
+        return [view(kept) for kept in self.app.trash.all(self.owner)]
 
-@contextmanager
-def undoable_character(app: App, owner: str, id_: str) -> Iterator[Undo]:
-    """Around what changes or deletes a character."""
-    files = app.characters.files(owner, id_)
-    with app.trash.undoable(owner, "character", character_name(app, owner, id_), files) as undo:
-        undo.note = {"id": id_}
-        yield undo
+    def forget(self, id_: str) -> None:
+        """Delete it for good. Raises NotFound."""
+        self.app.trash.forget(self.owner, id_)
 
+    def told_settings(self, before: tuple[SamplingParams, str | None]) -> dict[str, Any] | None:
+        """What the page says where settings that are kept nowhere else were replaced; before: they, as of Preferences.sampling."""
+        sampling, preset = before
+        if preset is not None or sampling in (SamplingParams(), Preferences(self.app, self.owner).sampling[0]):
+            return None
+        settings = {"values": sampling.model_dump(mode="json", exclude_defaults=True)}
+        return {"words": "parameters.replaced", "values": {}, "settings": settings}
 
-def character_name(app: App, owner: str, id_: str) -> str:
-    """What people call a character; its id where it cannot be read."""
-    try:
-        return app.characters.read(owner, id_).name
-    except UserError:
-        return id_
+    @contextmanager
+    def defaults(self) -> Iterator[Undo]:
+        """Around what changes what new users start with."""
+        file = self.app.options.settings
+        with self.app.trash.undoable(self.owner, "defaults", file, [self.app.root / file]) as undo:
+            undo.note = _defaults(self.app)
+            yield undo
 
+    def restore(self, id_: str) -> dict[str, Any]:
+        """Put it back, everywhere where it is shown. Raises NotFound, and Forbidden for what is an administrator's."""
+        kept = self.app.trash.get(self.owner, id_)
+        if kept.kind in OF_ADMINS:
+            self.app.access.require_admin(self.owner)
+        match kept.kind:
+            case "character":
+                renamed = [str(name) for name in kept.note.get("renamed", ())]
+                now = [path for one in {kept.note["id"], *renamed} for path in self.app.characters.files(self.owner, one)]
+                self.app.trash.restore(self.owner, id_, {**kept.note, "renamed": renamed[::-1]}, replaced=now)
+                if renamed:
+                    self.app.store.replace_setting(self.owner, "character", renamed[1], renamed[0])
+            case "loading" if self._others_changed(kept):
+                with self.app.trash.undoable(self.owner, kept.kind, kept.name, [self.app.saved_options.path]):
+                    self.app.saved_options.take_back(kept.name, _loading_before(kept))
+                self.app.trash.forget(self.owner, id_)
+            case "defaults":
+                self.app.trash.restore(self.owner, id_, _defaults(self.app))
+                self.app.sampling = SamplingParams.read(kept.note["sampling"])
+                self.app.page = PageSettings.read(kept.note["page"])
+            case "run":
+                self.app.trash.restore(self.owner, id_)
+                self.app.training.watch_queue()
+            case _:
+                self.app.trash.restore(self.owner, id_)
+        if kept.kind == "preset":
+            Preferences(self.app, self.owner).preset_changed(kept.name)
+        return view(kept)
 
-@contextmanager
-def undoable_defaults(app: App, owner: str) -> Iterator[Undo]:
-    """Around what changes what new users start with."""
-    with app.trash.undoable(owner, "defaults", app.options.settings, [app.root / app.options.settings]) as undo:
-        undo.note = _defaults(app)
-        yield undo
+    def _others_changed(self, kept: Kept) -> bool:
+        """Whether how other models are loaded has changed since: all are in one file."""
+        try:
+            return self.app.saved_options.others(kept.name) != _loading_before(kept).others(kept.name)
+        except UserError:  # one of them is damaged
+            return False
 
 
 def delete_run(app: App, owner: str, id_: str) -> Undo:
@@ -77,46 +108,8 @@ def view(kept: Kept) -> dict[str, Any]:
     }
 
 
-def restore(app: App, owner: str, id_: str) -> dict[str, Any]:
-    """Put it back, everywhere where it is shown. Raises NotFound, and Forbidden for what is an administrator's."""
-    kept = app.trash.get(owner, id_)
-    if kept.kind in OF_ADMINS:
-        app.access.require_admin(owner)
-    match kept.kind:
-        case "character":
-            renamed = [str(name) for name in kept.note.get("renamed", ())]
-            now = [path for one in {kept.note["id"], *renamed} for path in app.characters.files(owner, one)]
-            app.trash.restore(owner, id_, {**kept.note, "renamed": renamed[::-1]}, replaced=now)
-            if renamed:
-                app.store.replace_setting(owner, "character", renamed[1], renamed[0])
-        case "loading" if _others_changed(app, kept):
-            with app.trash.undoable(owner, kept.kind, kept.name, [app.saved_options.path]):
-                app.saved_options.take_back(kept.name, _loading_before(kept))
-            app.trash.forget(owner, id_)
-        case "defaults":
-            app.trash.restore(owner, id_, _defaults(app))
-            app.sampling = SamplingParams.read(kept.note["sampling"])
-            app.page = PageSettings.read(kept.note["page"])
-        case "run":
-            app.trash.restore(owner, id_)
-            app.training.watch_queue()
-        case _:
-            app.trash.restore(owner, id_)
-    if kept.kind == "preset":
-        preferences.preset_changed(app, owner, kept.name)
-    return view(kept)
-
-
 def _loading_before(kept: Kept) -> SavedOptions:
     return SavedOptions(next(piece.kept for piece in kept.pieces if piece.kept))
-
-
-def _others_changed(app: App, kept: Kept) -> bool:
-    """Whether how other models are loaded has changed since: all are in one file."""
-    try:
-        return app.saved_options.others(kept.name) != _loading_before(kept).others(kept.name)
-    except UserError:  # one of them is damaged
-        return False
 
 
 def _defaults(app: App) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from modules.app import App
 from modules.i18n.catalogs import say, tables
-from modules.services.preferences import page_of
+from modules.services.preferences import Preferences
 from modules.ui import uploads
 from modules.ui.tabs import chat, models, parameters, session, training, writing
 from modules.ui.theme import theme
@@ -22,7 +22,7 @@ def words() -> gr.I18n:
 
 def opens_on(app: App) -> str:
     """The tab that the page opens on for new users."""
-    return page_of(app, "").first_tab
+    return Preferences(app, "").page.first_tab
 
 
 def build(app: App) -> gr.Blocks:

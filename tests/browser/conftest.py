@@ -18,7 +18,7 @@ from modules.generation.stream import EventStream
 from modules.generation.types import GenerationRequest, Queued
 from modules.library.character import Character
 from modules.library.remote_address import RemoteAddress, write_address
-from modules.services import preferences
+from modules.services.preferences import Preferences
 from tests.fakes import EchoModel
 from tests.field.test_undo import a_run
 from tests.harness import evidence
@@ -177,7 +177,7 @@ def filled(site: Site) -> Iterator[Site]:
     write_address(app.models.folder, "near", RemoteAddress("http://127.0.0.1:9/v1"))
     app.saved_options.save("far", app.loading.changed({"cpu": True}))
     a_run(app)
-    preferences.save_as_default(app, "local")
+    Preferences(app, "local").save_as_default()
     yield site
     for path in ("models/far.yaml", "models/near.yaml", "models/config-user.yaml", "settings.yaml"):
         (app.root / path).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from modules.library.remote_address import RemoteAddress, write_address
-from modules.services import preferences
+from modules.services.preferences import Preferences
 from tests.browser.conftest import Site, reply, say
 from tests.browser.test_every_tab import TABS, open_tab
 from tests.field.test_undo import a_run
@@ -121,7 +121,7 @@ def with_long_names(site: Site) -> None:
     a_run(app, LONG, model=LONG, dataset=f"{LONG}.json")
     app.prompts.save(LONG, LONG)
     app.presets.save(LONG, app.sampling.changed({"stop": [LONG, LONG]}))
-    preferences.choose_preset(app, "local", LONG)
+    Preferences(app, "local").choose_preset(LONG)
     with app.trash.undoable("local", "prompt", LONG, [app.prompts.file(LONG)]):
         app.prompts.save(LONG, "another")
 

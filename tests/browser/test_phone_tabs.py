@@ -9,7 +9,7 @@ import pytest
 import yaml
 from playwright.sync_api import expect
 
-from modules.services.preferences import page_of, sampling_of
+from modules.services.preferences import Preferences
 from tests.browser.conftest import Site, until
 from tests.browser.phone import Phone, zh
 from tests.browser.test_writing import Paper
@@ -153,8 +153,8 @@ def test_what_is_set_is_kept_and_made_the_default_for_all(site: Site):
     grammar = phone.field("setting.grammar", at)
     grammar.fill('root ::= "是" | "否"')
     grammar.blur()
-    until(phone.page, lambda: sampling_of(site.app, "local")[0].grammar == 'root ::= "是" | "否"')
-    assert sampling_of(site.app, "local")[0].temperature == 0.31
+    until(phone.page, lambda: Preferences(site.app, "local").sampling[0].grammar == 'root ::= "是" | "否"')
+    assert Preferences(site.app, "local").sampling[0].temperature == 0.31
     phone.tap("parameters.default", at)
     path = site.app.root / "settings.yaml"
     until(phone.page, path.exists)
@@ -189,7 +189,7 @@ def test_the_first_tab_the_theme_and_the_language_are_chosen(site: Site):
     phone.tab("session")
     phone.field("page.first_tab").select_option("notebook")
     phone.told("session.kept")
-    assert page_of(site.app, "local").first_tab == "notebook"
+    assert Preferences(site.app, "local").page.first_tab == "notebook"
     phone.tap("parameters.default", phone.page.locator("#tab-session"))
     phone.told("session.defaults.saved", file="settings.yaml")
     path = site.app.root / "settings.yaml"

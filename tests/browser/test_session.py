@@ -10,7 +10,7 @@ import pytest
 import yaml
 from playwright.sync_api import Page, Route, expect
 
-from modules.services.preferences import page_of, sampling_of
+from modules.services.preferences import Preferences
 from tests.browser.conftest import Site, copied, reply, say, until
 
 pytestmark = pytest.mark.browser
@@ -51,7 +51,7 @@ def test_what_the_page_opens_on_is_chosen_and_saved_for_all(site: Site):
     open_tab(page, "session")
     page.get_by_label("The tab that opens first").select_option("notebook")
     expect(page.locator(".tl-toast")).to_contain_text("Kept")
-    assert page_of(site.app, "local").first_tab == "notebook"
+    assert Preferences(site.app, "local").page.first_tab == "notebook"
     page.locator("#tab-session").get_by_role("button", name="Save as default").click()
     expect(page.locator(".tl-toast").last).to_contain_text("settings.yaml")
     path = site.app.root / "settings.yaml"
@@ -126,7 +126,7 @@ def test_streaming_is_switched_off_and_parameters_are_saved_for_all(site: Site):
     expect(page.locator(".tl-summary table")).to_contain_text("top_p1.00.21")
     page.locator("#tab-parameters").get_by_role("button", name="Save as default").click()
     expect(page.locator(".tl-toast")).to_contain_text("settings.yaml")
-    assert sampling_of(site.app, "somebody new")[1] == "Yara"
-    assert page_of(site.app, "somebody new").stream is False
+    assert Preferences(site.app, "somebody new").sampling[1] == "Yara"
+    assert Preferences(site.app, "somebody new").page.stream is False
     (site.app.root / "settings.yaml").unlink()
     site.app.page, site.app.sampling = type(site.app.page)(), type(site.app.sampling)()

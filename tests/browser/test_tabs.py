@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from modules.services.preferences import sampling_of
+from modules.services.preferences import Preferences
 from tests.browser.conftest import Site, reply, say, until
 
 pytestmark = pytest.mark.browser
@@ -25,7 +25,7 @@ def test_a_parameter_is_kept_and_used_for_the_next_reply(site: Site):
     temperature.fill("0.31")
     temperature.blur()
     expect(page.locator(".tl-summary table")).to_contain_text("temperature1.00.31")
-    assert sampling_of(site.app, "local") == (sampling_of(site.app, "local")[0], None)
+    assert Preferences(site.app, "local").sampling == (Preferences(site.app, "local").sampling[0], None)
     open_tab(page, "Text generation")
     expect(page.locator(".tl-preset")).to_contain_text("Own settings")
     say(page, "hello")

@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, Page, Request, expect
 
 from modules.api.page import chats
 from modules.app import App
-from modules.services import preferences
+from modules.services.preferences import Preferences
 from tests.browser.conftest import Site, a_server, open_menu, reply, say, until
 from tests.browser.test_every_tab import open_tab
 from tests.fakes import EchoModel
@@ -242,12 +242,12 @@ def test_chats_and_messages_and_replaced_settings_are_taken_back(site: Site):
     expect(row).to_have_count(0)
     undo.click()
     expect(row).to_have_count(1)
-    own = preferences.sampling_of(site.app, "local")[0].changed({"temperature": 0.31})
-    preferences.set_sampling(site.app, "local", own, None)
+    own = Preferences(site.app, "local").sampling[0].changed({"temperature": 0.31})
+    Preferences(site.app, "local").set_sampling(own, None)
     open_menu(page, "Preset", "Yara")
     undo.click()
     expect(page.locator(".tl-toast", has_text="Put back as it was.")).to_be_visible()
-    assert preferences.sampling_of(site.app, "local") == (own, None)
+    assert Preferences(site.app, "local").sampling == (own, None)
 
 
 def test_what_came_with_the_program_is_put_back_from_the_session_tab_and_the_rest_goes_for_good(site: Site):

@@ -18,7 +18,7 @@ from modules.chats.store import ChatStore
 from modules.errors import DiskFull, NotFound
 from modules.generation.sampling import SamplingParams
 from modules.library import paths
-from modules.services import preferences
+from modules.services.preferences import Preferences
 from tests.fakes import EchoModel
 from tests.in_process import make_app, serving
 
@@ -104,7 +104,7 @@ def held_reply(app: App, url: str) -> tuple[replies.Reply, int]:
     """(a reply that has come to its end on a disk that became full meanwhile, the number of its message)."""
     full = threading.Event()
     app.engine.model.reply = lambda request: LONG if full.wait(60) else ""  # type: ignore[attr-defined]
-    preferences.set_sampling(app, "local", SamplingParams(max_tokens=100_000), None)
+    Preferences(app, "local").set_sampling(SamplingParams(max_tokens=100_000), None)
     id_ = httpx.post(url + "/chats/send", json={"content": "hello"}).json()["reply"]
     fill(app.store)
     full.set()

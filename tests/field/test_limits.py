@@ -32,7 +32,7 @@ from modules.library.character import Character
 from modules.library.character_files import read_character
 from modules.library.characters import CharacterLibrary
 from modules.library.presets import PresetLibrary, read_preset
-from modules.services import backup as everything
+from modules.services.backup import Backup
 from modules.settings.yaml_text import parse_yaml
 from tests.fakes import CHATML, EchoModel
 from tests.in_process import make_app, serving
@@ -185,7 +185,7 @@ def zipped(members: dict[str, bytes]) -> bytearray:
 @pytest.fixture
 def taken(tmp_path: Path) -> Iterator[Any]:
     app = make_app(tmp_path)
-    yield lambda data: everything.read(app, "local", io.BytesIO(bytes(data)))
+    yield lambda data: Backup(app, "local").read(io.BytesIO(bytes(data)))
     app.close()
 
 

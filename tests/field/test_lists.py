@@ -34,7 +34,7 @@ from modules.library.models import ModelLibrary, describe
 from modules.library.presets import PresetLibrary
 from modules.library.prompts import PromptLibrary
 from modules.library.templates import TemplateLibrary
-from modules.services import backup as everything
+from modules.services.backup import Backup
 from modules.settings.server import ServerOptions
 from modules.training.formats import guess_format, list_formats, read_format
 from modules.training.recipes import list_recipes, read_recipe
@@ -450,7 +450,7 @@ def test_folders_of_all_kinds_of_entries_are_listed_on_the_page_and_in_the_api(p
             assert "good.jsonl" in list_datasets(app.training.places.datasets) and list_formats(app.training.places.formats)
             rows = client.get("/chats/characters").json()["characters"]
             assert "Good" in [row["name"] for row in rows if "problem" not in row]
-            packed = everything.export(app, "local")
+            packed = Backup(app, "local").export()
             assert {"presets/good.yaml", "characters/good.yaml"} <= set(zipfile.ZipFile(io.BytesIO(packed)).namelist())
         assert "good.gguf" in names
     finally:

@@ -25,7 +25,8 @@ from modules.library.character import Character
 from modules.library.remote_address import RemoteAddress, write_address
 from modules.library.trash import Trash, shipped
 from modules.services import models as model_actions
-from modules.services import preferences
+from modules.services.preferences import Preferences, default_sampling
+from modules.services.workspace import Workspace
 from modules.training.config import TrainingConfig, write_config
 from modules.training.folder import RunFolder
 from tests.api.page.test_chats import Page
@@ -105,9 +106,9 @@ CHANGES: dict[str, tuple[Callable[[App], object], Callable[[Page], Any]]] = {
         lambda page: page.ok("DELETE", "/engines/far"),
     ),
     "the defaults are overwritten": (
-        lambda app: preferences.save_as_default(app, "local"),
+        lambda app: Preferences(app, "local").save_as_default(),
         lambda page: (
-            preferences.set_sampling(page.app, "local", page.app.presets.read("Yara"), "Yara"),
+            Preferences(page.app, "local").set_sampling(page.app.presets.read("Yara"), "Yara"),
             page.ok("POST", "/defaults"),
         )[1],
     ),
@@ -137,13 +138,13 @@ def test_what_is_deleted_or_overwritten_comes_back_by_the_byte_and_goes_again(ap
 
 
 def test_defaults_that_come_back_are_those_of_new_users_at_once(app: App, page: Page):
-    preferences.save_as_default(app, "local")
-    before = preferences.default_sampling(app)
-    preferences.set_sampling(app, "local", app.presets.read("Yara"), "Yara")
+    Preferences(app, "local").save_as_default()
+    before = default_sampling(app)
+    Preferences(app, "local").set_sampling(app.presets.read("Yara"), "Yara")
     note = page.ok("POST", "/defaults")
-    assert preferences.default_sampling(app) != before
+    assert default_sampling(app) != before
     page.ok("POST", f"/deleted/{note['undo']}/restore")
-    assert preferences.default_sampling(app) == before
+    assert default_sampling(app) == before
 
 
 def test_settings_of_one_model_come_back_without_those_that_others_got_since(app: App, page: Page):
@@ -188,19 +189,19 @@ def test_a_deleted_preset_is_shown_nowhere_and_its_settings_stay(app: App, page:
     yara = app.presets.read("Yara")
     with app.trash.undoable("local", "preset", "Yara", [app.presets.file("Yara")]) as undo:
         app.presets.delete("Yara")
-    assert preferences.sampling_of(app, "local") == (yara, None)
+    assert Preferences(app, "local").sampling == (yara, None)
     assert page.ok("GET", "/pulse")["preset"] is None
     assert "Yara" not in page.ok("GET", "/menus")["presets"]
     page.ok("POST", f"/deleted/{undo.id}/restore")
-    assert preferences.sampling_of(app, "local") == (yara, "Yara")
+    assert Preferences(app, "local").sampling == (yara, "Yara")
 
 
 def test_settings_that_a_preset_replaces_can_be_had_back(app: App, page: Page):
     own = app.presets.read("Yara").changed({"temperature": 0.31})
-    preferences.set_sampling(app, "local", own, None)
+    Preferences(app, "local").set_sampling(own, None)
     note = page.ok("POST", "/preset", {"name": "Yara"})
     page.ok("PUT", "/sampling", note["settings"])
-    assert preferences.sampling_of(app, "local") == (own, None)
+    assert Preferences(app, "local").sampling == (own, None)
     page.ok("POST", "/preset", {"name": "Yara"})
     assert page.ok("POST", "/preset", {"name": "simple-1"}) is None  # a preset is kept as such
 
@@ -451,7 +452,7 @@ def test_a_second_identical_load_is_refused_and_another_is_not(app: App, monkeyp
     with pytest.raises(Conflict, match="already"):
         model_actions.load_model(app, "local", "far")
     monkeypatch.setattr(app.engine, "_status", EngineStatus("empty"))  # it does not know of the load yet: the page does
-    engine = pulse_view(app, "local", None)["engine"]
+    engine = pulse_view(Workspace(app, "local"), None)["engine"]
     assert (engine["state"], engine["name"]) == ("loading", "far")
     model_actions.load_model(app, "local", "far", app.loading.changed({"ctx_size": 512}))
     go.set()

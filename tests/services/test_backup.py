@@ -13,8 +13,8 @@ from modules.chats import transfer
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.library.character import Character
-from modules.services import backup as everything
-from modules.services import preferences
+from modules.services.backup import Backup
+from modules.services.preferences import Preferences
 from tests.in_process import make_app
 
 
@@ -39,8 +39,8 @@ def fill(app: App, owner: str) -> None:
     app.characters.save(owner, Character("Zoe", context="A sailor."))
     app.presets.of(owner).save("Mine", SamplingParams(top_p=0.3))
     app.prompts.of(owner).save("Mine", "Once upon\n")
-    preferences.set_sampling(app, owner, SamplingParams(temperature=0.4), None)
-    preferences.set_page(app, owner, {"theme": "dark"})
+    Preferences(app, owner).set_sampling(SamplingParams(temperature=0.4), None)
+    Preferences(app, owner).set_page({"theme": "dark"})
     app.sheets.change(owner, "notebook", 0, text="a page")
 
 
@@ -51,8 +51,8 @@ def having(app: App, owner: str) -> object:
         app.characters.read(owner, "Zoe"),
         app.presets.of(owner).read("Mine"),
         app.prompts.of(owner).read("Mine"),
-        preferences.sampling_of(app, owner),
-        preferences.page_of(app, owner),
+        Preferences(app, owner).sampling,
+        Preferences(app, owner).page,
         app.sheets.read(owner, "notebook").text,
     )
 
@@ -60,7 +60,7 @@ def having(app: App, owner: str) -> object:
 def test_what_is_exported_comes_back_on_another_server(apps):
     here, there = apps("here"), apps("there", gradio_auth="ann:a,bob:b")
     fill(here, "local")
-    done = everything.read(there, "bob", io.BytesIO(everything.export(here, "local")))
+    done = Backup(there, "bob").read(io.BytesIO(Backup(here, "local").export()))
     assert having(there, "bob") == having(here, "local")
     assert done["problems"] == [] and (done["chats"], done["characters"]) == (1, 1)
     assert "Mine" not in there.presets.names() and there.presets.of("ann").names() == there.presets.names()
@@ -70,9 +70,9 @@ def test_what_is_exported_comes_back_on_another_server(apps):
 def test_importing_again_replaces_nothing_and_doubles_no_preset(apps):
     app = apps("here")
     fill(app, "local")
-    packed = everything.export(app, "local")
+    packed = Backup(app, "local").export()
     app.presets.of("local").save("Mine", SamplingParams(top_p=0.9))
-    done = everything.read(app, "local", io.BytesIO(packed))
+    done = Backup(app, "local").read(io.BytesIO(packed))
     assert (done["presets"], done["prompts"], done["characters"]) == (1, 0, 0)
     assert app.presets.read("Mine").top_p == 0.9 and app.presets.read("Mine (2)").top_p == 0.3
 
@@ -84,10 +84,10 @@ def test_what_cannot_be_read_goes_out_as_it_is_and_stops_nothing(apps):
     (app.presets.of("local").folder / "Bad.yaml").write_bytes(b"temperature: 99999")
     (app.characters.folder / "Zoe.png").write_bytes(b"no picture")
     app.characters.save("local", Character("Zoe", "Another of that name."))
-    packed = everything.export(app, "local")
+    packed = Backup(app, "local").export()
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         assert archive.read("characters/Bad.yaml") == b"name: [" and archive.read("presets/Bad.yaml") == b"temperature: 99999"
-    done = everything.read(there, "local", io.BytesIO(packed))
+    done = Backup(there, "local").read(io.BytesIO(packed))
     assert len(done["problems"]) == 2 and (done["characters"], done["presets"]) == (2, 1)
     assert [there.characters.read("local", id_).name for id_ in ("Zoe", "Zoe 2")] == ["Zoe", "Zoe"]
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_read_goes_out_as_it_is_and_stops_nothing(apps):
 def test_files_that_are_not_ours_are_refused_or_named(apps):
     app = apps("here")
     with pytest.raises(UserError, match="no zip"):
-        everything.read(app, "local", io.BytesIO(b"nonsense"))
+        Backup(app, "local").read(io.BytesIO(b"nonsense"))
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("../presets/evil.yaml", "temperature: 99")
@@ -103,9 +103,9 @@ def test_files_that_are_not_ours_are_refused_or_named(apps):
         archive.writestr("chats/broken.json", "{")
         archive.writestr("settings.json", "[]")
         archive.writestr("/etc/passwd", "x")
-    done = everything.read(app, "local", packed)
+    done = Backup(app, "local").read(packed)
     assert len(done["problems"]) >= 3 and done["chats"] == 0
     empty = io.BytesIO()
     zipfile.ZipFile(empty, "w").close()
     with pytest.raises(UserError, match="nothing of Textloom"):
-        everything.read(app, "local", empty)
+        Backup(app, "local").read(empty)

@@ -17,7 +17,7 @@ from modules.library.modes import NOBODY, Mode, counted_by, staged
 from modules.settings.texts import check_text
 
 if TYPE_CHECKING:
-    from modules.app import App
+    from modules.services.workspace import Workspace
 
 DEFAULTS: Mapping[str, Any] = {"max_tokens": 200, "temperature": 0.5, "repetition_penalty": 1.1}
 """What that API took where a body says nothing; everything else was neutral."""
@@ -55,7 +55,7 @@ def ignored(body: Mapping[str, Any], *, chat: bool, strict: bool) -> list[str]:
     return unknown
 
 
-def read_sampling(app: App, owner: str, body: Mapping[str, Any]) -> SamplingParams:
+def read_sampling(workspace: Workspace, body: Mapping[str, Any]) -> SamplingParams:
     """The sampling settings in `body`; fields that are none are left alone. Raises UserError."""
     for name, neutral in NEUTRAL.items():
         if body.get(name, neutral) not in (neutral, None):
@@ -63,17 +63,17 @@ def read_sampling(app: App, owner: str, body: Mapping[str, Any]) -> SamplingPara
     said = in_our_words(body)
     values = {name: said[name] for name in SamplingParams.model_fields if said.get(name) is not None}
     preset = _name(body, "preset")
-    named = app.presets.of(owner).read(preset).given() if preset else {}
+    named = workspace.app.presets.of(workspace.owner).read(preset).given() if preset else {}
     return SamplingParams.read({**DEFAULTS, **named, **values})
 
 
-def text_request(app: App, owner: str, body: Mapping[str, Any]) -> GenerationRequest:
+def text_request(workspace: Workspace, body: Mapping[str, Any]) -> GenerationRequest:
     """What /generate asks for. Raises UserError."""
     prompt = body.get("prompt")
     check_text(body)
     if not isinstance(prompt, str):
         raise UserError("'prompt' is missing, or is no text.", param="prompt")
-    return GenerationRequest(prompt, read_sampling(app, owner, body), overflow="drop_oldest")
+    return GenerationRequest(prompt, read_sampling(workspace, body), overflow="drop_oldest")
 
 
 Pair = tuple[str, str]
@@ -98,8 +98,8 @@ class LegacyChat:
         return {"internal": [list(pair) for pair in internal], "visible": [list(pair) for pair in visible]}
 
 
-def chat_request(app: App, owner: str, body: Mapping[str, Any]) -> LegacyChat:
-    """What /chat asks for, put to the model as the page does it; `owner`: whose characters and presets are meant. Raises UserError."""
+def chat_request(workspace: Workspace, body: Mapping[str, Any]) -> LegacyChat:
+    """What /chat asks for, put to the model as the page does it. Raises UserError."""
     check_text(body)
     question = body.get("user_input", "")
     if not isinstance(question, str):
@@ -112,7 +112,7 @@ def chat_request(app: App, owner: str, body: Mapping[str, Any]) -> LegacyChat:
     chat = LegacyChat(GenerationRequest(""), internal, visible, question, question)
     if body.get("regenerate") or body.get("_continue"):
         chat = _of_last_pair(chat, go_on=bool(body.get("_continue")))
-    return replace(chat, request=_request_in_mode(app, owner, body, chat))
+    return replace(chat, request=_request_in_mode(workspace, body, chat))
 
 
 def _pairs(value: Any, name: str) -> tuple[Pair, ...]:
@@ -136,18 +136,18 @@ def _of_last_pair(chat: LegacyChat, *, go_on: bool) -> LegacyChat:
     return replace(kept, beginning=beginning, shown_beginning=shown_beginning) if go_on else kept
 
 
-def _request_in_mode(app: App, owner: str, body: Mapping[str, Any], chat: LegacyChat) -> GenerationRequest:
-    sampling = read_sampling(app, owner, body)
+def _request_in_mode(workspace: Workspace, body: Mapping[str, Any], chat: LegacyChat) -> GenerationRequest:
+    sampling = read_sampling(workspace, body)
     mode = body.get("mode", "chat")
     if mode not in get_args(Mode):
         raise UserError(f"'mode' must be chat, chat-instruct or instruct, not {mode!r}.", param="mode")
-    model = app.engine.model
-    template = template_for(app, model, _name(body, "instruction_template") or None) if mode != "chat" else None
+    model = workspace.app.engine.model
+    template = template_for(workspace.app, model, _name(body, "instruction_template") or None) if mode != "chat" else None
     told = _text(body, "context_instruct", "context") if mode == "instruct" else ""
     stage = staged(
         _turns(chat),
         mode,
-        None if mode == "instruct" else _character(app, owner, body),
+        None if mode == "instruct" else _character(workspace, body),
         user=_text(body, "your_name", "name1"),
         system=told,
         template=template,
@@ -164,10 +164,10 @@ def _request_in_mode(app: App, owner: str, body: Mapping[str, Any], chat: Legacy
     )
 
 
-def _character(app: App, owner: str, body: Mapping[str, Any]) -> Character:
+def _character(workspace: Workspace, body: Mapping[str, Any]) -> Character:
     """The character that is named, or nobody in particular; what the body says of it itself goes over that."""
     name = _name(body, "character")
-    character = app.characters.named(owner, name) if name else NOBODY
+    character = workspace.app.characters.named(workspace.owner, name) if name else NOBODY
     if spoken := _text(body, "name2"):
         character = replace(character, name=spoken, nickname="")
     return replace(character, context=_text(body, "context") or character.context)

@@ -23,6 +23,7 @@ from modules.api.streaming import awake, close_all, merged, open_streams, unless
 from modules.errors import UserError
 from modules.generation.stream import EventStream
 from modules.generation.types import GenerationRequest
+from modules.services.workspace import Workspace
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -81,7 +82,7 @@ def _blocking(app: App, dialect: Dialect) -> APIRouter:
     async def generate(request: Request, body: dict[str, Any]) -> Response:
         note_ignored(request, ignored(body, chat=False, strict=app.options.strict_api))
         await awake(app.engine)
-        wanted = await run_in_threadpool(text_request, app, app.access.require_api(request), body)
+        wanted = await run_in_threadpool(text_request, Workspace(app, app.access.require_api(request)), body)
 
         async def answer() -> Response:
             return JSONResponse({"results": [{"text": await dialect.whole(wanted, request)}]})
@@ -92,7 +93,7 @@ def _blocking(app: App, dialect: Dialect) -> APIRouter:
     async def chat(request: Request, body: dict[str, Any]) -> Response:
         note_ignored(request, ignored(body, chat=True, strict=app.options.strict_api))
         await awake(app.engine)
-        wanted = await run_in_threadpool(chat_request, app, app.access.require_api(request), body)
+        wanted = await run_in_threadpool(chat_request, Workspace(app, app.access.require_api(request)), body)
 
         async def answer() -> Response:
             return JSONResponse({"results": [{"history": wanted.history(await dialect.whole(wanted.request, request))}]})
@@ -107,7 +108,7 @@ def _blocking(app: App, dialect: Dialect) -> APIRouter:
     @routes.post("/token-count")
     def count_tokens(request: Request, body: dict[str, Any]) -> dict[str, Any]:
         note_ignored(request, ignored(body, chat=False, strict=app.options.strict_api))
-        wanted = text_request(app, app.access.require_api(request), body)
+        wanted = text_request(Workspace(app, app.access.require_api(request)), body)
         return {"results": [{"tokens": len(app.engine.model.tokenize(str(wanted.prompt)))}]}
 
     @routes.get("/model")
@@ -161,12 +162,12 @@ async def _serve_socket(app: App, dialect: Dialect, socket: WebSocket, *, chat: 
     """Answer one request after the other, until the client goes."""
     await socket.accept()
     try:
-        owner = app.access.require_api(socket)
+        workspace = Workspace(app, app.access.require_api(socket))
         while True:
             body = json.loads(await socket.receive_text())
             if not isinstance(body, dict):
                 raise UserError("Send a JSON object.")
-            if not await _answer_socket(app, dialect, socket, owner, body, chat):
+            if not await _answer_socket(app, dialect, socket, workspace, body, chat):
                 return
     except WebSocketDisconnect:
         pass
@@ -176,12 +177,14 @@ async def _serve_socket(app: App, dialect: Dialect, socket: WebSocket, *, chat: 
         await socket.close(1008)
 
 
-async def _answer_socket(app: App, dialect: Dialect, socket: WebSocket, owner: str, body: dict[str, Any], chat: bool) -> bool:
+async def _answer_socket(
+    app: App, dialect: Dialect, socket: WebSocket, workspace: Workspace, body: dict[str, Any], chat: bool
+) -> bool:
     """Send one reply; whether the client is still there."""
     note_ignored(socket, ignored(body, chat=chat, strict=app.options.strict_api))
     await awake(app.engine)
-    wanted = await run_in_threadpool(chat_request, app, owner, body) if chat else None
-    request = wanted.request if wanted is not None else await run_in_threadpool(text_request, app, owner, body)
+    wanted = await run_in_threadpool(chat_request, workspace, body) if chat else None
+    request = wanted.request if wanted is not None else await run_in_threadpool(text_request, workspace, body)
 
     async def send() -> bool:
         said, number = "", 0

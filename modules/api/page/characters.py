@@ -9,16 +9,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-from modules.api.page.dependencies import Owner, body_of, download, picture
+from modules.api.page.dependencies import CurrentWorkspace, body_of, download, picture
 from modules.app import App
 from modules.errors import NotFound
 from modules.library import character_files
 from modules.library.entries import read_bytes
 from modules.library.modes import USER
-from modules.library.trash import Undo
-from modules.services import characters as character_actions
-from modules.services import preferences
-from modules.services.undo import character_name, told, undoable_character
+from modules.services.undo import told
 
 
 class CharacterForm(BaseModel):
@@ -52,67 +49,55 @@ def router(app: App) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/characters")
-    def characters(owner: Owner) -> dict[str, Any]:
-        return {"characters": character_actions.list_view(app, owner), "name": preferences.user_name(app, owner)}
+    def characters(workspace: CurrentWorkspace) -> dict[str, Any]:
+        return {"characters": workspace.characters.list_view(), "name": workspace.preferences.user_name}
 
     @routes.post("/characters")
-    def save(owner: Owner, body: CharacterForm) -> dict[str, Any]:
+    def save(workspace: CurrentWorkspace, body: CharacterForm) -> dict[str, Any]:
         values = body.model_dump(exclude={"replaces"})
         if body.replaces is None:
-            return {"id": character_actions.save(app, owner, values, None)}
-        with undoable_character(app, owner, body.replaces) as undo:
-            id_ = character_actions.save(app, owner, values, body.replaces)
-            if id_ != body.replaces:
-                undo.note["renamed"] = [body.replaces, id_]
-            undo.made = app.characters.files(owner, id_)
-        return {"id": id_, **told(undo, "overwritten", name=character_name(app, owner, id_))}
+            return {"id": workspace.characters.create(values)}
+        id_, undo = workspace.characters.overwrite(body.replaces, values)
+        return {"id": id_, **told(undo, "overwritten", name=workspace.characters.name(id_))}
 
     @routes.post("/characters/import")
-    async def import_file(owner: Owner, request: Request, file: str = "file") -> dict[str, Any]:
+    async def import_file(workspace: CurrentWorkspace, request: Request, file: str = "file") -> dict[str, Any]:
         data = await body_of(request, character_files.LARGEST_FILE)
-        return await asyncio.to_thread(character_actions.import_file, app, owner, data, file)
+        return await asyncio.to_thread(workspace.characters.import_file, data, file)
 
     @routes.get("/characters/{id}")
-    def character(owner: Owner, id: str) -> dict[str, Any]:
-        return character_actions.view(app, owner, id)
+    def character(workspace: CurrentWorkspace, id: str) -> dict[str, Any]:
+        return workspace.characters.view(id)
 
     @routes.delete("/characters/{id}")
-    def delete(owner: Owner, id: str) -> dict[str, Any]:
-        name = character_name(app, owner, id)
-        with undoable_character(app, owner, id) as undo:
-            app.characters.delete(owner, id)
-        return told(undo, "character.deleted", name=name)
+    def delete(workspace: CurrentWorkspace, id: str) -> dict[str, Any]:
+        name = workspace.characters.name(id)
+        return told(workspace.characters.delete(id), "character.deleted", name=name)
 
     @routes.get("/characters/{id}/picture")
-    def show_picture(owner: Owner, id: str) -> Response:
-        path = app.characters.picture(owner, id)
+    def show_picture(workspace: CurrentWorkspace, id: str) -> Response:
+        path = app.characters.picture(workspace.owner, id)
         if path is None:
             raise NotFound("This character has no picture.")
         return picture(character_files.portrait(read_bytes(path)), "image/png")
 
     @routes.post("/characters/{id}/picture")
-    async def set_picture(owner: Owner, id: str, request: Request) -> dict[str, Any]:
+    async def set_picture(workspace: CurrentWorkspace, id: str, request: Request) -> dict[str, Any]:
         data = await body_of(request, character_files.LARGEST_FILE)
-
-        def change() -> Undo:
-            with undoable_character(app, owner, id) as undo:
-                character_actions.set_picture(app, owner, id, data)
-                undo.made = app.characters.files(owner, id)
-            return undo
-
-        return told(await asyncio.to_thread(change), "overwritten", name=character_name(app, owner, id))
+        undo = await asyncio.to_thread(workspace.characters.set_picture, id, data)
+        return told(undo, "overwritten", name=workspace.characters.name(id))
 
     @routes.get("/characters/{id}/file")
-    def export_file(owner: Owner, id: str, form: character_files.Form | None = None) -> Response:
-        name, data, kind = character_actions.export_file(app, owner, id, form)
+    def export_file(workspace: CurrentWorkspace, id: str, form: character_files.Form | None = None) -> Response:
+        name, data, kind = workspace.characters.export_file(id, form)
         return download(data, name, kind)
 
     @routes.post("/characters/{id}/chat")
-    def begin_chat(owner: Owner, id: str, body: Beginning) -> dict[str, int]:
-        return {"chat": character_actions.begin_chat(app, owner, id, body.mode, body.user).id}
+    def begin_chat(workspace: CurrentWorkspace, id: str, body: Beginning) -> dict[str, int]:
+        return {"chat": workspace.characters.begin_chat(id, body.mode, body.user).id}
 
     @routes.put("/name")
-    def set_name(owner: Owner, body: Name) -> None:
-        preferences.set_user_name(app, owner, body.name)
+    def set_name(workspace: CurrentWorkspace, body: Name) -> None:
+        workspace.preferences.set_user_name(body.name)
 
     return routes

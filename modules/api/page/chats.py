@@ -12,9 +12,8 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 
-from modules.api.page import characters, files, messages, models, notebook, training, views
-from modules.api.page import undo as deleted
-from modules.api.page.dependencies import Owner, Said, Start, download, file_of
+from modules.api.page import characters, files, messages, models, notebook, training, undo, views
+from modules.api.page.dependencies import CurrentWorkspace, Said, Start, download, file_of
 from modules.api.page.reply_stream import Renderings, event_response, follow, over
 from modules.app import App
 from modules.chats import images, incoming
@@ -23,15 +22,14 @@ from modules.chats.store import PAGE_OF_CHATS
 from modules.errors import NotFound, UserError
 from modules.generation.sampling import SamplingParams
 from modules.library import character_files
-from modules.services import backup as everything
-from modules.services import chats as actions
-from modules.services import preferences, undo
+from modules.services import backup
+from modules.services.undo import told
 from modules.services.workspace import Workspace
 from modules.settings.texts import check_text
 
 STATIC = Path(__file__).parents[2] / "ui" / "static"
 LARGER_BODIES = {
-    "/chats/everything": everything.LARGEST,
+    "/chats/everything": backup.LARGEST,
     "/chats/import": incoming.LARGEST_ARCHIVE,
     "/chats/pictures": images.LARGEST_FILE,
     "/chats/characters/import|/chats/characters/[^/]+/picture": character_files.LARGEST_FILE,
@@ -106,61 +104,64 @@ def router(app: App) -> APIRouter:
     routes.include_router(messages.router(app))
     routes.include_router(characters.router(app))
     routes.include_router(files.router(app))
-    routes.include_router(notebook.router(app))
-    routes.include_router(deleted.router(app))
+    routes.include_router(notebook.router())
+    routes.include_router(undo.router())
     renderings = Renderings[int]()
 
     # --- the list and the chats
 
     @routes.get("")
     def list_chats(
-        owner: Owner, search: str = "", limit: Annotated[int, Query(ge=1, le=MOST_CHATS)] = PAGE_OF_CHATS, after: str = ""
+        workspace: CurrentWorkspace,
+        search: str = "",
+        limit: Annotated[int, Query(ge=1, le=MOST_CHATS)] = PAGE_OF_CHATS,
+        after: str = "",
     ) -> list[dict[str, Any]]:
         """A page of the list. after: the place of the last chat of the page before, as "pinned,updated,id"."""
-        return views.list_view(app.store.chats(owner, search, limit, place_of(after) if after else None))
+        return views.list_view(app.store.chats(workspace.owner, search, limit, place_of(after) if after else None))
 
     @routes.get("/pulse")
-    def pulse(owner: Owner, chat: int | None = None) -> dict[str, Any]:
-        return views.pulse_view(app, owner, chat)
+    def pulse(workspace: CurrentWorkspace, chat: int | None = None) -> dict[str, Any]:
+        return views.pulse_view(workspace, chat)
 
     @routes.get("/menus")
-    def menus(owner: Owner) -> dict[str, Any]:
-        return views.menus_view(app, owner)
+    def menus(workspace: CurrentWorkspace) -> dict[str, Any]:
+        return views.menus_view(workspace)
 
     @routes.get("/server")
-    def server(owner: Owner) -> dict[str, Any]:
-        return views.server_view(app, owner)
+    def server(workspace: CurrentWorkspace) -> dict[str, Any]:
+        return views.server_view(workspace)
 
     @routes.post("/preset")
-    def choose_preset(owner: Owner, body: Name) -> dict[str, Any] | None:
-        before = preferences.sampling_of(app, owner)
-        preferences.choose_preset(app, owner, body.name)
-        return undo.told_settings(app, owner, before)
+    def choose_preset(workspace: CurrentWorkspace, body: Name) -> dict[str, Any] | None:
+        before = workspace.preferences.sampling
+        workspace.preferences.choose_preset(body.name)
+        return workspace.undo.told_settings(before)
 
     @routes.put("/sampling")
-    def set_sampling(owner: Owner, body: Sampling) -> None:
-        preferences.set_sampling(app, owner, SamplingParams.read(body.values), None)
+    def set_sampling(workspace: CurrentWorkspace, body: Sampling) -> None:
+        workspace.preferences.set_sampling(SamplingParams.read(body.values), None)
 
     @routes.patch("/page")
-    def change_page(owner: Owner, body: dict[str, Any]) -> dict[str, Any]:
-        return preferences.set_page(app, owner, body).model_dump(mode="json")
+    def change_page(workspace: CurrentWorkspace, body: dict[str, Any]) -> dict[str, Any]:
+        return workspace.preferences.set_page(body).model_dump(mode="json")
 
     @routes.post("/defaults")
-    def save_as_default(owner: Owner) -> dict[str, Any]:
-        with undo.undoable_defaults(app, owner) as change:
-            file = preferences.save_as_default(app, owner)
-        return undo.told(change, "session.defaults.saved", file=file)
+    def save_as_default(workspace: CurrentWorkspace) -> dict[str, Any]:
+        with workspace.undo.defaults() as change:
+            file = workspace.preferences.save_as_default()
+        return told(change, "session.defaults.saved", file=file)
 
     @routes.get("/everything")
-    def export_everything(owner: Owner) -> Response:
-        return download(everything.export(app, owner), "textloom.zip", "application/zip")
+    def export_everything(workspace: CurrentWorkspace) -> Response:
+        return download(workspace.backup.export(), "textloom.zip", "application/zip")
 
     @routes.post("/everything")
-    async def import_everything(owner: Owner, request: Request) -> dict[str, Any]:
-        before = preferences.sampling_of(app, owner)
-        with await file_of(request, everything.LARGEST) as file:
-            found = await asyncio.to_thread(everything.read, app, owner, file)
-        return {**found, "replaced": undo.told_settings(app, owner, before)}
+    async def import_everything(workspace: CurrentWorkspace, request: Request) -> dict[str, Any]:
+        before = workspace.preferences.sampling
+        with await file_of(request, backup.LARGEST) as file:
+            found = await asyncio.to_thread(workspace.backup.read, file)
+        return {**found, "replaced": workspace.undo.told_settings(before)}
 
     @routes.get("/static/{name:path}")
     def static(name: str) -> FileResponse:
@@ -171,89 +172,89 @@ def router(app: App) -> APIRouter:
         return FileResponse(path, media_type=kind, headers={"Cache-Control": "no-cache"})
 
     @routes.post("/{chat_id}/view")
-    def view(owner: Owner, chat_id: int, body: View) -> dict[str, Any]:
-        return views.chat_view(app, owner, chat_id, body.known, max(1, min(body.limit, 100_000)))
+    def view(workspace: CurrentWorkspace, chat_id: int, body: View) -> dict[str, Any]:
+        return views.chat_view(workspace, chat_id, body.known, max(1, min(body.limit, 100_000)))
 
     @routes.patch("/{chat_id}")
-    def change(owner: Owner, chat_id: int, body: ChatChange) -> None:
+    def change(workspace: CurrentWorkspace, chat_id: int, body: ChatChange) -> None:
         if body.title is not None:
-            app.store.rename(owner, chat_id, body.title)
+            app.store.rename(workspace.owner, chat_id, body.title)
         if body.pinned is not None:
-            app.store.pin(owner, chat_id, body.pinned)
+            app.store.pin(workspace.owner, chat_id, body.pinned)
         if body.settings is not None:
-            actions.change_settings(app, owner, chat_id, body.settings)
+            workspace.chats.change_settings(chat_id, body.settings)
 
     @routes.delete("/{chat_id}")
-    def delete(owner: Owner, chat_id: int) -> None:
-        actions.delete_chat(app, owner, chat_id)
+    def delete(workspace: CurrentWorkspace, chat_id: int) -> None:
+        workspace.chats.delete(chat_id)
 
     @routes.post("/{chat_id}/restore")
-    def restore(owner: Owner, chat_id: int) -> None:
-        app.store.restore_chat(owner, chat_id)
+    def restore(workspace: CurrentWorkspace, chat_id: int) -> None:
+        app.store.restore_chat(workspace.owner, chat_id)
 
     # --- messages
 
     @routes.post("/send")
-    def send(owner: Owner, body: NewMessage) -> dict[str, int]:
+    def send(workspace: CurrentWorkspace, body: NewMessage) -> dict[str, int]:
         if body.chat is None:
-            reply = actions.begin_chat(app, owner, body.whole(), body.settings or {}, body.pictures)
+            reply = workspace.chats.begin(body.whole(), body.settings or {}, body.pictures)
         else:
-            reply = actions.send(app, owner, body.chat, body.whole(), body.after, body.pictures)
+            reply = workspace.chats.send(body.chat, body.whole(), body.after, body.pictures)
         return {"chat": reply.chat_id, "reply": reply.id}
 
     @routes.get("/messages/{message_id}")
-    def source(owner: Owner, message_id: int) -> dict[str, Any]:
-        return views.source_view(app.store.message(owner, message_id))
+    def source(workspace: CurrentWorkspace, message_id: int) -> dict[str, Any]:
+        return views.source_view(app.store.message(workspace.owner, message_id))
 
     @routes.post("/messages/{message_id}/regenerate")
-    def regenerate(owner: Owner, message_id: int) -> dict[str, int]:
-        return {"reply": actions.regenerate(app, owner, message_id).id}
+    def regenerate(workspace: CurrentWorkspace, message_id: int) -> dict[str, int]:
+        return {"reply": workspace.chats.regenerate(message_id).id}
 
     @routes.post("/messages/{message_id}/continue")
-    def continue_reply(owner: Owner, message_id: int) -> dict[str, int]:
-        return {"reply": actions.continue_reply(app, owner, message_id).id}
+    def continue_reply(workspace: CurrentWorkspace, message_id: int) -> dict[str, int]:
+        return {"reply": workspace.chats.continue_reply(message_id).id}
 
     @routes.post("/messages/{message_id}/edit")
-    def edit(owner: Owner, message_id: int, body: Edit) -> dict[str, int]:
-        return {"reply": actions.edit(app, owner, message_id, body.content, answer=body.answer).id}
+    def edit(workspace: CurrentWorkspace, message_id: int, body: Edit) -> dict[str, int]:
+        return {"reply": workspace.chats.edit(message_id, body.content, answer=body.answer).id}
 
     @routes.post("/messages/{message_id}/select")
-    def select(owner: Owner, message_id: int) -> None:
-        app.store.select(owner, message_id)
+    def select(workspace: CurrentWorkspace, message_id: int) -> None:
+        app.store.select(workspace.owner, message_id)
 
     @routes.post("/messages/{message_id}/branch")
-    def branch(owner: Owner, message_id: int) -> dict[str, int]:
-        return {"id": app.store.branch_off(owner, message_id).id}
+    def branch(workspace: CurrentWorkspace, message_id: int) -> dict[str, int]:
+        return {"id": app.store.branch_off(workspace.owner, message_id).id}
 
     @routes.delete("/messages/{message_id}")
-    def delete_message(owner: Owner, message_id: int) -> None:
-        actions.delete_message(app, owner, message_id)
+    def delete_message(workspace: CurrentWorkspace, message_id: int) -> None:
+        workspace.chats.delete_message(message_id)
 
     @routes.post("/messages/{message_id}/restore")
-    def restore_message(owner: Owner, message_id: int) -> None:
-        app.store.restore_branch(owner, message_id)
+    def restore_message(workspace: CurrentWorkspace, message_id: int) -> None:
+        app.store.restore_branch(workspace.owner, message_id)
 
     # --- replies
 
     @routes.post("/replies/{message_id}/stop")
-    def stop(owner: Owner, message_id: int) -> dict[str, bool]:
-        return {"stopped": actions.stop(app, owner, message_id)}
+    def stop(workspace: CurrentWorkspace, message_id: int) -> dict[str, bool]:
+        return {"stopped": workspace.chats.stop(message_id)}
 
     @routes.get("/replies/{message_id}/events")
-    async def events(owner: Owner, message_id: int, start: Start, tokens: bool = False) -> StreamingResponse:
+    async def events(workspace: CurrentWorkspace, message_id: int, start: Start, tokens: bool = False) -> StreamingResponse:
         def final() -> dict[str, Any]:
-            message = app.store.message(owner, message_id)
-            path = app.store.path(owner, message.chat_id, leaf=message_id)
-            return views.reply_view(app, owner, path[-1] if path else PathMessage(message, (message_id,)), {})
+            message = app.store.message(workspace.owner, message_id)
+            path = app.store.path(workspace.owner, message.chat_id, leaf=message_id)
+            return views.reply_view(workspace, path[-1] if path else PathMessage(message, (message_id,)), {})
 
-        await asyncio.to_thread(app.store.message, owner, message_id)
+        await asyncio.to_thread(app.store.message, workspace.owner, message_id)
 
         async def stream() -> AsyncIterator[str]:
             reply = app.replies.get(message_id)
             if reply is None:
                 yield over(await asyncio.to_thread(final))
                 return
-            streaming = preferences.page_of(app, owner).stream
+            streaming = workspace.preferences.page.stream
             with renderings.watched(message_id, reply) as rendering:
                 async for piece in follow(rendering, start, final, tokens=tokens, streaming=streaming):
                     yield piece

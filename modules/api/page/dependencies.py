@@ -18,14 +18,6 @@ from modules.services.workspace import Workspace
 IN_MEMORY = 16 * 1024**2
 
 
-def _owner(request: Request) -> str:
-    return request.state.owner
-
-
-Owner = Annotated[str, Depends(_owner)]
-"""Who asks. The router's own dependency has checked it before."""
-
-
 def _workspace(request: Request) -> Workspace:
     return request.state.workspace
 

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from modules.api.page.dependencies import Owner, body_of, download, file_of, picture
+from modules.api.page.dependencies import CurrentWorkspace, body_of, download, file_of, picture
 from modules.app import App
 from modules.chats import images, incoming, transfer
 from modules.i18n.sentences import said
@@ -22,32 +22,32 @@ def router(app: App) -> APIRouter:
     routes = APIRouter()
 
     @routes.post("/import")
-    async def import_file(owner: Owner, request: Request) -> Any:
+    async def import_file(workspace: CurrentWorkspace, request: Request) -> Any:
         """What came in, the latest last; `left_out` what did not, and `remarks` what of a chat did not, each with its reason."""
         file = await file_of(request, incoming.LARGEST_ARCHIVE)
 
         def read() -> dict[str, Any]:
             with file:
                 found = incoming.read_upload(file)
-            made = transfer.import_chats(app.store, app.pictures, owner, found.chats)
+            made = transfer.import_chats(app.store, app.pictures, workspace.owner, found.chats)
             return _told(found, made)
 
         return await asyncio.to_thread(read)
 
     @routes.get("/{chat_id}/export/{form}")
-    def export_file(owner: Owner, chat_id: int, form: str) -> Response:
-        name, text = transfer.export_file(transfer.export_chat(app.store, app.pictures, owner, chat_id), form)
+    def export_file(workspace: CurrentWorkspace, chat_id: int, form: str) -> Response:
+        name, text = transfer.export_file(transfer.export_chat(app.store, app.pictures, workspace.owner, chat_id), form)
         return download(text, name, "text/markdown" if name.endswith(".md") else "application/json")
 
     @routes.post("/pictures")
-    async def add_picture(owner: Owner, request: Request) -> dict[str, Any]:
+    async def add_picture(workspace: CurrentWorkspace, request: Request) -> dict[str, Any]:
         data = await body_of(request, images.LARGEST_FILE)
-        kept = await asyncio.to_thread(app.pictures.add, owner, data)
+        kept = await asyncio.to_thread(app.pictures.add, workspace.owner, data)
         return {"id": kept.id, "width": kept.width, "height": kept.height}
 
     @routes.get("/pictures/{picture_id}")
-    def show_picture(owner: Owner, picture_id: int, small: bool = False) -> Response:
-        return picture(*(app.pictures.thumbnail if small else app.pictures.data)(owner, picture_id))
+    def show_picture(workspace: CurrentWorkspace, picture_id: int, small: bool = False) -> Response:
+        return picture(*(app.pictures.thumbnail if small else app.pictures.data)(workspace.owner, picture_id))
 
     return routes
 

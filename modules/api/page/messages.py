@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel
 
-from modules.api.page.dependencies import Owner, Said
+from modules.api.page.dependencies import CurrentWorkspace, Said
 from modules.app import App
 from modules.chats import feedback
 from modules.chats.differences import differences
@@ -21,11 +21,7 @@ from modules.generation.stream import EventStream
 from modules.generation.types import Queued, TextDelta
 from modules.i18n.sentences import said
 from modules.library.paths import path_inside, write_text
-from modules.services import compare, preferences
-from modules.services import prompt_preview as prompt_view
-from modules.services import rerun as repeat
-from modules.services import tokens as token_view
-from modules.services.chats import new_chat
+from modules.services.compare import Column
 
 EXCERPT = 70
 
@@ -82,93 +78,86 @@ def router(app: App) -> APIRouter:
     # --- tokens
 
     @routes.post("/token-view")
-    def switch_token_view(owner: Owner, body: Switch) -> None:
-        preferences.set_token_view(app, owner, body.on)
+    def switch_token_view(workspace: CurrentWorkspace, body: Switch) -> None:
+        workspace.preferences.set_token_view(body.on)
 
     @routes.get("/messages/{message_id}/tokens")
-    def tokens(owner: Owner, message_id: int) -> dict[str, Any]:
-        return token_view.tokens_view(app, owner, message_id)
+    def tokens(workspace: CurrentWorkspace, message_id: int) -> dict[str, Any]:
+        return workspace.tokens.view(message_id)
 
     @routes.post("/messages/{message_id}/tokens")
-    def compute_tokens(owner: Owner, message_id: int) -> dict[str, Any]:
-        token_view.compute(app, owner, message_id)
-        return token_view.tokens_view(app, owner, message_id)
+    def compute_tokens(workspace: CurrentWorkspace, message_id: int) -> dict[str, Any]:
+        workspace.tokens.compute(message_id)
+        return workspace.tokens.view(message_id)
 
     @routes.post("/messages/{message_id}/choose")
-    def choose(owner: Owner, message_id: int, body: ChosenToken) -> dict[str, int]:
-        return {"reply": token_view.choose_token(app, owner, message_id, body.stretch, body.index, body.alternative).id}
+    def choose(workspace: CurrentWorkspace, message_id: int, body: ChosenToken) -> dict[str, int]:
+        return {"reply": workspace.tokens.choose(message_id, body.stretch, body.index, body.alternative).id}
 
     # --- columns
 
     @routes.post("/compare")
-    def begin_comparison(owner: Owner, body: Comparison) -> dict[str, Any]:
-        columns = [compare.Column(**column.model_dump()) for column in body.columns]
-        made = compare.compare(
-            app, owner, columns, chat_id=body.chat, after=body.after, content=body.whole(), settings=body.settings
+    def begin_comparison(workspace: CurrentWorkspace, body: Comparison) -> dict[str, Any]:
+        columns = [Column(**column.model_dump()) for column in body.columns]
+        made = workspace.compare.begin(
+            columns, chat_id=body.chat, after=body.after, content=body.whole(), settings=body.settings
         )
         return {"chat": made[0].chat_id, "replies": [reply.id for reply in made]}
 
     @routes.post("/messages/{message_id}/keep")
-    def keep(owner: Owner, message_id: int) -> None:
-        compare.keep(app, owner, message_id)
+    def keep(workspace: CurrentWorkspace, message_id: int) -> None:
+        workspace.compare.keep(message_id)
 
     # --- prompts
 
     @routes.post("/context")
-    def context(owner: Owner, body: Draft) -> dict[str, Any]:
+    def context(workspace: CurrentWorkspace, body: Draft) -> dict[str, Any]:
         if app.engine.asleep is not None:  # the meter of a page that is only open loads no model
             raise Unavailable("The model is not loaded now: a message loads it again.")
-        question = prompt_view.draft_question(app, owner, body.chat, body.after, body.whole(), body.settings)
-        return prompt_view.context_view(app, question.request if question else None)
+        question = workspace.prompt_preview.of_draft(body.chat, body.after, body.whole(), body.settings)
+        return workspace.prompt_preview.context(question.request if question else None)
 
     @routes.post("/prompt")
-    def prompt(owner: Owner, body: Draft) -> dict[str, Any]:
-        question = prompt_view.draft_question(app, owner, body.chat, body.after, body.whole(), body.settings)
+    def prompt(workspace: CurrentWorkspace, body: Draft) -> dict[str, Any]:
+        question = workspace.prompt_preview.of_draft(body.chat, body.after, body.whole(), body.settings)
         if question is None:
             raise UserError("There is nothing to show yet: write a message first.")
-        return prompt_view.prompt_view(app, question)
+        return workspace.prompt_preview.view(question)
 
     @routes.get("/messages/{message_id}/prompt")
-    def prompt_of(owner: Owner, message_id: int) -> dict[str, Any]:
-        return prompt_view.prompt_view(app, prompt_view.question_of(app, owner, message_id))
+    def prompt_of(workspace: CurrentWorkspace, message_id: int) -> dict[str, Any]:
+        return workspace.prompt_preview.view(workspace.prompt_preview.of_message(message_id))
 
     @routes.post("/impersonate")
-    def impersonate(owner: Owner, body: Draft) -> StreamingResponse:
-        events = app.engine.stream(prompt_view.impersonation(app, owner, body.chat, body.after, body.content))
+    def impersonate(workspace: CurrentWorkspace, body: Draft) -> StreamingResponse:
+        events = app.engine.stream(workspace.prompt_preview.impersonation(body.chat, body.after, body.content))
         return StreamingResponse(_lines(events), media_type="application/x-ndjson", headers={"X-Accel-Buffering": "no"})
 
     @routes.post("/add")
-    def add(owner: Owner, body: Added) -> dict[str, int]:
-        content = body.whole()
-        if not content:
-            raise UserError("The message is empty: write something first.")
-        if body.chat is None:
-            chat = app.store.create_chat(owner, settings=new_chat(owner, body.settings).settings)
-        else:
-            chat = app.store.chat(owner, body.chat)
-        message = app.store.add(owner, chat.id, body.after, body.role, content)
-        return {"chat": chat.id, "message": message.id}
+    def add(workspace: CurrentWorkspace, body: Added) -> dict[str, int]:
+        message = workspace.chats.add(body.chat, body.after, body.role, body.whole(), body.settings)
+        return {"chat": message.chat_id, "message": message.id}
 
     # --- made again
 
     @routes.post("/messages/{message_id}/again")
-    def again(owner: Owner, message_id: int) -> dict[str, int]:
-        return {"reply": repeat.run_again(app, owner, message_id).id}
+    def again(workspace: CurrentWorkspace, message_id: int) -> dict[str, int]:
+        return {"reply": workspace.rerun.run(message_id).id}
 
     @routes.get("/messages/{message_id}/programs")
-    def programs(owner: Owner, message_id: int, address: str) -> dict[str, str]:
-        return repeat.as_programs(app, owner, message_id, address)
+    def programs(workspace: CurrentWorkspace, message_id: int, address: str) -> dict[str, str]:
+        return workspace.rerun.as_programs(message_id, address)
 
     # --- versions and the tree
 
     @routes.get("/messages/{old}/difference/{new}")
-    def difference(owner: Owner, old: int, new: int) -> list[tuple[str, str]]:
-        return [*differences(app.store.message(owner, old).content, app.store.message(owner, new).content)]
+    def difference(workspace: CurrentWorkspace, old: int, new: int) -> list[tuple[str, str]]:
+        return [*differences(app.store.message(workspace.owner, old).content, app.store.message(workspace.owner, new).content)]
 
     @routes.get("/{chat_id}/map")
-    def tree(owner: Owner, chat_id: int) -> dict[str, Any]:
+    def tree(workspace: CurrentWorkspace, chat_id: int) -> dict[str, Any]:
         return {
-            "path": [node.message.id for node in app.store.path(owner, chat_id)],
+            "path": [node.message.id for node in app.store.path(workspace.owner, chat_id)],
             "messages": [
                 {
                     "id": message.id,
@@ -178,35 +167,35 @@ def router(app: App) -> APIRouter:
                     "words": titled(words_of(message.content) if message.role == "user" else message.content, EXCERPT),
                     "good": bool(message.extra.get("good")),
                 }
-                for message in app.store.tree(owner, chat_id)
+                for message in app.store.tree(workspace.owner, chat_id)
             ],
         }
 
     # --- marks
 
     @routes.post("/messages/{message_id}/good")
-    def good(owner: Owner, message_id: int, body: Switch) -> None:
-        feedback.mark_good(app.store, owner, message_id, body.on)
+    def good(workspace: CurrentWorkspace, message_id: int, body: Switch) -> None:
+        feedback.mark_good(app.store, workspace.owner, message_id, body.on)
 
     @routes.post("/messages/{message_id}/better")
-    def better(owner: Owner, message_id: int, body: Preference) -> None:
-        feedback.prefer(app.store, owner, message_id, body.rejected, body.preferred)
+    def better(workspace: CurrentWorkspace, message_id: int, body: Preference) -> None:
+        feedback.prefer(app.store, workspace.owner, message_id, body.rejected, body.preferred)
 
     @routes.get("/marks")
-    def count_marks(owner: Owner) -> dict[str, Any]:
-        return {**feedback.counts(app.store, owner), "admin": app.access.is_admin(owner)}
+    def count_marks(workspace: CurrentWorkspace) -> dict[str, Any]:
+        return {**feedback.counts(app.store, workspace.owner), "admin": workspace.is_admin}
 
     @routes.get("/marks/{kind}.jsonl")
-    def download_marks(owner: Owner, kind: feedback.Kind) -> Response:
-        text = feedback.as_jsonl(feedback.rows(app.store, owner, kind))
+    def download_marks(workspace: CurrentWorkspace, kind: feedback.Kind) -> Response:
+        text = feedback.as_jsonl(feedback.rows(app.store, workspace.owner, kind))
         headers = {"Content-Disposition": f'attachment; filename="{kind}.jsonl"'}
         return PlainTextResponse(text, media_type="application/jsonl", headers=headers)
 
     @routes.post("/marks/dataset")
-    def save_marks(owner: Owner, body: DataSet) -> dict[str, Any]:
-        app.access.require_admin(owner)
+    def save_marks(workspace: CurrentWorkspace, body: DataSet) -> dict[str, Any]:
+        app.access.require_admin(workspace.owner)
         path = path_inside(app.training.places.datasets, body.name.removesuffix(".jsonl"), ".jsonl", "data set's name")
-        found = list(feedback.rows(app.store, owner, body.kind))
+        found = list(feedback.rows(app.store, workspace.owner, body.kind))
         if not found:
             raise UserError("Nothing is marked yet: mark replies in their menu first.")
         if path.exists():

@@ -6,25 +6,23 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from modules.api.page.dependencies import Owner
-from modules.app import App
-from modules.services.undo import restore, view
+from modules.api.page.dependencies import CurrentWorkspace
 
 
-def router(app: App) -> APIRouter:
+def router() -> APIRouter:
     """Part of the router of chats/: each sees what is theirs."""
     routes = APIRouter(prefix="/deleted")
 
     @routes.get("")
-    def all_of(owner: Owner) -> list[dict[str, Any]]:
-        return [view(kept) for kept in app.trash.all(owner)]
+    def all_of(workspace: CurrentWorkspace) -> list[dict[str, Any]]:
+        return workspace.undo.all()
 
     @routes.post("/{id}/restore")
-    def put_back(owner: Owner, id: str) -> dict[str, Any]:
-        return restore(app, owner, id)
+    def put_back(workspace: CurrentWorkspace, id: str) -> dict[str, Any]:
+        return workspace.undo.restore(id)
 
     @routes.delete("/{id}")
-    def forget(owner: Owner, id: str) -> None:
-        app.trash.forget(owner, id)
+    def forget(workspace: CurrentWorkspace, id: str) -> None:
+        workspace.undo.forget(id)
 
     return routes

@@ -23,12 +23,9 @@ from modules.library.disk import size_text
 from modules.library.download_jobs import STARTER, DownloadJob
 from modules.library.hardware import this_machine
 from modules.library.model_spec import ModelSpec
-from modules.services.characters import speakers_view
-from modules.services.chats import settings_of
-from modules.services.compare import columns_beside
-from modules.services.preferences import sampling_of, token_view
 from modules.services.prompt_preview import problem_of
-from modules.services.rerun import comparison
+from modules.services.reply_builder import settings_of
+from modules.services.workspace import Workspace
 
 PAGE_OF_MESSAGES = 60
 UNSEEN = {"runs"}
@@ -89,21 +86,21 @@ def source_view(message: StoredMessage) -> dict[str, Any]:
     return {"content": words, "files": [dataclasses.asdict(file) for file in attached]}
 
 
-def reply_view(app: App, owner: str, node: PathMessage, known: Mapping[int, float]) -> dict[str, Any]:
+def reply_view(workspace: Workspace, node: PathMessage, known: Mapping[int, float]) -> dict[str, Any]:
     """A message, whether its tokens are kept, and how it came out beside the one that it was made again from."""
-    view = message_view(node, known) | {"tokens": bool(app.store.with_tokens([node.message.id]))}
-    if again := comparison(app, owner, node.message):
+    view = message_view(node, known) | {"tokens": bool(workspace.app.store.with_tokens([node.message.id]))}
+    if again := workspace.rerun.comparison(node.message):
         view["again"] = again
     return view
 
 
-def chat_view(app: App, owner: str, chat_id: int, known: Mapping[int, float], limit: int = PAGE_OF_MESSAGES) -> dict[str, Any]:
+def chat_view(workspace: Workspace, chat_id: int, known: Mapping[int, float], limit: int = PAGE_OF_MESSAGES) -> dict[str, Any]:
     """A chat with the last `limit` messages of its shown branch; `earlier` says how many come before them.
 
     columns: the replies that stand beside the last one while they are compared.
     """
-    chat = app.store.chat(owner, chat_id)
-    path = app.store.path(owner, chat_id)
+    chat = workspace.app.store.chat(workspace.owner, chat_id)
+    path = workspace.app.store.path(workspace.owner, chat_id)
     shown = path[-limit:]
     return {
         "id": chat.id,
@@ -111,10 +108,10 @@ def chat_view(app: App, owner: str, chat_id: int, known: Mapping[int, float], li
         "pinned": chat.pinned,
         "revision": chat.revision,
         "settings": settings_of(chat).model_dump(mode="json"),
-        "speakers": speakers_view(app, owner, settings_of(chat)),
+        "speakers": workspace.characters.speakers(settings_of(chat)),
         "earlier": len(path) - len(shown),
-        "messages": [reply_view(app, owner, node, known) for node in shown],
-        "columns": [reply_view(app, owner, node, known) for node in columns_beside(app, owner, path[-1])] if path else [],
+        "messages": [reply_view(workspace, node, known) for node in shown],
+        "columns": [reply_view(workspace, node, known) for node in workspace.compare.columns_beside(path[-1])] if path else [],
     }
 
 
@@ -122,19 +119,20 @@ def list_view(entries: list[ListedChat]) -> list[dict[str, Any]]:
     return [dataclasses.asdict(entry) for entry in entries]
 
 
-def pulse_view(app: App, owner: str, chat_id: int | None) -> dict[str, Any]:
+def pulse_view(workspace: Workspace, chat_id: int | None) -> dict[str, Any]:
     """What changes by itself: small, and asked for every second or two."""
+    app, owner = workspace.app, workspace.owner
     revision = app.store.revision(owner, chat_id) if chat_id is not None else None
     return {
         "epoch": app.started,
         "list": app.store.list_revision(owner),
         "chat": revision,
         "engine": engine_view(app, app.engine.status),
-        "preset": sampling_of(app, owner)[1],
-        "tokens": token_view(app, owner),
+        "preset": workspace.preferences.sampling[1],
+        "tokens": workspace.preferences.token_view,
         "models": len(app.models.all()),
         "starter": starter_view(app),
-        "admin": app.access.is_admin(owner),
+        "admin": workspace.is_admin,
     }
 
 
@@ -172,13 +170,14 @@ def load_view(model: LoadedModel | None) -> dict[str, Any] | None:
     return dataclasses.asdict(status) if status is not None else None
 
 
-def menus_view(app: App, owner: str) -> dict[str, Any]:
+def menus_view(workspace: Workspace) -> dict[str, Any]:
     """What can be chosen: models, presets, templates."""
+    app = workspace.app
     return {
         "models": [model_view(spec) for spec in sorted(app.models.all(), key=lambda spec: bool(spec.problem))],
-        "presets": app.presets.of(owner).names(),
+        "presets": workspace.preferences.presets(),
         "templates": app.templates.names(),
-        "admin": app.access.is_admin(owner),
+        "admin": workspace.is_admin,
     }
 
 
@@ -215,14 +214,14 @@ def download_view(job: DownloadJob) -> dict[str, Any]:
     }
 
 
-def server_view(app: App, owner: str) -> dict[str, Any]:
+def server_view(workspace: Workspace) -> dict[str, Any]:
     """What this server runs, for the Session tab and for reports of mistakes: no name, path or address of this machine."""
     machine = this_machine()
-    model = app.engine.loaded
+    model = workspace.app.engine.loaded
     status = model.status() if model else None
     return {
-        "owner": owner if app.access.logins else None,
-        "admin": app.access.is_admin(owner),
+        "owner": workspace.owner if workspace.app.access.logins else None,
+        "admin": workspace.is_admin,
         "facts": {
             "Textloom": _version("textloom") or VERSION,
             "Python": platform.python_version(),

@@ -12,7 +12,8 @@ from modules.app import App
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.i18n.catalogs import say
-from modules.services import preferences, undo
+from modules.services import undo
+from modules.services.workspace import Workspace
 from modules.settings.page import PageSettings
 from modules.ui.events import PRIVATE, asks, note, owner_of, say_it, told
 from modules.ui.form import Form
@@ -60,8 +61,11 @@ def build(app: App, tab: gr.Tab) -> None:
 
     everything: list[Any] = [preset, summary, *form.controls.values(), *page.controls.values()]
 
-    def shown(owner: str) -> dict[Any, Any]:
-        sampling, name = preferences.sampling_of(app, owner)
+    def workspace_of(request: gr.Request) -> Workspace:
+        return Workspace(app, owner_of(request))
+
+    def shown(workspace: Workspace) -> dict[Any, Any]:
+        sampling, name = workspace.preferences.sampling
         model = app.engine.loaded
         changes: dict[str, dict[str, Any]] = {}
         for field in form.fields:
@@ -70,69 +74,62 @@ def build(app: App, tab: gr.Tab) -> None:
             changes[field] = {"interactive": usable, "info": info}
         return {
             **form.show(sampling, **changes),
-            **page.show(preferences.page_of(app, owner)),
-            preset: gr.update(choices=app.presets.of(owner).names(), value=name or ""),
+            **page.show(workspace.preferences.page),
+            preset: gr.update(choices=workspace.preferences.presets(), value=name or ""),
             summary: differences_table(sampling),
         }
 
     @told
     def opened(request: gr.Request) -> dict[Any, Any]:
-        return shown(owner_of(request))
+        return shown(workspace_of(request))
 
     @told
     def chosen(name: str, request: gr.Request) -> dict[Any, Any]:
-        owner = owner_of(request)
-        if name not in app.presets.of(owner).names():
+        workspace = workspace_of(request)
+        if name not in workspace.preferences.presets():
             return {said: None}  # a new name, for saving
-        before = preferences.sampling_of(app, owner)
-        preferences.choose_preset(app, owner, name)
-        return {**shown(owner), said: undo.told_settings(app, owner, before)}
+        before = workspace.preferences.sampling
+        workspace.preferences.choose_preset(name)
+        return {**shown(workspace), said: workspace.undo.told_settings(before)}
 
     @told
     def changed(request: gr.Request, **values: Any) -> str:
         """The name of the preset stays: Save puts what is set now into it."""
-        owner = owner_of(request)
-        _, name = preferences.sampling_of(app, owner)
+        preferences = workspace_of(request).preferences
         sampling = form.read(values)
-        preferences.set_sampling(app, owner, sampling, name)
+        preferences.set_sampling(sampling, preferences.sampling[1])
         return differences_table(sampling)
 
     @told
     def page_changed(stream: bool, request: gr.Request) -> None:
-        preferences.set_page(app, owner_of(request), {"stream": stream})
+        workspace_of(request).preferences.set_page({"stream": stream})
 
     @told
     def saved(name: str, request: gr.Request) -> dict[Any, Any]:
-        owner = owner_of(request)
-        sampling, _ = preferences.sampling_of(app, owner)
-        presets, name = app.presets.of(owner), (name or "").strip()
-        with app.trash.undoable(owner, "preset", name, [presets.file(name)]) as change:
-            presets.save(name, sampling)
-        preferences.set_sampling(app, owner, sampling, name)
-        return {**shown(owner), said: undo.told(change, "overwritten" if change.id else "preset.saved", name=name)}
+        workspace, name = workspace_of(request), (name or "").strip()
+        change = workspace.preferences.save_preset(name)
+        return {**shown(workspace), said: undo.told(change, "overwritten" if change.id else "preset.saved", name=name)}
 
     @told
     def deleted(name: str, request: gr.Request) -> dict[Any, Any]:
         if not name:
             raise UserError("Choose the preset to delete first.")
-        owner = owner_of(request)
-        presets = app.presets.of(owner)
-        with app.trash.undoable(owner, "preset", name, [presets.file(name)]) as change:
-            presets.delete(name)
-        preferences.preset_changed(app, owner, name)
-        return {**shown(owner), said: undo.told(change, "preset.deleted", name=name)}
+        workspace = workspace_of(request)
+        change = workspace.preferences.delete_preset(name)
+        return {**shown(workspace), said: undo.told(change, "preset.deleted", name=name)}
 
     @told
     def reset(request: gr.Request) -> dict[Any, Any]:
-        owner = owner_of(request)
-        before = preferences.sampling_of(app, owner)
-        preferences.set_sampling(app, owner, SamplingParams(), None)
-        return {**shown(owner), said: undo.told_settings(app, owner, before)}
+        workspace = workspace_of(request)
+        before = workspace.preferences.sampling
+        workspace.preferences.set_sampling(SamplingParams(), None)
+        return {**shown(workspace), said: workspace.undo.told_settings(before)}
 
     @told
     def make_default(request: gr.Request) -> dict[str, Any]:
-        with undo.undoable_defaults(app, owner_of(request)) as change:
-            file = preferences.save_as_default(app, owner_of(request))
+        workspace = workspace_of(request)
+        with workspace.undo.defaults() as change:
+            file = workspace.preferences.save_as_default()
         return undo.told(change, "session.defaults.saved", file=file)
 
     tab.select(opened, None, everything, **IN_TURN)

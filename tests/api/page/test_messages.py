@@ -13,7 +13,7 @@ import pytest
 
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import Token
-from modules.services import preferences
+from modules.services.preferences import Preferences
 from modules.training.formats import guess_format, read_format
 from modules.training.rows import read_rows
 from tests.api.page.test_chats import Page, apps, text_of
@@ -390,7 +390,7 @@ def test_real_models_run_again_exactly_and_go_on_from_a_chosen_token(
     app.load_model(source.name)
     page = Page(app)
     page.ok("POST", "/token-view", {"on": True})
-    preferences.set_sampling(app, "local", SamplingParams(max_tokens=48, temperature=1.5, ban_eos=True, seed=5), None)
+    Preferences(app, "local").set_sampling(SamplingParams(max_tokens=48, temperature=1.5, ban_eos=True, seed=5), None)
     chat, reply = answered(page, "Tell me.")
     content = app.store.message("local", reply).content
     parts = page.ok("GET", f"/messages/{reply}/tokens")["parts"]

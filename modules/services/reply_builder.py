@@ -1,0 +1,183 @@
+"""What the services that make replies share: the request of a reply, the record of how it is made, the message it is written into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from modules.chats.conversation import ChatSettings, request_for
+from modules.chats.records import Chat, Figures, Run, StoredMessage, TokenStretch, pictures_of
+from modules.errors import UserError
+from modules.generation.sampling import SamplingParams
+from modules.generation.types import GenerationRequest, Image
+from modules.library.character import Character
+from modules.library.modes import counted_by
+from modules.services.base import Service
+from modules.services.preferences import Preferences
+
+ALTERNATIVES = 8
+"""How many other tokens are kept for each place, where tokens are looked at."""
+
+
+def settings_of(chat: Chat) -> ChatSettings:
+    """A chat's own settings."""
+    return settings_from(chat.settings)
+
+
+def settings_from(values: Mapping[str, Any]) -> ChatSettings:
+    """Settings as they were kept; keys of other versions are left out."""
+    return ChatSettings.read({key: value for key, value in values.items() if key in ChatSettings.model_fields})
+
+
+@dataclass(frozen=True)
+class ReplySettings:
+    """How a reply is made: the settings of its chat, the sampling, and the preset that the sampling comes from."""
+
+    settings: ChatSettings
+    sampling: SamplingParams
+    preset: str | None
+
+
+def settings_of_run(run: Run) -> ReplySettings:
+    """The settings and the sampling of a run, its seed included."""
+    return ReplySettings(settings_from(run.settings), SamplingParams.read(run.sampling), run.preset)
+
+
+def runs_of(message: StoredMessage) -> list[Run]:
+    """How a reply was made, stretch by stretch."""
+    return [Run.read(values) for values in message.extra.get("runs", ())]
+
+
+def with_runs(*runs: Run) -> dict[str, Any]:
+    """The `extra` of a message that was made so."""
+    return {"runs": [run.stored() for run in runs]}
+
+
+def draft_of(chat: Chat, parent: int | None, content: str, pictures: Sequence[int] = ()) -> StoredMessage:
+    """What a user is about to say, before it is kept. Raises UserError where it is empty."""
+    content = content.strip()
+    if not content and not pictures:
+        raise UserError("The message is empty: write something first.")
+    extra = {"pictures": list(pictures)} if pictures else {}
+    return StoredMessage(0, chat.id, parent, "user", content, "whole", 0, 0, extra=extra)
+
+
+class ReplyBuilder(Service):
+    """Requests to the loaded model, and the messages that replies are written into. Every refusal is a UserError."""
+
+    def settings(self, chat: Chat) -> ReplySettings:
+        """As the chat and its owner have it set now."""
+        return ReplySettings(settings_of(chat), *Preferences(self.app, self.owner).sampling)
+
+    def settings_of_reply(self, chat: Chat, message: StoredMessage) -> ReplySettings:
+        """How a reply was made last; as the chat is set now for replies of older versions."""
+        runs = runs_of(message)
+        return settings_of_run(runs[-1]) if runs else self.settings(chat)
+
+    def template(self, settings: ChatSettings) -> str | None:
+        """The Jinja source that a chat uses where it is not the model's own. Raises UserError where there is none at all."""
+        if settings.template:
+            return self.app.templates.read(settings.template)
+        model = self.app.engine.model
+        if model.chat_template or settings.mode == "chat":
+            return None
+        fitting = self.app.templates.choose(model.name)
+        if fitting is None:
+            raise UserError(
+                f"{model.name} has no chat template, and its name fits none that is known. Choose one in the chat's settings.",
+                param="template",
+            )
+        return fitting.source
+
+    def character(self, settings: ChatSettings) -> Character | None:
+        """Whom the model plays in a chat. Raises UserError."""
+        return self.app.characters.read(self.owner, settings.character) if settings.character else None
+
+    def request(
+        self,
+        how: ReplySettings,
+        messages: Sequence[StoredMessage],
+        *,
+        continue_reply: bool = False,
+        as_user: str | None = None,
+    ) -> GenerationRequest:
+        """What the model is asked (request_for has the meaning of the rest). Raises UserError."""
+        preferences = Preferences(self.app, self.owner)
+        request = request_for(
+            messages,
+            how.settings,
+            how.sampling,
+            template=self.template(how.settings),
+            own_template=self.app.engine.model.chat_template,
+            character=self.character(how.settings),
+            user=preferences.user_name,
+            count=counted_by(self.app.engine.model),
+            look=self._images,
+            continue_reply=continue_reply,
+            as_user=as_user,
+        )
+        records = preferences.token_view and self.app.engine.model.capabilities.logprobs
+        return replace(request, logprobs=ALTERNATIVES) if records else request
+
+    def _images(self, message: StoredMessage) -> tuple[Image, ...]:
+        """The images of a message where the model takes any: a chat with some can go on with a model that does not."""
+        if not self.app.engine.model.capabilities.images:
+            return ()
+        return self.app.pictures.images(self.owner, pictures_of(message.extra))
+
+    def request_after(self, chat: Chat, message: StoredMessage, how: ReplySettings, begun: str) -> GenerationRequest:
+        """The request to go on after `begun`, the beginning of the reply `message`."""
+        branch = self.branch(chat.id, message.parent_id)
+        plain = replace(how, settings=how.settings.changed({"reply_start": ""}))
+        if not begun:
+            return self.request(plain, branch)
+        return self.request(plain, [*branch, replace(message, content=begun)], continue_reply=True)
+
+    def exact_request(self, message: StoredMessage, how: ReplySettings, tokens: Sequence[TokenStretch]) -> GenerationRequest:
+        """The request to go on after the last of `tokens`, token by token as they were, whatever their text would be cut into."""
+        chat = self.app.store.chat(self.owner, message.chat_id)
+        last = tokens[-1]
+        base = self.request_after(chat, message, how, message.content[: last.at])
+        ids = (*self.app.engine.model.render(base).tokens, *(token.id for token in last.tokens))
+        return replace(base, prompt=ids, continue_reply=False, template=None)
+
+    def run(self, how: ReplySettings, request: GenerationRequest, *, at: int = 0, exact: bool = False) -> Run:
+        """What is kept of how a stretch of a reply was made, so that it can be made again."""
+        sampling = how.sampling.changed({"seed": request.sampling.seed}).model_dump(mode="json", exclude_defaults=True)
+        return Run(self.app.engine.model.name, at, exact, how.settings.differences(), sampling, how.preset)
+
+    def branch(self, chat_id: int, leaf: int | None) -> list[StoredMessage]:
+        """The messages up to `leaf`. Raises UserError while the last one is being written."""
+        if leaf is None:
+            return []
+        branch = [node.message for node in self.app.store.path(self.owner, chat_id, leaf)]
+        if branch and branch[-1].state == "streaming":
+            raise UserError("The reply is still being written: stop it or let it end first.")
+        return branch
+
+    def new_chat(self, settings: Mapping[str, object] | None) -> Chat:
+        """A chat that is not kept yet: its id is 0."""
+        return Chat(0, self.owner, "", False, False, 0, 0, None, ChatSettings.read(settings or {}).differences(), 0)
+
+    def keep_draft(self, chat: Chat, draft: StoredMessage) -> tuple[Chat, StoredMessage]:
+        """The draft as a message; a chat with the id 0 is made first."""
+        kept = chat if chat.id else self.app.store.create_chat(self.owner, settings=chat.settings)
+        return kept, self.app.store.add(self.owner, kept.id, draft.parent_id, "user", draft.content, extra=draft.extra)
+
+    def add_reply(self, chat: Chat, parent: int, how: ReplySettings, request: GenerationRequest, **more: Any) -> StoredMessage:
+        """The message that a reply will be written into. more: what its `extra` holds besides how it was made."""
+        extra = {**with_runs(self.run(how, request)), **more}
+        start = how.settings.reply_start
+        figures = Figures(opened="") if start else None  # the prompt ends with it
+        return self.app.store.add(
+            self.owner, chat.id, parent, "assistant", start, state="streaming", figures=figures, extra=extra
+        )
+
+
+class ReplyService(Service):
+    """Base of the services that make replies."""
+
+    @property
+    def builder(self) -> ReplyBuilder:
+        return ReplyBuilder(self.app, self.owner)
