@@ -16,7 +16,7 @@ from modules.chats.images import PictureStore
 from modules.chats.notebook import Sheets
 from modules.chats.replies import Replies
 from modules.chats.store import ChatStore
-from modules.errors import Conflict, NotFound, ReadOnly, Unavailable, UserError
+from modules.errors import Conflict, ReadOnly, UserError
 from modules.generation.model_manager import Engine
 from modules.generation.sampling import SamplingParams
 from modules.generation.template import has_no_place_for, template_problem
@@ -41,6 +41,7 @@ from modules.training.jobs import TrainingJobs
 
 log = logging.getLogger(__name__)
 VERSION = "0.1.0"
+"""The one of pyproject.toml, which a copy of the program may lack."""
 
 
 class App:
@@ -97,20 +98,10 @@ class App:
         """Replace the loaded model by `name`, with what was saved for it and `options` over that. Raises UserError."""
         spec = self.models.find(name)
         merged = self.saved_options.for_model(spec.name, options if options is not None else self.loading)
-        return self._load(spec, merged, stop_running)
+        return self.load_as(spec, merged, stop_running=stop_running)
 
-    def reload_model(self, *, stop_running: bool = False) -> LoadedModel:
-        """Load the last model again as it was loaded, with its adapters. Raises UserError."""
-        if self.last_load is None:
-            raise Unavailable("No model was loaded yet: choose one first.")
-        name, options = self.last_load
-        model = self.engine.loaded or self.engine.asleep
-        adapters = model.adapters if model is not None else ()
-        model = self._load(self.models.find(name), options, stop_running)
-        self._load_adapters(adapters)
-        return model
-
-    def _load(self, spec: ModelSpec, options: LoadOptions, stop_running: bool) -> LoadedModel:
+    def load_as(self, spec: ModelSpec, options: LoadOptions, *, stop_running: bool = False) -> LoadedModel:
+        """Replace the loaded model by `spec` with these options and no others. Raises UserError."""
         self.last_load = spec.name, options
 
         def load(report: Callable[[str], None]) -> LoadedModel:
@@ -138,9 +129,9 @@ class App:
         except UserError as error:
             log.error("%s", error.message)
         else:
-            self._load_adapters(self.options.lora)
+            self.load_adapters(self.options.lora)
 
-    def _load_adapters(self, names: Iterable[str]) -> None:
+    def load_adapters(self, names: Iterable[str]) -> None:
         """Those that can be; what is wrong with the others is logged."""
         for name in names:
             try:
@@ -160,13 +151,6 @@ class App:
             raise Conflict(f"{spec.name} is loaded already.", param="name")
         model.load_adapter(spec.name, str(spec.path))
         return spec.name
-
-    def unload_adapter(self, name: str) -> None:
-        """Take an adapter out of memory. Raises NotFound, Conflict where replies use it."""
-        model = self.engine.model
-        if name not in model.adapters:
-            raise NotFound(f"No adapter {name} is loaded.", param="name")
-        model.unload_adapter(name)
 
     def embedding_model(self) -> EmbeddingModel:
         """The model of --embedding-model, which the first who asks waits for. Raises UserError."""

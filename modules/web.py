@@ -15,13 +15,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from modules.api import common, errors, gradio_bodies, guard, limits, metrics, openai, request_id
 from modules.api.forwarded import Forwarded
-from modules.app import App
+from modules.app import VERSION, App
 
 
 def build(app: App) -> FastAPI:
     """The whole web application. Importing gradio takes seconds; without the page it is not imported."""
     web = FastAPI(
         title="Textloom",
+        version=VERSION,
         summary="Language models on your own hardware, by OpenAI's protocol.",
         docs_url="/v1/docs",
         openapi_url="/openapi.json",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,12 @@ def test_a_package_file_holds_a_docstring_only(path):
 def test_the_table_of_settings_is_up_to_date():
     assert settings_table.PAGE.read_text(encoding="utf-8") == settings_table.current(), "run: python -m tools.settings_table"
     assert settings_table.TRAINING_PAGE.read_text(encoding="utf-8") == settings_table.training(), "run it too"
+
+
+def test_the_program_says_the_version_of_the_project():
+    from modules.app import VERSION
+
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"] == VERSION
 
 
 def imported_by(statement: str) -> set[str]:

@@ -1,8 +1,9 @@
-"""What administrators do below /v1/internal: load and unload models and adapters, stop replies."""
+"""Models, adapters, downloads and remote engines: for administrators by key below /v1/internal, and for the page's script by session."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel
@@ -11,6 +12,11 @@ from modules.api.auth import key_of_admin
 from modules.api.common import Body, sent
 from modules.api.errors import REFUSALS
 from modules.api.internal import Health
+from modules.api.model_answers import DownloadReply, ModelsPage, PageDownload, download_reply, models_page, page_download
+from modules.api.page.dependencies import CurrentWorkspace
+from modules.api.page.undo import ChangeNote
+from modules.library.file_selection import Wanted
+from modules.library.remote_address import RemoteAddress
 from modules.loaders.options import LoadOptions
 
 if TYPE_CHECKING:
@@ -27,6 +33,21 @@ class LoadBody(Body):
     stop_running: bool = False
     """Stop the replies that are being made instead of waiting for their end."""
 
+    @property
+    def own_options(self) -> LoadOptions | None:
+        """None where the body sets none: the server's own go over what was saved then."""
+        return self.options if self.options.model_fields_set else None
+
+
+class PageLoadBody(LoadBody):
+    """The model to load, by its name; replies being made are stopped."""
+
+    stop_running: bool = True
+
+    @classmethod
+    def in_our_words(cls, said: Mapping[str, Any]) -> dict[str, Any]:
+        return _named(super().in_our_words(said))
+
 
 class UnloadBody(Body):
     """How to unload."""
@@ -42,45 +63,186 @@ class AdapterBody(Body):
     """Its name, as /v1/internal/adapters/list has it."""
 
 
+class AdapterChatBody(AdapterBody):
+    """An adapter for a new chat, and how strongly it acts there."""
+
+    strength: float = 1.0
+
+
+class DownloadBody(Body, Wanted):
+    """What to fetch from the Hub."""
+
+    model_config = Body.model_config
+    model: str
+    """ORG/NAME, ORG/NAME:BRANCH, or the address of its page."""
+
+
+class PageDownloadBody(DownloadBody):
+    """What to fetch from the Hub, by its name."""
+
+    @classmethod
+    def in_our_words(cls, said: Mapping[str, Any]) -> dict[str, Any]:
+        return _named(super().in_our_words(said))
+
+
+class EngineBody(BaseModel):
+    """model: its name there; empty takes the first one. api_key: where it asks for one. context_length: 0 asks the engine."""
+
+    name: str
+    base_url: str
+    model: str = ""
+    api_key: str = ""
+    context_length: int = 0
+
+    @property
+    def address(self) -> RemoteAddress:
+        return RemoteAddress(self.base_url.strip(), self.model.strip(), self.api_key.strip(), self.context_length or None)
+
+
 class Stopped(BaseModel):
     """How many replies were stopped."""
 
     stopped: int
 
 
+class DownloadList(BaseModel):
+    """Every download since the start of the server, the newest first."""
+
+    downloads: list[DownloadReply]
+
+
+class NewChat(BaseModel):
+    """The id of a chat that was begun."""
+
+    chat: int
+
+
+def _named(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The page's script calls a model `name`."""
+    return {"model" if field == "name" else field: value for field, value in said.items()}
+
+
 def router(app: App) -> APIRouter:
-    """The routes for administrators."""
-
-    guards = [Depends(key_of_admin(app.access))]
+    """The routes for administrators with a key."""
+    guards = [Depends(key_of_admin(app))]
     routes = APIRouter(prefix="/v1/internal", tags=["administration"], responses=REFUSALS, dependencies=guards)
+    _add_loading(routes)
+    _add_downloads(routes)
+    return routes
 
+
+def _add_loading(routes: APIRouter) -> None:
     @routes.post("/stop")
-    def stop_all_replies() -> Stopped:
+    def stop_all_replies(by: CurrentWorkspace) -> Stopped:
         """Stop every reply that is being made, of all users."""
-        return Stopped(stopped=app.engine.stop_all())
+        return Stopped(stopped=by.models.stop_replies())
 
     @routes.post("/model/load")
-    def load_model(body: Annotated[LoadBody, sent(LoadBody)]) -> Health:
+    def load_model(by: CurrentWorkspace, body: Annotated[LoadBody, sent(LoadBody)]) -> Health:
         """Replace the loaded model; answers when the new one is ready."""
-        app.load_model(body.model, body.options if body.options.model_fields_set else None, stop_running=body.stop_running)
+        by.models.load(body.model, body.own_options, stop_running=body.stop_running)
         return Health()
 
     @routes.post("/model/unload")
-    def unload_model(body: Annotated[UnloadBody | None, sent(UnloadBody | None)]) -> Health:
+    def unload_model(by: CurrentWorkspace, body: Annotated[UnloadBody | None, sent(UnloadBody | None)]) -> Health:
         """Give the model's memory back."""
-        app.engine.unload(stop_running=body.stop_running if body else False)
+        by.models.unload(stop_running=body.stop_running if body else False)
         return Health()
 
     @routes.post("/adapters/load")
-    def load_adapter(body: Annotated[AdapterBody, sent(AdapterBody)]) -> Health:
+    def load_adapter(by: CurrentWorkspace, body: Annotated[AdapterBody, sent(AdapterBody)]) -> Health:
         """Make an adapter available to requests."""
-        app.load_adapter(body.name)
+        by.models.load_adapter(body.name)
         return Health()
 
     @routes.post("/adapters/unload")
-    def unload_adapter(body: Annotated[AdapterBody, sent(AdapterBody)]) -> Health:
+    def unload_adapter(by: CurrentWorkspace, body: Annotated[AdapterBody, sent(AdapterBody)]) -> Health:
         """Take an adapter out of memory."""
-        app.unload_adapter(body.name)
+        by.models.unload_adapter(body.name)
         return Health()
 
+
+def _add_downloads(routes: APIRouter) -> None:
+    @routes.post("/download")
+    def start_download(by: CurrentWorkspace, body: Annotated[DownloadBody, sent(DownloadBody)]) -> DownloadReply:
+        """Begin to fetch a model or an adapter; the same one again joins the download that runs."""
+        return download_reply(by.models.start_download(body.model, body))
+
+    @routes.get("/downloads")
+    def list_downloads(by: CurrentWorkspace) -> DownloadList:
+        """Every download, with its progress."""
+        return DownloadList(downloads=[download_reply(job) for job in by.models.downloads()])
+
+    @routes.get("/downloads/{number}")
+    def read_download(by: CurrentWorkspace, number: int) -> DownloadReply:
+        """One download, with its progress."""
+        return download_reply(by.models.download(number))
+
+    @routes.post("/downloads/{number}/cancel")
+    def cancel_download(by: CurrentWorkspace, number: int) -> DownloadReply:
+        """Stop a download; what has arrived is kept for the next time."""
+        return download_reply(by.models.cancel_download(number))
+
+
+def page_router() -> APIRouter:
+    """Part of the router of chats/, for the Models tab: everyone may look, and administrators change."""
+    routes = APIRouter()
+    _add_page_loading(routes)
+    _add_page_downloads(routes)
     return routes
+
+
+def _add_page_loading(routes: APIRouter) -> None:
+    @routes.get("/models")
+    def show_models(by: CurrentWorkspace) -> ModelsPage:
+        return models_page(by)
+
+    @routes.post("/model")
+    def begin_load(by: CurrentWorkspace, body: PageLoadBody) -> None:
+        """The load goes on while nobody looks; the engine's status says how."""
+        by.models.begin_load(body.model, body.own_options, stop_running=body.stop_running)
+
+    @routes.post("/model/again")
+    def begin_reload(by: CurrentWorkspace) -> None:
+        by.models.begin_reload()
+
+    @routes.delete("/model")
+    def unload_model(by: CurrentWorkspace) -> None:
+        by.models.unload(stop_running=True)
+
+    @routes.post("/adapters")
+    def load_adapter(by: CurrentWorkspace, body: AdapterBody) -> Health:
+        by.models.load_adapter(body.name)
+        return Health()
+
+    @routes.delete("/adapters/{name}")
+    def unload_adapter(by: CurrentWorkspace, name: str) -> Health:
+        by.models.unload_adapter(name)
+        return Health()
+
+    @routes.post("/adapters/chat")
+    def chat_with_adapter(by: CurrentWorkspace, body: AdapterChatBody) -> NewChat:
+        return NewChat(chat=by.models.chat_with_adapter(body.name, body.strength))
+
+    @routes.post("/engines")
+    def add_engine(by: CurrentWorkspace, body: EngineBody) -> None:
+        by.models.add_engine(body.name, body.address)
+
+    @routes.delete("/engines/{name}")
+    def remove_engine(by: CurrentWorkspace, name: str) -> ChangeNote:
+        return ChangeNote.of(by.models.remove_engine(name), "engine.removed", name=name)
+
+
+def _add_page_downloads(routes: APIRouter) -> None:
+    @routes.post("/downloads")
+    def start_download(by: CurrentWorkspace, body: PageDownloadBody) -> PageDownload:
+        return page_download(by.models.start_download(body.model, body))
+
+    @routes.post("/starter")
+    def fetch_starter(by: CurrentWorkspace) -> PageDownload:
+        """The starter model, which is loaded once it is there."""
+        return page_download(by.models.fetch_starter())
+
+    @routes.delete("/downloads/{job_id}")
+    def cancel_download(by: CurrentWorkspace, job_id: int) -> PageDownload:
+        return page_download(by.models.cancel_download(job_id))

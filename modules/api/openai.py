@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
-from modules.api import administration, chat, completions, downloads, embeddings, internal, models, responses, training
+from modules.api import administration, chat, completions, embeddings, internal, models, responses, training
 from modules.api.auth import key_of_api
 
 if TYPE_CHECKING:
@@ -35,5 +35,5 @@ def router(app: App) -> APIRouter:
     return routes
 
 
-_PARTS = (chat, completions, responses, models, embeddings, internal, administration, downloads, training)
+_PARTS = (chat, completions, responses, models, embeddings, internal, administration, training)
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

@@ -1,18 +1,37 @@
-"""Training jobs below /v1/internal, for administrators: started, watched, stopped, resumed and deleted."""
+"""Training runs: for administrators by key below /v1/internal/training, and for the page's script by session."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, Field
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+from starlette.concurrency import run_in_threadpool
 
 from modules.api.auth import key_of_admin
 from modules.api.common import Body, sent
 from modules.api.errors import REFUSALS
+from modules.api.page.dependencies import CurrentWorkspace
+from modules.api.page.undo import ChangeNote
+from modules.api.training_answers import (
+    AdapterInChat,
+    Deleted,
+    JobEvents,
+    JobList,
+    JobReply,
+    RunDetailView,
+    RunList,
+    job_reply,
+    run_detail,
+    run_list,
+)
+from modules.errors import UserError
+from modules.generation.types import TextDelta
+from modules.i18n.sentences import said
 from modules.training.config import TrainingConfig
-from modules.training.jobs import TrainingJob
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -41,102 +60,137 @@ class ResumeBody(Body):
     """Wait in the queue where another run goes on, instead of refusing."""
 
 
-class JobReply(BaseModel):
-    """A run as it stands. reason: why it ended; loss: smoothed; remaining: seconds; output: the adapter or model it made."""
+class AdapterOfRun(BaseModel):
+    """checkpoint: empty takes the finished adapter."""
 
-    id: str
-    name: str
-    state: Literal["queued", "starting", "running", "stopping", "done", "stopped", "failed", "interrupted", "new"]
-    reason: str
-    step: int
-    total_steps: int
-    loss: float | None
-    tokens_per_second: float | None
-    remaining: float | None
-    checkpoints: list[str]
-    output: str
-    config: dict[str, Any] = Field(description="Where it differs from the defaults.")
+    checkpoint: str = ""
 
 
-class JobList(BaseModel):
-    """Every run, the newest first."""
+class MergeBody(AdapterOfRun):
+    """name: of the model that is made."""
 
-    jobs: list[JobReply]
-
-
-class JobEvents(BaseModel):
-    """What a run has told since the event that was asked for; next: where to go on asking."""
-
-    events: list[dict[str, Any]]
-    next: int
+    name: str = ""
 
 
-class Deleted(BaseModel):
-    """The run is gone; its adapter stays."""
+class Question(BaseModel):
+    """adapter: the name of a loaded one; None asks the base model."""
 
-    deleted: str
+    question: str
+    adapter: str | None = None
 
 
 def router(app: App) -> APIRouter:
-    """The routes of training."""
-    guards = [Depends(key_of_admin(app.access))]
+    """The routes for administrators with a key."""
+    guards = [Depends(key_of_admin(app))]
     routes = APIRouter(prefix="/v1/internal/training", tags=["training"], responses=REFUSALS, dependencies=guards)
 
     @routes.get("/jobs")
-    def list_training_jobs() -> JobList:
+    def list_training_jobs(by: CurrentWorkspace) -> JobList:
         """Every run, the newest first."""
-        return JobList(jobs=[_reply(job) for job in app.training.list()])
+        return JobList(jobs=[job_reply(job) for job in by.training.runs()])
 
     @routes.post("/jobs")
-    def start_training_job(body: Annotated[TrainBody, sent(TrainBody)]) -> JobReply:
+    def start_training_job(by: CurrentWorkspace, body: Annotated[TrainBody, sent(TrainBody)]) -> JobReply:
         """Check the settings and the data, and start a run."""
-        return _reply(app.training.start(body.config, queue=body.queue))
+        return job_reply(by.training.start(body.config, queue=body.queue))
 
     @routes.get("/jobs/{job}")
-    def read_training_job(job: str) -> JobReply:
+    def read_training_job(by: CurrentWorkspace, job: str) -> JobReply:
         """One run, with its progress."""
-        return _reply(app.training.get(job))
+        return job_reply(by.training.run(job))
 
     @routes.get("/jobs/{job}/events")
-    def read_training_events(job: str, start: int = 0) -> JobEvents:
+    def read_training_events(by: CurrentWorkspace, job: str, start: int = 0) -> JobEvents:
         """What a run tells: steps, losses, samples, checkpoints; `start` is the `next` of the last answer."""
-        told = app.training.events(job)
+        told = by.training.events(job)
         first = max(start, 0)
         fresh = [{"event": type(event).__name__.lower(), **asdict(event)} for event in told[first:]]
         return JobEvents(events=fresh, next=max(len(told), first))
 
     @routes.post("/jobs/{job}/stop")
-    def stop_training_job(job: str, body: Annotated[StopBody | None, sent(StopBody | None)]) -> JobReply:
+    def stop_training_job(by: CurrentWorkspace, job: str, body: Annotated[StopBody | None, sent(StopBody | None)]) -> JobReply:
         """Save and end after the step that is being computed; or at once."""
-        (app.training.stop_now if body is not None and body.now else app.training.stop)(job)
-        return _reply(app.training.get(job))
+        return job_reply(by.training.stop(job, now=body is not None and body.now))
 
     @routes.post("/jobs/{job}/resume")
-    def resume_training_job(job: str, body: Annotated[ResumeBody | None, sent(ResumeBody | None)]) -> JobReply:
+    def resume_training_job(
+        by: CurrentWorkspace, job: str, body: Annotated[ResumeBody | None, sent(ResumeBody | None)]
+    ) -> JobReply:
         """Go on from the newest complete checkpoint."""
-        return _reply(app.training.resume(job, queue=body is not None and body.queue))
+        return job_reply(by.training.resume(job, queue=body is not None and body.queue))
 
     @routes.delete("/jobs/{job}")
-    def delete_training_job(job: str) -> Deleted:
+    def delete_training_job(by: CurrentWorkspace, job: str) -> Deleted:
         """Delete the folder of a run that has ended; its adapter stays."""
-        app.training.delete(job)
+        by.training.delete(job)
         return Deleted(deleted=job)
 
     return routes
 
 
-def _reply(job: TrainingJob) -> JobReply:
-    return JobReply(
-        id=job.id,
-        name=job.name,
-        state=job.state,
-        reason=job.reason,
-        step=job.step,
-        total_steps=job.total_steps,
-        loss=job.loss,
-        tokens_per_second=job.tokens_per_second,
-        remaining=job.remaining,
-        checkpoints=list(job.checkpoints),
-        output=job.output,
-        config=job.config.model_dump(mode="json", exclude_defaults=True),
-    )
+def page_router() -> APIRouter:
+    """Part of the router of chats/, for the Training tab: everyone may look, and administrators change."""
+    routes = APIRouter(prefix="/training")
+    _add_runs(routes)
+    _add_adapters(routes)
+    return routes
+
+
+def _add_runs(routes: APIRouter) -> None:
+    @routes.get("")
+    def list_runs(by: CurrentWorkspace) -> RunList:
+        return run_list(by)
+
+    @routes.get("/{id}")
+    def read_run(by: CurrentWorkspace, id: str) -> RunDetailView:
+        return run_detail(by.training.detail(id))
+
+    @routes.post("/{id}/stop")
+    def stop_run(by: CurrentWorkspace, id: str) -> JobReply:
+        return job_reply(by.training.stop(id))
+
+    @routes.post("/{id}/kill")
+    def stop_run_now(by: CurrentWorkspace, id: str) -> JobReply:
+        return job_reply(by.training.stop(id, now=True))
+
+    @routes.post("/{id}/resume")
+    def resume_run(by: CurrentWorkspace, id: str, body: ResumeBody) -> JobReply:
+        return job_reply(by.training.resume(id, queue=body.queue))
+
+    @routes.delete("/{id}")
+    def delete_run(by: CurrentWorkspace, id: str) -> ChangeNote:
+        name = by.training.run(id).name
+        return ChangeNote.of(by.training.delete(id), "training.deleted", name=name)
+
+
+def _add_adapters(routes: APIRouter) -> None:
+    @routes.post("/{id}/use")
+    def use_in_chat(by: CurrentWorkspace, id: str, body: AdapterOfRun) -> AdapterInChat:
+        chat, adapter = by.training.use_in_chat(id, body.checkpoint)
+        return AdapterInChat(chat=chat, adapter=adapter)
+
+    @routes.post("/{id}/adapter")
+    def use_adapter(by: CurrentWorkspace, id: str, body: AdapterOfRun) -> str:
+        """The name of the adapter beside the model."""
+        return by.training.use_adapter(id, body.checkpoint)
+
+    @routes.post("/{id}/merge")
+    def merge(by: CurrentWorkspace, id: str, body: MergeBody) -> None:
+        by.training.merge(id, body.name, body.checkpoint)
+
+    @routes.post("/ask")
+    async def ask(by: CurrentWorkspace, body: Question) -> StreamingResponse:
+        """The text of a reply, as it is made."""
+        events = await run_in_threadpool(by.training.ask, body.question, body.adapter)
+
+        async def text() -> AsyncIterator[str]:
+            try:
+                async for event in events:
+                    if isinstance(event, TextDelta):
+                        yield event.text
+            except UserError as error:
+                yield f"\n{said(error.message)}"
+            finally:
+                events.close()
+
+        return StreamingResponse(text(), media_type="text/plain; charset=utf-8")

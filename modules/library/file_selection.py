@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Annotated
+
+from pydantic import StringConstraints
 
 from modules.errors import NotFound, UserError
 from modules.library.disk import size_text
 from modules.library.hub import RepositoryFile
 from modules.library.manifest import FILE
+from modules.settings.declare import Settings
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 PICKLED = (".bin", ".pt", ".pth")
@@ -29,14 +32,17 @@ _PART = re.compile(r"-\d{5}-of-\d{5}$")
 Files = tuple[RepositoryFile, ...]
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What somebody asked for. quant: a quantisation of a GGUF repository, such as Q4_K_M; "" chooses one."""
+class Wanted(Settings):
+    """Which files of a repository are wanted: the flags of download-model.py, and the fields of a request."""
 
-    text_only: bool = False
+    quant: Annotated[str, StringConstraints(strip_whitespace=True)] = ""
+    """Of a GGUF repository: which quantisation, such as Q4_K_M; empty chooses one."""
     specific_file: str = ""
+    """This file alone; * stands for anything."""
     exclude_pattern: str = ""
-    quant: str = ""
+    """Files whose path fits this regular expression are left out."""
+    text_only: bool = False
+    """Only the small files: no weights."""
 
 
 def choose_files(files: Iterable[RepositoryFile], wanted: Wanted) -> Files:

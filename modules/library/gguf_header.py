@@ -34,6 +34,17 @@ FILE_TYPES: dict[int, str] = {
 }  # fmt: skip
 """llama.cpp's names for mixtures of them: the value of general.file_type."""
 
+
+def bytes_per_element(name: str) -> float:
+    """Bytes of one number in a format of ggml, its share of the block's scales among them.
+
+    >>> bytes_per_element("f16"), bytes_per_element("q4_0")
+    (2.0, 0.5625)
+    """
+    _, elements, size = next(kind for kind in TENSOR_TYPES.values() if kind[0] == name.upper())
+    return size / elements
+
+
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _TEXT, _ARRAY = 8, 9
 _LONGEST_ARRAY = 4096

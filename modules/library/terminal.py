@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modules.errors import NotFound, UserError
 from modules.library.destination import downloaded, not_own
@@ -43,6 +43,8 @@ environment:
   HF_TOKEN     a token of your account, for private and gated models; it goes to the hub, or to what HF_ENDPOINT names
   HF_ENDPOINT  address of a mirror, such as https://hf-mirror.com
 """
+_METAVARS = {"quant": "NAME", "specific_file": "FILE", "exclude_pattern": "REGEX"}
+"""What stands for the value of a flag of Wanted in --help."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,10 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("model", metavar="MODEL", nargs="?", help="`starter`, or ORG/NAME[:BRANCH] on the Hugging Face Hub")
     add("--branch", default="", help="branch, tag or commit (default: main)")
-    add("--quant", default="", metavar="NAME", help="the quantisation to take of a GGUF repository, such as Q4_K_M")
-    add("--specific-file", default="", metavar="FILE", help="fetch one file; * stands for anything")
-    add("--exclude-pattern", default="", metavar="REGEX", help="leave out files whose path matches")
-    add("--text-only", action="store_true", help="everything but the weights")
+    for field, info in Wanted.model_fields.items():
+        value: dict[str, Any] = {"metavar": _METAVARS[field]} if field in _METAVARS else {"action": "store_true"}
+        add(f"--{field.replace('_', '-')}", default=info.default, help=info.description, **value)
     add("--output", type=Path, metavar="FOLDER", help="put the model's folder there instead of into models/ or loras/")
     add("--model-dir", type=Path, default=ROOT / "models", metavar="FOLDER", help="where models are put (default: models/)")
     add("--lora-dir", type=Path, default=ROOT / "loras", metavar="FOLDER", help="where adapters are put (default: loras/)")
@@ -136,7 +137,7 @@ def _from_meta(options: argparse.Namespace) -> int:
 
 
 def _download(name: RepositoryName, options: argparse.Namespace) -> int:
-    wanted = Wanted(options.text_only, options.specific_file, options.exclude_pattern, options.quant)
+    wanted = Wanted.read({field: getattr(options, field) for field in Wanted.model_fields})
     if not (wanted.quant or wanted.specific_file or wanted.text_only) and sys.stdin.isatty():
         wanted = Wanted(exclude_pattern=wanted.exclude_pattern, quant=_ask_quantization(read_repository(name), wanted))
     plan = plan_download(

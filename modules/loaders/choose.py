@@ -7,6 +7,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Protocol, cast, get_args
 
+from pydantic.fields import FieldInfo
+
 from modules.errors import UserError
 from modules.generation.types import LoadedModel
 from modules.library.model_spec import ModelSpec
@@ -17,6 +19,7 @@ log = logging.getLogger(__name__)
 
 Report = Callable[[str], None]
 """Takes the progress of a load in short sentences."""
+_SWITCHES = ("load_in_8bit", "load_in_4bit")
 LOADERS: tuple[LoaderName, ...] = tuple(name for name in get_args(LoaderName) if name != "auto")
 
 
@@ -74,5 +77,16 @@ def ignored(options: LoadOptions, name: LoaderName) -> list[str]:
     return [
         f"--{field.replace('_', '-')} has no effect with the {name} loader."
         for field, info in LoadOptions.model_fields.items()
-        if field in options.differences() and (users := hints_of(info).loaders) and name not in users
+        if field in options.differences() and not _is_used(info, name)
     ]
+
+
+def used_options(name: LoaderName) -> frozenset[str]:
+    """The options that a form shows for a loader: those that it reads, and those by which transformers becomes bitsandbytes."""
+    switches = _SWITCHES if name == "transformers" else ()
+    return frozenset(field for field, info in LoadOptions.model_fields.items() if field in switches or _is_used(info, name))
+
+
+def _is_used(info: FieldInfo, name: LoaderName) -> bool:
+    users = hints_of(info).loaders
+    return not users or name in users

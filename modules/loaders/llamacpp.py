@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modules.errors import UserError
-from modules.library.gguf_header import TENSOR_TYPES, read_control_tokens, read_gguf_header
+from modules.library.gguf_header import bytes_per_element, read_control_tokens, read_gguf_header
 from modules.library.model_spec import ModelSpec
 from modules.loaders.options import LoadOptions
 
@@ -65,8 +65,7 @@ def cache_bytes_per_token(spec: ModelSpec, cache_type: str) -> float:
     """Bytes of the key–value cache for one token; 0 where the file does not say."""
     if spec.shape is None:
         return 0.0
-    _, weights, size = next(kind for kind in TENSOR_TYPES.values() if kind[0] == cache_type.upper())
-    return 2 * spec.shape.layers * spec.shape.kv_heads * spec.shape.head_dim * size / weights
+    return 2 * spec.shape.layers * spec.shape.kv_heads * spec.shape.head_dim * bytes_per_element(cache_type)
 
 
 def _stretched_base(spec: ModelSpec, base: float | None, alpha: float) -> float:

@@ -9,7 +9,21 @@ from modules.app import App
 
 @dataclass(frozen=True)
 class Service:
-    """Use cases of one user. A service that needs another makes it: `Preferences(self.app, self.owner)`."""
+    """Use cases of one user. A service that needs another makes it: `Preferences(self.app, self.owner)`.
+
+    admin_key: whether the request came with the server's admin key, which administers under any name.
+    """
 
     app: App
     owner: str
+    admin_key: bool = False
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether models, training and settings may be changed."""
+        return self.admin_key or self.app.access.is_admin(self.owner)
+
+    def require_admin(self) -> None:
+        """Raises Forbidden where models, training and settings may not be changed."""
+        if not self.admin_key:
+            self.app.access.require_admin(self.owner)

@@ -88,14 +88,6 @@ class UndoHistory(Service):
             return False
 
 
-def delete_run(app: App, owner: str, id_: str) -> Undo:
-    """Take the folder of a run away. Raises NotFound, Conflict."""
-    folder, name = app.training.deletable(id_), app.training.get(id_).name
-    with app.trash.undoable(owner, "run", name, [folder.path]) as undo:
-        pass
-    return undo
-
-
 def view(kept: Kept) -> dict[str, Any]:
     return {
         "id": kept.id,

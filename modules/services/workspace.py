@@ -7,11 +7,14 @@ from modules.services.base import Service
 from modules.services.characters import Characters
 from modules.services.chats import Chats
 from modules.services.compare import Compare
+from modules.services.datasets import Datasets
+from modules.services.models import Models
 from modules.services.notebook import Notebook
 from modules.services.preferences import Preferences
 from modules.services.prompt_preview import PromptPreview
 from modules.services.rerun import Rerun
 from modules.services.tokens import Tokens
+from modules.services.training import Training
 from modules.services.undo import UndoHistory
 
 
@@ -19,45 +22,56 @@ class Workspace(Service):
     """The entry to all services of one user; each is a property: `workspace.models.load(name)`."""
 
     @property
-    def is_admin(self) -> bool:
-        return self.app.access.is_admin(self.owner)
-
-    @property
     def backup(self) -> Backup:
-        return Backup(self.app, self.owner)
+        return Backup(self.app, self.owner, self.admin_key)
 
     @property
     def characters(self) -> Characters:
-        return Characters(self.app, self.owner)
+        return Characters(self.app, self.owner, self.admin_key)
 
     @property
     def chats(self) -> Chats:
-        return Chats(self.app, self.owner)
+        return Chats(self.app, self.owner, self.admin_key)
 
     @property
     def compare(self) -> Compare:
-        return Compare(self.app, self.owner)
+        return Compare(self.app, self.owner, self.admin_key)
 
     @property
     def notebook(self) -> Notebook:
-        return Notebook(self.app, self.owner)
+        return Notebook(self.app, self.owner, self.admin_key)
 
     @property
     def preferences(self) -> Preferences:
-        return Preferences(self.app, self.owner)
+        return Preferences(self.app, self.owner, self.admin_key)
 
     @property
     def prompt_preview(self) -> PromptPreview:
-        return PromptPreview(self.app, self.owner)
+        return PromptPreview(self.app, self.owner, self.admin_key)
 
     @property
     def rerun(self) -> Rerun:
-        return Rerun(self.app, self.owner)
+        return Rerun(self.app, self.owner, self.admin_key)
 
     @property
     def tokens(self) -> Tokens:
-        return Tokens(self.app, self.owner)
+        return Tokens(self.app, self.owner, self.admin_key)
 
     @property
     def undo(self) -> UndoHistory:
-        return UndoHistory(self.app, self.owner)
+        return UndoHistory(self.app, self.owner, self.admin_key)
+
+    @property
+    def models(self) -> Models:
+        """Models and adapters: downloads, loading."""
+        return Models(self.app, self.owner, self.admin_key)
+
+    @property
+    def training(self) -> Training:
+        """Training runs."""
+        return Training(self.app, self.owner, self.admin_key)
+
+    @property
+    def datasets(self) -> Datasets:
+        """Training data."""
+        return Datasets(self.app, self.owner, self.admin_key)

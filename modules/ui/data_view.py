@@ -6,17 +6,16 @@ import html
 from collections.abc import Mapping
 
 from modules.i18n.sentences import said
-from modules.training.preview import Figures, FirstRows, figures
-from modules.training.samples import Sample, readable
+from modules.services.datasets import Figures, FirstRows, ShownRow, figures_of, shown_rows
 
-_SHOWN_ROWS, _SHOWN_CHARACTERS, _BARS = 8, 4000, 24
+_SHOWN_CHARACTERS, _BARS = 4000, 24
 
 
 def first_html(first: FirstRows, cutoff: int) -> str:
     """What is known at once: everything of a small data set, the beginning of a large one."""
-    if first.prepared is None:
+    known = figures_of(first)
+    if known is None:
         return f"<p>{html.escape(said(first.reason))}</p>{_counting()}"
-    known = figures(first.prepared)
     if first.complete:
         return figures_html(known, cutoff)
     beginning = f"The beginning: {known.good} of {known.rows} rows are good."
@@ -31,12 +30,7 @@ def figures_html(known: Figures, cutoff: int) -> str:
 
 def rows_html(first: FirstRows) -> str:
     """The first rows with learnt tokens marked."""
-    if first.prepared is None:
-        return ""
-    pairs = first.prepared.pairs
-    return "".join(
-        _row(sample, first, rejected=pairs and at % 2 == 1) for at, sample in enumerate(first.prepared.samples[:_SHOWN_ROWS])
-    )
+    return "".join(map(_row, shown_rows(first)))
 
 
 def sentence_html(text: str) -> str:
@@ -62,23 +56,22 @@ def _counting() -> str:
     return f'<p class="tl-counting" role="status">{words}</p>'
 
 
-def _row(sample: Sample, first: FirstRows, *, rejected: bool) -> str:
-    """rejected: what is marked is the answer that is to become less likely."""
-    kind = ' class="tl-rejected"' if rejected else ""
+def _row(row: ShownRow) -> str:
+    kind = ' class="tl-rejected"' if row.rejected else ""
     left = _SHOWN_CHARACTERS
     parts = []
-    for text, learnt in readable(first.tokenizer, sample):
+    for text, learnt in row.runs:
         part = html.escape(text[:left])
         parts.append(f"<mark{kind}>{part}</mark>" if learnt else part)
         left -= len(text)
         if left <= 0:
             parts.append("…")
             break
-    if sample.row in first.shortened:
-        about = said(f"row {sample.row} · its first {len(sample.tokens)} tokens")
+    if row.whole:
+        cut = said(f", {row.cut} more cut off") if row.cut else ""
+        about = said(f"row {row.number} · {row.tokens} tokens{cut}")
     else:
-        cut = said(f", {sample.cut} more cut off") if sample.cut else ""
-        about = said(f"row {sample.row} · {len(sample.tokens)} tokens{cut}")
+        about = said(f"row {row.number} · its first {row.tokens} tokens")
     return f'<div class="tl-example"><small>{about}</small><pre>{"".join(parts)}</pre></div>'
 
 

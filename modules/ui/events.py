@@ -15,8 +15,10 @@ import gradio as gr
 from gradio.context import LocalContext
 
 from modules.access import ANYONE
+from modules.app import App
 from modules.errors import UserError
 from modules.i18n.sentences import SCOPE_KEY, said, spoken
+from modules.services.workspace import Workspace
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,6 +67,11 @@ def say_it(event: Any, said: gr.JSON) -> None:
 def owner_of(request: gr.Request) -> str:
     """Who did this: the login name, or everyone's where no login is asked for."""
     return request.username or ANYONE
+
+
+def workspace_of(app: App, request: gr.Request) -> Workspace:
+    """What whoever did this can do."""
+    return Workspace(app, owner_of(request))
 
 
 def _language() -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from modules.api.page.model_views import loaded_view
+from modules.api.model_answers import loaded_card
 from modules.app import App
 from modules.generation.types import Capabilities, ModelStatus
 from modules.i18n.sentences import spoken
@@ -55,17 +55,17 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
 
 
 def test_the_card_tells_bits_replies_at_a_time_why_and_the_speed(app: App):
-    assert loaded_view(app) is None
+    assert loaded_card(app) is None
     app.load_model("seven", LoadOptions(load_in_8bit=True))
     app.engine.speed = 12.5
-    card = loaded_view(app)
+    card = loaded_card(app)
     assert card is not None
-    assert (card["name"], card["bits"], card["parallel"], card["speed"]) == ("seven", 8, 1, 12.5)
-    assert card["notes"] == [WHY], "what passed with the load (percent) is not kept"
+    assert (card.name, card.bits, card.parallel, card.speed) == ("seven", 8, 1, 12.5)
+    assert card.notes == [WHY], "what passed with the load (percent) is not kept"
     with spoken("zh"):
-        card = loaded_view(app)
-    assert card is not None and card["notes"] == ["seven 一次只回答一个请求：它保存的运行状态无法回退。"]
-    assert not re.search("[A-Za-z]{4,}", card["taken"])
+        card = loaded_card(app)
+    assert card is not None and card.notes == ["seven 一次只回答一个请求：它保存的运行状态无法回退。"]
+    assert not re.search("[A-Za-z]{4,}", card.taken)
 
 
 def test_estimate_and_state_have_the_same_words_and_add_up(app: App):
@@ -73,14 +73,14 @@ def test_estimate_and_state_have_the_same_words_and_add_up(app: App):
     spec = app.models.find("seven")
     plan = memory.plan(spec, wish_of(options), Machine(64 << 30, 64 << 30))
     app.load_model("seven", options)
-    card = loaded_view(app)
-    assert card is not None and card["bits"] == 4
+    card = loaded_card(app)
+    assert card is not None and card.bits == 4
     total, weights, cache, other, _free = sizes(plan.sentence)
-    taken, weights_now, cache_now, other_now, limit = sizes(card["taken"])
+    taken, weights_now, cache_now, other_now, limit = sizes(card.taken)
     assert total == pytest.approx(weights + cache + other, abs=0.16 * UNITS["GiB"])
     assert taken == pytest.approx(weights_now + cache_now + other_now, abs=0.16 * UNITS["GiB"])
     assert (weights_now, other_now) == (weights, other) and (cache_now, limit) == (300 << 20, 2 << 30)
-    words = re.search(r"\((.*?)\)", plan.sentence), re.search(r"\((.*?)\)", card["taken"])
+    words = re.search(r"\((.*?)\)", plan.sentence), re.search(r"\((.*?)\)", card.taken)
     assert words[0] and words[1]
     assert re.sub(r"[\d.]+ \w+", "N", words[0][1]) == re.sub(r"[\d.]+ \w+", "N", words[1][1])
 

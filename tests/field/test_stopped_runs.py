@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from modules.api.training_answers import run_detail
 from modules.app import App
 from modules.errors import Conflict
-from modules.services import training as training_actions
+from modules.services.training import Training
 from modules.training import events, process
 from modules.training.checkpoints import new_checkpoint
 from modules.training.config import TrainingConfig
@@ -57,8 +58,8 @@ def save(folder: RunFolder, step: int) -> None:
 
 def test_a_run_has_stopped_when_it_says_so_though_its_process_still_gives_its_memory_back(app, running):
     def seen() -> tuple[str, bool, bool]:
-        view = training_actions.detail_view(app, running.path.name)
-        return view["state"], view["active"], view["usable"]
+        view = run_detail(Training(app, "local").detail(running.path.name))
+        return view.state, view.active, view.usable
 
     assert seen() == ("running", True, False)
     app.training.stop(running.path.name)
@@ -90,12 +91,12 @@ def test_the_newest_checkpoint_of_a_run_that_ended_early_is_its_adapter(app):
     folder = make_run(app)
     events.append_event(folder.events, events.Started(0, 9, 1, "cpu", "float32", 10, 1000))
     with pytest.raises(Conflict, match="has no adapter yet"):
-        training_actions.use_adapter(app, "local", folder.path.name, "")
+        Training(app, "local").use_adapter(folder.path.name, "")
     save(folder, 1)
     save(folder, 2)
     events.append_event(folder.events, events.Stopped(2))
-    used = training_actions.use_in_chat(app, "local", folder.path.name)
-    assert used["adapter"] == "facts-step-000002" and app.engine.model.adapters == ("facts-step-000002",)
+    _, used = Training(app, "local").use_in_chat(folder.path.name)
+    assert used == "facts-step-000002" and app.engine.model.adapters == ("facts-step-000002",)
 
 
 @pytest.mark.parametrize("settings", [{"method": "full"}, {"init": "pissa"}], ids=str)

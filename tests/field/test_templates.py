@@ -107,10 +107,10 @@ def test_the_page_and_the_api_are_told_what_a_template_has_no_place_for(start: C
     assert info["template_problem"] is None
     assert has_no_place_for(CHATML) == () == has_no_place_for("{# The engine renders it. #}")
     assert has_no_place_for(DEAF) == ("system", "tool")
-    from modules.api.page.views import engine_view
+    from modules.api.model_answers import engine_view
 
     app = start(DEAF).app
-    assert engine_view(app, app.engine.status)["no_place_for"] == ("system", "tool")
+    assert engine_view(app, app.engine.status).no_place_for == ("system", "tool")
 
 
 def test_a_tools_answer_that_the_template_leaves_out_is_refused(start: Callable[..., Server]) -> None:

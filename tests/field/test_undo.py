@@ -24,7 +24,7 @@ from modules.library import trash
 from modules.library.character import Character
 from modules.library.remote_address import RemoteAddress, write_address
 from modules.library.trash import Trash, shipped
-from modules.services import models as model_actions
+from modules.services.models import Models
 from modules.services.preferences import Preferences, default_sampling
 from modules.services.workspace import Workspace
 from modules.training.config import TrainingConfig, write_config
@@ -151,7 +151,7 @@ def test_settings_of_one_model_come_back_without_those_that_others_got_since(app
     for name in ("one", "other"):
         write_address(app.models.folder, name, RemoteAddress("http://127.0.0.1:9/v1"))
         app.saved_options.save(name, app.loading.changed({"ctx_size": 512}))
-    note = model_actions.keep_loading(app, "local", "one", app.loading.changed({"ctx_size": 1024}))
+    note = Models(app, "local").save_options("one", app.loading.changed({"ctx_size": 1024}))
     app.saved_options.save("other", app.loading.changed({"ctx_size": 4096}))
     page.ok("POST", f"/deleted/{note.id}/restore")
     assert [app.saved_options.for_model(name).ctx_size for name in ("one", "other")] == [512, 4096]
@@ -448,18 +448,18 @@ def test_a_second_identical_load_is_refused_and_another_is_not(app: App, monkeyp
 
     monkeypatch.setattr(app, "load_model", load)
     write_address(app.models.folder, "far", RemoteAddress("http://127.0.0.1:9/v1"))
-    model_actions.load_model(app, "local", "far")
+    Models(app, "local").begin_load("far")
     with pytest.raises(Conflict, match="already"):
-        model_actions.load_model(app, "local", "far")
+        Models(app, "local").begin_load("far")
     monkeypatch.setattr(app.engine, "_status", EngineStatus("empty"))  # it does not know of the load yet: the page does
     engine = pulse_view(Workspace(app, "local"), None)["engine"]
-    assert (engine["state"], engine["name"]) == ("loading", "far")
-    model_actions.load_model(app, "local", "far", app.loading.changed({"ctx_size": 512}))
+    assert (engine.state, engine.name) == ("loading", "far")
+    Models(app, "local").begin_load("far", app.loading.changed({"ctx_size": 512}))
     go.set()
     for thread in [one for one in threading.enumerate() if one.name == "load"]:
         thread.join(10)
     assert len(loads) == 2
-    model_actions.load_model(app, "local", "far")  # it is over
+    Models(app, "local").begin_load("far")  # it is over
 
 
 def test_a_second_identical_run_is_refused(app: App, monkeypatch: pytest.MonkeyPatch):

@@ -14,7 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect
 
 from modules.api import common, errors, guard, limits
-from modules.api.auth import key_of_api
+from modules.api.auth import administrator, key_of_api
 from modules.api.common import note_ignored
 from modules.api.forwarded import Forwarded
 from modules.api.legacy.request import chat_request, ignored, text_request
@@ -127,13 +127,13 @@ def _model_action(app: App, request: Request, body: dict[str, Any]) -> Any:
     if action == "list":
         return [spec.name for spec in app.models.all()]
     if action in ("load", "unload"):
-        app.access.require_api_admin(request)
+        models = administrator(app, request).models
         if body.get("args") or body.get("settings"):
             raise UserError("This API cannot change options of the server. Use /v1/internal/model/load.", param="args")
-    if action == "load":
-        app.load_model(str(body.get("model_name", "")))
-    elif action == "unload":
-        app.engine.unload()
+        if action == "load":
+            models.load(str(body.get("model_name", "")))
+        else:
+            models.unload()
     elif action != "info":
         raise UserError("'action' must be info, list, load or unload.", param="action")
     model = app.engine.loaded

@@ -12,7 +12,8 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field
 
-from modules.api.page import characters, files, messages, models, notebook, training, undo, views
+from modules.api import administration, training
+from modules.api.page import characters, files, messages, notebook, undo, views
 from modules.api.page.dependencies import CurrentWorkspace, Said, Start, download, file_of
 from modules.api.page.reply_stream import Renderings, event_response, follow, over
 from modules.app import App
@@ -99,8 +100,8 @@ def router(app: App) -> APIRouter:
 
     checks = [Depends(let_in), Depends(of_whole_characters)]
     routes = APIRouter(prefix="/chats", include_in_schema=False, dependencies=checks)
-    routes.include_router(models.router(app))
-    routes.include_router(training.router(app))
+    routes.include_router(administration.page_router())
+    routes.include_router(training.page_router())
     routes.include_router(messages.router(app))
     routes.include_router(characters.router(app))
     routes.include_router(files.router(app))

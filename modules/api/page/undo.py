@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 
 from modules.api.page.dependencies import CurrentWorkspace
+from modules.library.trash import Undo
+
+
+class ChangeNote(BaseModel):
+    """What the page says of a change: the key of the words and what stands in them. undo: what takes it back, None for nothing."""
+
+    words: str
+    values: dict[str, Any]
+    undo: str | None
+
+    @classmethod
+    def of(cls, undo: Undo, words: str, **values: object) -> Self:
+        return cls(words=words, values=values, undo=undo.id)
 
 
 def router() -> APIRouter:

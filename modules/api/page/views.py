@@ -10,20 +10,14 @@ from functools import lru_cache
 from importlib import metadata
 from typing import Any
 
+from modules.api.model_answers import engine_view, model_view, starter_download
 from modules.api.page.markdown import Block, render
-from modules.app import VERSION, App
+from modules.app import VERSION
 from modules.chats import files
 from modules.chats.records import Figures, ListedChat, PathMessage, StoredMessage
-from modules.errors import UserError
-from modules.generation.model_manager import EngineStatus
-from modules.generation.template import has_no_place_for
-from modules.generation.types import LoadedModel
 from modules.i18n.sentences import said
 from modules.library.disk import size_text
-from modules.library.download_jobs import STARTER, DownloadJob
 from modules.library.hardware import this_machine
-from modules.library.model_spec import ModelSpec
-from modules.services.prompt_preview import problem_of
 from modules.services.reply_builder import settings_of
 from modules.services.workspace import Workspace
 
@@ -131,43 +125,9 @@ def pulse_view(workspace: Workspace, chat_id: int | None) -> dict[str, Any]:
         "preset": workspace.preferences.sampling[1],
         "tokens": workspace.preferences.token_view,
         "models": len(app.models.all()),
-        "starter": starter_view(app),
+        "starter": starter_download(app),
         "admin": workspace.is_admin,
     }
-
-
-def engine_view(app: App, status: EngineStatus) -> dict[str, Any]:
-    model = app.engine.loaded
-    if status.state == "empty" and (asked_for := app.loads.name):
-        status = EngineStatus("loading", asked_for, "starting")  # the engine does not know of it yet
-    view: dict[str, Any] = {
-        "state": status.state,
-        "name": status.name,
-        "progress": said(status.progress),
-        "seconds": round(status.seconds, 1),
-        "error": said(status.error) if status.error else None,
-        "loads": app.engine.loads,
-    }
-    if model is not None:
-        fitting = None if model.chat_template else app.templates.choose(model.name)
-        view |= {
-            "context": model.context_length,
-            "template": "model" if model.chat_template else fitting.origin if fitting else None,
-            "adapters": model.adapters,
-            "images": model.capabilities.images,
-            "problem": said(problem_of(model) or "") or None if model.chat_template else None,
-            "no_place_for": has_no_place_for(model.chat_template) if model.chat_template else (),
-        }
-    return view
-
-
-def load_view(model: LoadedModel | None) -> dict[str, Any] | None:
-    """What the loaded model is busy with, and the memory of its cache in bytes; None without a model that tells."""
-    try:
-        status = model.status() if model is not None else None
-    except UserError:  # its process has just ended, and starts anew with the next request
-        return None
-    return dataclasses.asdict(status) if status is not None else None
 
 
 def menus_view(workspace: Workspace) -> dict[str, Any]:
@@ -181,39 +141,6 @@ def menus_view(workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def model_view(spec: ModelSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "size": spec.size_bytes,
-        "format": spec.format,
-        "quantization": spec.quantization.label or spec.quantization.method if spec.quantization else None,
-        "context": spec.context_length,
-        "problem": said(spec.problem) if spec.problem else None,
-    }
-
-
-def starter_view(app: App) -> dict[str, Any] | None:
-    """The newest try to get the starter model."""
-    job = next((job for job in app.downloads.all() if job.name == STARTER), None)
-    return download_view(job) if job else None
-
-
-def download_view(job: DownloadJob) -> dict[str, Any]:
-    progress = job.progress
-    return {
-        "id": job.id,
-        "name": job.name.repository,
-        "state": job.state,
-        "error": said(job.error),
-        "folder": job.folder,
-        "done": progress.done if progress else 0,
-        "total": progress.total if progress else 0,  # None: it is not known
-        "speed": progress.speed if progress else 0,
-        "left": progress.seconds_left if progress else None,
-        "files": [[file.path, file.done, file.size] for file in progress.active] if progress else [],
-    }
-
-
 def server_view(workspace: Workspace) -> dict[str, Any]:
     """What this server runs, for the Session tab and for reports of mistakes: no name, path or address of this machine."""
     machine = this_machine()
@@ -223,7 +150,7 @@ def server_view(workspace: Workspace) -> dict[str, Any]:
         "owner": workspace.owner if workspace.app.access.logins else None,
         "admin": workspace.is_admin,
         "facts": {
-            "Textloom": _version("textloom") or VERSION,
+            "Textloom": VERSION,
             "Python": platform.python_version(),
             "system": f"{platform.system()} {platform.machine()}",
             "cores": os.cpu_count(),

@@ -8,19 +8,13 @@ from typing import Any
 import gradio as gr
 
 from modules.app import App
-from modules.errors import NotFound, UserError
+from modules.errors import UserError
 from modules.i18n.catalogs import say
 from modules.i18n.sentences import said
-from modules.library import memory
-from modules.library.hardware import this_machine
-from modules.library.model_spec import ModelSpec
-from modules.loaders import choose
-from modules.loaders.options import LoaderName, LoadOptions
-from modules.services import models as model_actions
 from modules.services import undo
-from modules.services.models import wish_of
-from modules.settings.declare import hints_of
-from modules.ui.events import PRIVATE, asks, note, owner_of, told
+from modules.services.models import Fit, LoadOptions
+from modules.services.workspace import Workspace
+from modules.ui.events import PRIVATE, asks, note, told, workspace_of
 from modules.ui.form import Form, common_look
 
 _LIST = """
@@ -33,91 +27,125 @@ import(new URL("chats/static/beside_models.js", document.baseURI).href)
 """
 _FOLDED = ("Device", "Engine", "Longer context")
 """Groups that few people need: the page is short without them."""
-
-
+_QUANTIZE = "Quantise while loading"
 _BITS = {"auto": {}, "8-bit": {"load_in_8bit": True}, "4-bit": {"load_in_4bit": True}}
 """One choice on the page; on the command line these are two flags, as they were in 2023."""
 _SWITCHES = ("load_in_8bit", "load_in_4bit")
 
 
-def build(app: App, tab: gr.Tab) -> None:
-    form = Form(LoadOptions, [name for name in LoadOptions.model_fields if name not in _SWITCHES], values=app.loading)
-    bits = gr.Dropdown(list(_BITS), filterable=False, **common_look("bits", _bits_of(app.loading)))
-    chosen = gr.State("")
-    with gr.Row(elem_classes="tl-models-page"):
-        panel = _panel("tl-models", _LIST)
-        with gr.Column(elem_classes="tl-chosen", min_width=320):
-            title = gr.HTML(elem_classes="tl-group", apply_default_css=False)
-            estimate = gr.HTML(elem_classes="tl-estimate", apply_default_css=False)
-            with gr.Row():
-                load = gr.Button(say("model.load"), variant="primary", min_width=100, elem_id="model-load")
-                save = gr.Button(say("model.save"), min_width=100, elem_id="model-save")
-            said = note()
-            groups: dict[str, gr.Accordion] = {}
-            for group, names in form.groups.items():
-                with gr.Accordion(
-                    say(f"group.{group}"), open=group not in _FOLDED, visible=group in ("Loader", "Device")
-                ) as box:
-                    if group == "Quantise while loading":
-                        bits.render()
-                    form.place(names)
-                groups[group] = box
-        _panel("tl-beside-models", _MORE)
+class _Card:
+    """The controls of the chosen model, drawn where the page is being built. groups: folded parts of the form, by the settings' group."""
 
-    def fitted(spec: ModelSpec, options: LoadOptions) -> dict[Any, Any]:
-        """Only what the loader of these options uses is shown, and whether the model will fit."""
-        name = choose.choose(spec, options)
-        used = {field: _used(field, name) for field in form.fields}
-        updates: dict[Any, Any] = {form.controls[field]: gr.update(visible=visible) for field, visible in used.items()}
-        for group, box in groups.items():
-            updates[box] = gr.update(visible=any(used[field] for field in form.groups[group]))
-        updates[groups["Quantise while loading"]] = gr.update(visible=name in ("transformers", "bitsandbytes"))
-        updates[estimate] = _estimate(app, spec, options, name)
+    def __init__(self, defaults: LoadOptions) -> None:
+        self.form = Form(LoadOptions, [name for name in LoadOptions.model_fields if name not in _SWITCHES], values=defaults)
+        self.bits = gr.Dropdown(list(_BITS), filterable=False, **common_look("bits", _bits_of(defaults)))
+        self.chosen = gr.State("")
+        self.groups: dict[str, gr.Accordion] = {}
+        with gr.Column(elem_classes="tl-chosen", min_width=320):
+            self.title = gr.HTML(elem_classes="tl-group", apply_default_css=False)
+            self.estimate = gr.HTML(elem_classes="tl-estimate", apply_default_css=False)
+            with gr.Row():
+                self.load = gr.Button(say("model.load"), variant="primary", min_width=100, elem_id="model-load")
+                self.save = gr.Button(say("model.save"), min_width=100, elem_id="model-save")
+            self.said = note()
+            for group, names in self.form.groups.items():
+                shown = group in ("Loader", "Device")
+                with gr.Accordion(say(f"group.{group}"), open=group not in _FOLDED, visible=shown) as self.groups[group]:
+                    if group == _QUANTIZE:
+                        self.bits.render()
+                    self.form.place(names)
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What `read` takes, and the name of the model."""
+        return {"chosen": self.chosen, "bits": self.bits, **self.form.controls}
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `fitted` changes."""
+        return [self.estimate, *self.groups.values(), *self.form.controls.values()]
+
+    def fitted(self, fit: Fit) -> dict[Any, Any]:
+        """Updates that show only what the loader reads, and whether the model will fit."""
+        updates: dict[Any, Any] = {control: gr.update(visible=name in fit.used) for name, control in self.form.controls.items()}
+        for group, box in self.groups.items():
+            updates[box] = gr.update(visible=any(name in fit.used for name in self.form.groups[group]))
+        updates[self.groups[_QUANTIZE]] = gr.update(visible=fit.quantizes)
+        updates[self.estimate] = _estimate(fit)
         return updates
 
-    @told
-    def picked(event: gr.EventData) -> dict[Any, Any]:
-        spec = app.models.find(event.name)
-        options = app.saved_options.for_model(spec.name, app.loading)
-        updates = fitted(spec, options)
-        for control, update in form.show(options).items():
+    def shown(self, options: LoadOptions, fit: Fit) -> dict[Any, Any]:
+        """Updates that make the card show these options."""
+        updates = self.fitted(fit)
+        for control, update in self.form.show(options).items():
             updates[control] = {**updates[control], **update}
-        return {**updates, bits: gr.update(value=_bits_of(options)), chosen: spec.name, title: _heading(spec)}
+        return {**updates, self.bits: gr.update(value=_bits_of(options))}
+
+    def read(self, values: dict[str, Any]) -> LoadOptions:
+        """What the controls show: the choice of bits as the two flags that it is. Raises UserError."""
+        bits = dict.fromkeys(_SWITCHES, False) | _BITS[values["bits"]]
+        return self.form.read(values).changed(bits)
+
+
+def build(app: App, tab: gr.Tab) -> None:
+    with gr.Row(elem_classes="tl-models-page"):
+        panel = _panel("tl-models", _LIST)
+        card = _Card(app.loading)
+        _panel("tl-beside-models", _MORE)
+    _add_choosing(app, panel, card)
+    _add_buttons(app, card)
+
+
+def _add_choosing(app: App, panel: gr.HTML, card: _Card) -> None:
+    @told
+    def picked(event: gr.EventData, request: gr.Request) -> dict[Any, Any]:
+        models, name = workspace_of(app, request).models, event.name
+        options = models.saved_options(name)
+        shown = card.shown(options, models.fit(name, options))
+        return {**shown, card.chosen: name, card.title: f"<h2>{html.escape(name)}</h2>"}
 
     @told
-    def changed(**values: Any) -> dict[Any, Any]:
+    def changed(request: gr.Request, **values: Any) -> dict[Any, Any]:
         name = values.pop("chosen")
         if not name:
             return {}
-        return fitted(app.models.find(name), _options(form, values))
+        return card.fitted(workspace_of(app, request).models.fit(name, card.read(values)))
 
-    @told
-    def start(request: gr.Request, **values: Any) -> None:
-        spec, options = _read(app, form, values)
-        model_actions.load_model(app, owner_of(request), spec.name, options)
-
-    @told
-    def keep(request: gr.Request, **values: Any) -> dict[str, Any]:
-        app.access.require_admin(owner_of(request))
-        spec, options = _read(app, form, values)
-        change = model_actions.keep_loading(app, owner_of(request), spec.name, options)
-        return undo.told(change, "model.saved", name=spec.name)
-
-    everything: list[Any] = [chosen, title, estimate, *groups.values(), bits, *form.controls.values()]
-    inputs = {"chosen": chosen, "bits": bits, **form.controls}
     # Who clicks again before the answer has come gets what was clicked last; "always_last" would forget its name.
-    panel.pick(picked, None, everything, trigger_mode="multiple", **PRIVATE)
+    everything = [card.chosen, card.title, card.bits, *card.outputs]
+    panel.pick(picked, None, everything, trigger_mode="multiple", **PRIVATE)  # pyright: ignore[reportAttributeAccessIssue]
     gr.on(
-        [*form.edited, bits.input],
+        [*card.form.edited, card.bits.input],
         changed,
         None,
-        [estimate, *groups.values(), *form.controls.values()],
-        inputs_kwargs=inputs,  # type: ignore[arg-type]
+        card.outputs,
+        inputs_kwargs=card.inputs,  # type: ignore[arg-type]
         trigger_mode="always_last",
         **PRIVATE,
     )
-    asks(load, start, inputs_kwargs=inputs)
-    asks(save, keep, None, said, said, inputs_kwargs=inputs)
+
+
+def _add_buttons(app: App, card: _Card) -> None:
+    def asked(request: gr.Request, values: dict[str, Any]) -> tuple[Workspace, str, LoadOptions]:
+        """(Who asks, the chosen model, the options that its loader reads). Raises UserError."""
+        name = values.pop("chosen")
+        if not name:
+            raise UserError("Choose a model in the list first.")
+        by = workspace_of(app, request)
+        return by, name, by.models.effective(name, card.read(values))
+
+    @told
+    def start(request: gr.Request, **values: Any) -> None:
+        by, name, options = asked(request, values)
+        by.models.begin_load(name, options)
+
+    @told
+    def keep(request: gr.Request, **values: Any) -> dict[str, Any]:
+        by, name, options = asked(request, values)
+        return undo.told(by.models.save_options(name, options), "model.saved", name=name)
+
+    asks(card.load, start, inputs_kwargs=card.inputs)
+    asks(card.save, keep, None, card.said, card.said, inputs_kwargs=card.inputs)
 
 
 def _panel(name: str, script: str) -> gr.HTML:
@@ -130,55 +158,10 @@ def _panel(name: str, script: str) -> gr.HTML:
     )
 
 
-def _used(field: str, loader: LoaderName) -> bool:
-    users = hints_of(LoadOptions.model_fields[field]).loaders
-    return not users or loader in users or (field in _SWITCHES and loader == "transformers")
-
-
-def _read(app: App, form: Form[LoadOptions], values: dict[str, Any]) -> tuple[ModelSpec, LoadOptions]:
-    """The chosen model, and the options that its loader uses."""
-    name = values.pop("chosen")
-    if not name:
-        raise UserError("Choose a model in the list first.")
-    spec = app.models.find(name)
-    options = _options(form, values)
-    loader = choose.choose(spec, options)
-    return spec, LoadOptions.read({field: value for field, value in options.given().items() if _used(field, loader)})
-
-
-def _options(form: Form[LoadOptions], values: dict[str, Any]) -> LoadOptions:
-    """What the controls show: the choice of bits as the two flags that it is."""
-    bits = dict.fromkeys(_SWITCHES, False) | _BITS[values["bits"]]
-    return form.read(values).changed(bits)
-
-
 def _bits_of(options: LoadOptions) -> str:
     return "8-bit" if options.load_in_8bit else "4-bit" if options.load_in_4bit else "auto"
 
 
-def _heading(spec: ModelSpec) -> str:
-    return f"<h2>{html.escape(spec.name)}</h2>"
-
-
-def _estimate(app: App, spec: ModelSpec, options: LoadOptions, loader: LoaderName) -> str:
-    try:
-        reason = spec.problem or choose.loader(loader).why_not(spec, options)
-    except ImportError as error:
-        reason = f"The {loader} loader cannot be used: {error}"
-    if reason:
-        return f'<p class="tl-verdict" data-verdict="wrong">{html.escape(said(reason))}</p>'
-    plan = memory.plan(spec, wish_of(options), this_machine(), on_gpu=not options.cpu, freed=_freed(app))
-    odd = "".join(f'<p class="tl-verdict" data-verdict="tight">{html.escape(said(warning))}</p>' for warning in spec.warnings)
-    return f'{odd}<p class="tl-verdict" data-verdict="{plan.verdict}">{html.escape(said(plan.sentence))}</p>'
-
-
-def _freed(app: App) -> int:
-    """About how many bytes the loaded model gives back when another one takes its place."""
-    model, last = app.engine.loaded, app.last_load
-    if model is None or last is None or last[0] != model.name:
-        return 0
-    try:
-        spec = app.models.find(model.name)
-    except NotFound:  # it was removed meanwhile
-        return 0
-    return memory.memory_need(spec, wish_of(last[1])).total
+def _estimate(fit: Fit) -> str:
+    odd = "".join(f'<p class="tl-verdict" data-verdict="tight">{html.escape(said(warning))}</p>' for warning in fit.warnings)
+    return f'{odd}<p class="tl-verdict" data-verdict="{fit.verdict}">{html.escape(said(fit.sentence))}</p>'

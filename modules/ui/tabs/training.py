@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import html
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,14 @@ from typing import Any
 import gradio as gr
 
 from modules.app import App
-from modules.errors import Conflict, UserError
+from modules.errors import UserError
 from modules.i18n.catalogs import say
 from modules.i18n.sentences import said
-from modules.library.paths import path_inside, write_text
-from modules.training.config import TrainingConfig
-from modules.training.dataset import choose_format
-from modules.training.encodings import NotUtf8
-from modules.training.encodings import convert as convert_file
-from modules.training.formats import list_formats
-from modules.training.json_rows import SeveralLists
-from modules.training.preview import FIRST_ROWS, figures
-from modules.training.recipes import list_recipes, read_recipe
-from modules.training.rows import SUFFIXES, find_dataset, list_datasets, name_below, read_rows, to_convert
+from modules.services.datasets import SUFFIXES, DatasetView
+from modules.services.training import FormChoices, TrainingConfig
+from modules.services.workspace import Workspace
 from modules.ui.data_view import facts_of, figures_html, first_html, kept_html, rows_html, sentence_html
-from modules.ui.events import PRIVATE, answered, asks, owner_of, told
+from modules.ui.events import PRIVATE, answered, asks, told, workspace_of
 from modules.ui.form import Form, common_look
 
 _START = """
@@ -36,8 +28,74 @@ import(new URL("chats/static/training.js", document.baseURI).href)
 _COLUMNS = (("Run", "Data", "Raw text"), ("Method", "Steps", "Optimiser", "Watching", "Speed and memory", "Several GPUs"))
 _OPEN = ("Run", "Data", "Method", "Steps")
 _CHOSEN = ("model", "dataset", "format", "template", "continue_from", "eval_dataset")
+_KEPT_BY_RECIPES = ("name", "model", "dataset")
 _TO_THE_DATA = "() => { document.getElementById('training-data')?.scrollIntoView({block: 'nearest', behavior: 'smooth'}); }"
 _WHEN_PASTED = "(text) => ({__type__: 'update', interactive: Boolean(text.trim())})"
+
+
+def build(app: App, tab: gr.Tab) -> None:
+    with gr.Row():
+        with gr.Column(scale=4, min_width=340):
+            panel = gr.HTML(
+                html_template='<div class="tl tl-plain tl-training"></div>',
+                js_on_load=_START,
+                apply_default_css=False,
+                padding=False,
+            )
+        with gr.Column(scale=7, min_width=340):
+            run = _RunCard()
+            data = _DataCard()
+            new_data = _NewDataCard(data)
+            run.place_settings()
+    _add_choosing(app, tab, run)
+    _add_starting(app, panel, run)
+    _add_looking(app, run, data)
+    _add_new_data(app, run, data, new_data)
+
+
+# --- the cards
+
+
+class _RunCard:
+    """The settings of a new run, its recipe and its buttons, drawn where the page is being built."""
+
+    def __init__(self) -> None:
+        self.form = Form(TrainingConfig)
+        for name in _CHOSEN:
+            look = common_look(name, TrainingConfig.model_fields[name].default, "training.")
+            self.form.controls[name] = gr.Dropdown([look["value"]], allow_custom_value=True, **look)
+        self.recipe = gr.Dropdown([], label=say("training.recipe"), info=say("training.recipe.help"))
+        with gr.Row(elem_classes="tl-toolbar"):
+            self.start = gr.Button(say("training.start"), variant="primary", scale=0, min_width=130, elem_id="training-start")
+            self.queue = gr.Button(say("training.queue"), scale=0, min_width=160, elem_id="training-queue")
+            self.preview = gr.Button(say("training.preview"), scale=0, min_width=130, elem_id="training-preview")
+        self.about = gr.HTML(elem_classes="tl-summary tl-training-about", padding=False)
+
+    def place_settings(self) -> None:
+        """Draw the settings below what else is drawn."""
+        with gr.Row():
+            for column in _COLUMNS:
+                with gr.Column(min_width=280):
+                    for group in column:
+                        with gr.Accordion(say(f"group.{group}"), open=group in _OPEN):
+                            self.form.place(self.form.groups[group])
+
+    @property
+    def controls(self) -> Any:
+        return self.form.controls
+
+    @property
+    def chosen(self) -> list[Any]:
+        """What `choices` changes."""
+        return [self.recipe, *(self.form.controls[name] for name in _CHOSEN)]
+
+    def choices(self, there: FormChoices, **values: str) -> dict[Any, Any]:
+        """Updates that offer what can be chosen now; `values` are put into the controls."""
+        updates: dict[Any, Any] = {self.recipe: gr.update(choices=list(there.recipes))}
+        for name in _CHOSEN:
+            value: dict[str, Any] = {"value": values[name]} if name in values else {}
+            updates[self.form.controls[name]] = gr.update(choices=list(there.settings[name]), **value)
+        return updates
 
 
 @dataclass(eq=False)
@@ -49,237 +107,202 @@ class _WantedCount:
     given_up: bool = False
 
 
-def build(app: App, tab: gr.Tab) -> None:
-    form = Form(TrainingConfig)
-    for name in _CHOSEN:
-        look = common_look(name, TrainingConfig.model_fields[name].default, "training.")
-        form.controls[name] = gr.Dropdown([look["value"]], allow_custom_value=True, **look)
-    with gr.Row():
-        with gr.Column(scale=4, min_width=340):
-            panel = gr.HTML(
-                html_template='<div class="tl tl-plain tl-training"></div>',
-                js_on_load=_START,
-                apply_default_css=False,
-                padding=False,
-            )
-        with gr.Column(scale=7, min_width=340):
-            recipe = gr.Dropdown([], label=say("training.recipe"), info=say("training.recipe.help"))
-            with gr.Row(elem_classes="tl-toolbar"):
-                start = gr.Button(say("training.start"), variant="primary", scale=0, min_width=130, elem_id="training-start")
-                queue = gr.Button(say("training.queue"), scale=0, min_width=160, elem_id="training-queue")
-                preview = gr.Button(say("training.preview"), scale=0, min_width=130, elem_id="training-preview")
-            about = gr.HTML(elem_classes="tl-summary tl-training-about", padding=False)
-            with gr.Column(elem_id="training-data", elem_classes="tl-preview"):
-                counts = gr.HTML(padding=False)
-                convert = gr.Button(say("training.convert"), scale=0, visible=False, elem_id="training-convert")
-                lists = gr.Radio([], label=say("training.lists"), visible=False, elem_id="training-lists")
-                shown = gr.HTML(padding=False)
-            wanted_count, odd_file = gr.State(None), gr.State("")
-            with gr.Accordion(say("training.add"), open=False):
-                upload = gr.File(label=say("training.upload"), file_types=[*SUFFIXES], type="filepath")
-                kept = gr.HTML(elem_id="training-kept", padding=False)
-                name = gr.Textbox(label=say("training.paste.name"), placeholder="my-data.jsonl")
-                pasted = gr.Textbox(label=say("training.paste"), lines=5, elem_id="training-pasted")
-                keep = gr.Button(say("training.paste.save"), interactive=False, elem_id="training-keep")
-            with gr.Row():
-                for column in _COLUMNS:
-                    with gr.Column(min_width=280):
-                        for group in column:
-                            with gr.Accordion(say(f"group.{group}"), open=group in _OPEN):
-                                form.place(form.groups[group])
+class _DataCard:
+    """What a data set looks like, and what can be done about it, drawn where the page is being built. foreign: a file to convert."""
 
-    def choices(**values: str) -> dict[Any, Any]:
-        """What can be chosen now; `values` are put into the controls."""
-        datasets = list_datasets(app.training.places.datasets)
-        lists: dict[str, Sequence[str]] = {
-            "model": [spec.name for spec in app.models.all() if spec.format == "folder" and not spec.problem],
-            "dataset": datasets,
-            "eval_dataset": ["", *datasets],
-            "format": ["auto", *list_formats(app.training.places.formats)],
-            "template": ["auto", "model", "format", *app.templates.names()],
-            "continue_from": ["", *(lora.name for lora in app.loras.all() if lora.format == "peft" and not lora.problem)],
-        }
-        return {form.controls[key]: gr.update(choices=list(lists[key]), **_value(values, key)) for key in _CHOSEN} | {
-            recipe: gr.update(choices=list_recipes(app.training.recipes))
-        }
+    def __init__(self) -> None:
+        with gr.Column(elem_id="training-data", elem_classes="tl-preview"):
+            self.counts = gr.HTML(padding=False)
+            self.convert = gr.Button(say("training.convert"), scale=0, visible=False, elem_id="training-convert")
+            self.lists = gr.Radio([], label=say("training.lists"), visible=False, elem_id="training-lists")
+            self.rows = gr.HTML(padding=False)
+        self.wanted_count, self.foreign = gr.State(None), gr.State("")
 
-    @told
-    def opened(model: str | None) -> dict[Any, Any]:
-        loaded = app.engine.loaded
-        usable = [spec.name for spec in app.models.all() if spec.format == "folder" and not spec.problem]
-        first = loaded.name if loaded is not None and loaded.name in usable else next(iter(usable), "")
-        return choices(**({} if model else {"model": first}))
+    @property
+    def outputs(self) -> list[Any]:
+        """What `shown` changes."""
+        return [self.counts, self.rows, self.convert, self.lists, self.wanted_count, self.foreign]
 
-    @told
-    def recipe_chosen(wanted: str | None, **values: Any) -> dict[Any, Any]:
-        if not wanted:
-            return {about: ""}
-        chosen = read_recipe(app.training.recipes, wanted)
-        kept = {key: value for key, value in form.read(values).model_dump().items() if key in ("name", "model", "dataset")}
-        text = f"<p>{html.escape(chosen.about)}</p>"
-        return {**form.show(TrainingConfig.read({**kept, **chosen.values})), about: text}
-
-    def give_up(before: _WantedCount | None) -> None:
-        if before is not None:
-            before.given_up = True
-
-    def looked(config: TrainingConfig, file: str = "") -> dict[Any, Any]:
-        """The data set of `config` as it is shown; file: one that was just kept. Raises UserError where nothing can be shown."""
-        nothing = {convert: gr.update(visible=False), lists: gr.update(visible=False), shown: "", wanted_count: None}
-        folder = app.training.places.datasets
-        try:
-            first = app.training.first_rows(config)
-        except NotUtf8 as error:
-            place = name_below(folder, error.file)
-            button = {convert: gr.update(visible=bool(error.likely)), odd_file: place}
-            return {**nothing, **button, counts: sentence_html(error.message)}
-        except SeveralLists as error:
-            found = [(f"{name} ({count})", f"{error.file}:{name}") for name, count in error.lists.items()]
-            return {**nothing, counts: sentence_html(error.message), lists: gr.update(choices=found, value=None, visible=True)}
-        known = figures(first.prepared) if first.prepared and first.complete else None
-        foreign = to_convert(folder, config.dataset) if not known or known.counts.get("broken") else ""
+    def sentence(self, text: str) -> dict[Any, Any]:
+        """Updates that show a sentence and nothing else."""
         return {
-            **nothing,
-            convert: gr.update(visible=bool(foreign)),
-            odd_file: foreign,
-            counts: first_html(first, config.cutoff),
-            shown: rows_html(first),
-            wanted_count: None if first.complete else _WantedCount(config, file),
-            **({kept: kept_html(file, *facts_of(known))} if file and known else {}),
+            self.counts: sentence_html(text),
+            self.rows: "",
+            self.convert: gr.update(visible=False),
+            self.lists: gr.update(visible=False),
+            self.wanted_count: None,
         }
 
-    @told
-    def previewed(before: _WantedCount | None, **values: Any) -> dict[Any, Any]:
-        give_up(before)
-        return looked(form.read(values))
+    def shown(self, view: DatasetView, config: TrainingConfig, file: str = "") -> dict[Any, Any]:
+        """Updates that show a data set. file: it was kept under this name just now."""
+        convert = {self.convert: gr.update(visible=bool(view.foreign)), self.foreign: view.foreign}
+        if view.first is None:
+            lists = gr.update(choices=list(view.lists), value=None, visible=bool(view.lists))
+            return {**self.sentence(view.problem), **convert, self.lists: lists}
+        return {
+            self.counts: first_html(view.first, config.cutoff),
+            self.rows: rows_html(view.first),
+            **convert,
+            self.lists: gr.update(visible=False),
+            self.wanted_count: None if view.first.complete else _WantedCount(config, file),
+        }
 
-    @told
-    def counted(wanted: _WantedCount | None) -> Iterator[dict[Any, Any]]:
-        """Waits for the figures of the whole data set, as long as nothing else is looked at."""
-        shows: dict[Any, Any] = {counts: gr.skip()}
-        if wanted is not None:
-            try:
-                with app.training.counting(wanted.config) as counting:
-                    while (known := counting.wait(0.3)) is None and not wanted.given_up:
-                        yield shows
-                if known is not None:
-                    shows = {counts: figures_html(known, wanted.config.cutoff)}
-                    if wanted.file:
-                        shows[kept] = kept_html(wanted.file, *facts_of(known))
-            except UserError as error:
-                shows = {counts: sentence_html(error.message)}
-        yield {counts: gr.skip()} if wanted is not None and wanted.given_up else shows
 
-    @told
-    def converted(before: _WantedCount | None, place: str, request: gr.Request, **values: Any) -> dict[Any, Any]:
-        app.access.require_admin(owner_of(request))
-        give_up(before)
-        convert_file(find_dataset(app.training.places.datasets, place))
-        return looked(form.read(values))
+class _NewDataCard:
+    """Where data sets are uploaded and pasted, drawn where the page is being built. kept: what became of the last one."""
 
-    @told
-    def list_chosen(before: _WantedCount | None, wanted: str, **values: Any) -> dict[Any, Any]:
-        give_up(before)
-        return {form.controls["dataset"]: wanted, **looked(form.read({**values, "dataset": wanted}))}
+    def __init__(self, data: _DataCard) -> None:
+        self._data = data
+        with gr.Accordion(say("training.add"), open=False):
+            self.upload = gr.File(label=say("training.upload"), file_types=[*SUFFIXES], type="filepath")
+            self.kept = gr.HTML(elem_id="training-kept", padding=False)
+            self.name = gr.Textbox(label=say("training.paste.name"), placeholder="my-data.jsonl")
+            self.pasted = gr.Textbox(label=say("training.paste"), lines=5, elem_id="training-pasted")
+            self.keep = gr.Button(say("training.paste.save"), interactive=False, elem_id="training-keep")
 
-    def added(target: Path, values: dict[str, Any]) -> dict[Any, Any]:
-        """What is shown of a data set that was just kept; it stays, whatever may be wrong with its rows."""
-        chosen = {**choices(dataset=target.name), kept: kept_html(target.name)}
+    def added(self, by: Workspace, run: _RunCard, name: str, values: dict[str, Any]) -> dict[Any, Any]:
+        """Updates that show a data set that was just kept; it stays, whatever may be wrong with its rows."""
+        updates = {**run.choices(by.training.choices(), dataset=name), self.kept: kept_html(name)}
         try:
-            config = form.read({**values, "dataset": target.name})
-            chosen[kept] = kept_html(target.name, *_facts_without_model(app, config))
-            return {**chosen, **looked(config, target.name)}
+            config = run.form.read({**values, "dataset": name})
+            updates[self.kept] = kept_html(name, *_facts_without_model(by, config))
+            view = by.datasets.look(config)
         except UserError as error:
-            empty = {shown: "", wanted_count: None, convert: gr.update(visible=False), lists: gr.update(visible=False)}
-            return {**chosen, **empty, counts: sentence_html(error.message)}
+            return {**updates, **self._data.sentence(error.message)}
+        if view.figures:
+            updates[self.kept] = kept_html(name, *facts_of(view.figures))
+        return {**updates, **self._data.shown(view, config, name)}
 
+
+def _facts_without_model(by: Workspace, config: TrainingConfig) -> list[str]:
+    """Format and number of rows, as far as they are known at once."""
+    try:
+        name, rows = by.datasets.summary(config)
+    except UserError:
+        return []
+    return [name] if rows is None else [name, said(f"{rows} rows")]
+
+
+# --- what the cards do
+
+
+def _add_choosing(app: App, tab: gr.Tab, run: _RunCard) -> None:
+    @told
+    def opened(model: str | None, request: gr.Request) -> dict[Any, Any]:
+        there = workspace_of(app, request).training.choices()
+        return run.choices(there, **({} if model else {"model": there.model}))
+
+    @told
+    def recipe_chosen(wanted: str | None, request: gr.Request, **values: Any) -> dict[Any, Any]:
+        if not wanted:
+            return {run.about: ""}
+        recipe = workspace_of(app, request).training.recipe(wanted)
+        kept = {name: value for name, value in run.form.read(values).model_dump().items() if name in _KEPT_BY_RECIPES}
+        text = f"<p>{html.escape(recipe.about)}</p>"
+        return {**run.form.show(TrainingConfig.read({**kept, **recipe.values})), run.about: text}
+
+    tab.select(opened, run.controls["model"], run.chosen, **PRIVATE)
+    outputs = [run.about, *run.controls.values()]
+    run.recipe.input(recipe_chosen, None, outputs, inputs_kwargs={"wanted": run.recipe, **run.controls}, **PRIVATE)
+
+
+def _add_starting(app: App, panel: gr.HTML, run: _RunCard) -> None:
     @told
     def begun(request: gr.Request, **values: Any) -> None:
-        app.access.require_admin(owner_of(request))
-        app.training.start(form.read(values))
+        _admin(app, request).training.start(run.form.read(values))
 
     @told
     def queued(request: gr.Request, **values: Any) -> None:
-        app.access.require_admin(owner_of(request))
-        app.training.start(form.read(values), queue=True)
+        _admin(app, request).training.start(run.form.read(values), queue=True)
 
     @told
-    def copied(event: gr.EventData) -> dict[Any, Any]:
-        return form.show(app.training.copy(event.id))
+    def copied(event: gr.EventData, request: gr.Request) -> dict[Any, Any]:
+        return run.form.show(workspace_of(app, request).training.copy(event.id))
 
+    asks(run.start, begun, inputs_kwargs=run.controls)
+    asks(run.queue, queued, inputs_kwargs=run.controls)
+    done = panel.copied(copied, None, list(run.controls.values()), **PRIVATE)  # pyright: ignore[reportAttributeAccessIssue]
+    answered(done, "training-copied")
+
+
+def _add_looking(app: App, run: _RunCard, data: _DataCard) -> None:
+    def looked(request: gr.Request, values: dict[str, Any]) -> dict[Any, Any]:
+        """Raises UserError where nothing can be shown."""
+        config = run.form.read(values)
+        return data.shown(workspace_of(app, request).datasets.look(config), config)
+
+    @told
+    def previewed(before: _WantedCount | None, request: gr.Request, **values: Any) -> dict[Any, Any]:
+        _give_up(before)
+        return looked(request, values)
+
+    @told
+    def converted(before: _WantedCount | None, place: str, request: gr.Request, **values: Any) -> dict[Any, Any]:
+        by = _admin(app, request)
+        _give_up(before)
+        by.datasets.convert(place)
+        return looked(request, values)
+
+    @told
+    def list_chosen(before: _WantedCount | None, wanted: str, request: gr.Request, **values: Any) -> dict[Any, Any]:
+        _give_up(before)
+        return {run.controls["dataset"]: wanted, **looked(request, {**values, "dataset": wanted})}
+
+    looking = {"before": data.wanted_count, **run.controls}
+    asks(run.preview, previewed, None, data.outputs, inputs_kwargs=looking)
+    asks(data.convert, converted, None, data.outputs, inputs_kwargs={"place": data.foreign, **looking})
+    outputs = [run.controls["dataset"], *data.outputs]
+    data.lists.input(list_chosen, None, outputs, inputs_kwargs={"wanted": data.lists, **looking}, **PRIVATE)
+
+
+def _add_new_data(app: App, run: _RunCard, data: _DataCard, new: _NewDataCard) -> None:
     @told
     def uploaded(before: _WantedCount | None, path: str | None, request: gr.Request, **values: Any) -> dict[Any, Any]:
-        app.access.require_admin(owner_of(request))
-        give_up(before)
-        if not path:
-            return {}
-        target = _new_dataset(app, Path(path).name)
-        shutil.copy(path, target)
-        return added(target, values)
+        by = _admin(app, request)
+        _give_up(before)
+        return new.added(by, run, by.datasets.add_file(Path(path)), values) if path else {}
 
     @told
     def saved(before: _WantedCount | None, title: str, text: str, request: gr.Request, **values: Any) -> dict[Any, Any]:
-        app.access.require_admin(owner_of(request))
-        give_up(before)
-        if not text.strip():
-            raise UserError("Paste the rows first.")
-        target = _new_dataset(
-            app, title if Path(title).suffix.lower() in SUFFIXES else f"{title.strip() or 'pasted'}{_kind(text)}"
-        )
-        write_text(target, text)
-        return {**added(target, values), name: "", pasted: "", keep: gr.update(interactive=False)}
+        by = _admin(app, request)
+        _give_up(before)
+        shown = new.added(by, run, by.datasets.add_text(title, text), values)
+        return {**shown, new.name: "", new.pasted: "", new.keep: gr.update(interactive=False)}
 
-    controls: Any = form.controls
-    looking: dict[str, Any] = {"before": wanted_count, **controls}
-    data: list[Any] = [counts, shown, convert, lists, kept, wanted_count, odd_file]
-    chosen_controls: list[Any] = [recipe, *(form.controls[key] for key in _CHOSEN)]
-    tab.select(opened, form.controls["model"], chosen_controls, **PRIVATE)  # type: ignore[arg-type]
-    recipe.input(recipe_chosen, None, [about, *form.controls.values()], inputs_kwargs={"wanted": recipe, **controls}, **PRIVATE)
-    asks(preview, previewed, None, data, inputs_kwargs=looking)
-    asks(convert, converted, None, data, inputs_kwargs={"place": odd_file, **looking})
-    lists.input(list_chosen, None, [form.controls["dataset"], *data], inputs_kwargs={"wanted": lists, **looking}, **PRIVATE)
-    wanted_count.change(counted, wanted_count, [counts, kept], concurrency_limit=None, **PRIVATE)
-    asks(start, begun, inputs_kwargs=controls)
-    asks(queue, queued, inputs_kwargs=controls)
-    answered(panel.copied(copied, None, list(form.controls.values()), **PRIVATE), "training-copied")  # pyright: ignore[reportAttributeAccessIssue]
-    sent = upload.upload(uploaded, None, [*chosen_controls, *data], inputs_kwargs={"path": upload, **looking}, **PRIVATE)
+    @told
+    def counted(wanted: _WantedCount | None, request: gr.Request) -> Iterator[dict[Any, Any]]:
+        """Waits for the figures of the whole data set, as long as nothing else is looked at."""
+        shows: dict[Any, Any] = {data.counts: gr.skip()}
+        if wanted is not None:
+            try:
+                with workspace_of(app, request).datasets.counting(wanted.config) as counting:
+                    while (known := counting.wait(0.3)) is None and not wanted.given_up:
+                        yield shows
+                if known is not None:
+                    shows = {data.counts: figures_html(known, wanted.config.cutoff)}
+                    if wanted.file:
+                        shows[new.kept] = kept_html(wanted.file, *facts_of(known))
+            except UserError as error:
+                shows = {data.counts: sentence_html(error.message)}
+        yield {data.counts: gr.skip()} if wanted is not None and wanted.given_up else shows
+
+    looking = {"before": data.wanted_count, **run.controls}
+    outputs = [*run.chosen, *data.outputs, new.kept]
+    sent = new.upload.upload(uploaded, None, outputs, inputs_kwargs={"path": new.upload, **looking}, **PRIVATE)
     sent.then(None, None, None, js=_TO_THE_DATA, **PRIVATE)  # it may be far above, with the button that mends the file
-    pasted.change(None, pasted, keep, js=_WHEN_PASTED, **PRIVATE)
-    asks(
-        keep,
-        saved,
-        None,
-        [*chosen_controls, *data, name, pasted, keep],
-        inputs_kwargs={"title": name, "text": pasted, **looking},
-    )
+    new.pasted.change(None, new.pasted, new.keep, js=_WHEN_PASTED, **PRIVATE)
+    pasted = {"title": new.name, "text": new.pasted, **looking}
+    asks(new.keep, saved, None, [*outputs, new.name, new.pasted, new.keep], inputs_kwargs=pasted)
+    data.wanted_count.change(counted, data.wanted_count, [data.counts, new.kept], concurrency_limit=None, **PRIVATE)
 
 
-def _facts_without_model(app: App, config: TrainingConfig) -> list[str]:
-    """Format and number of rows, as far as they are known at once."""
-    try:
-        rows = read_rows(app.training.places.datasets, config.dataset, FIRST_ROWS)
-        name, _ = choose_format(config, app.training.places, rows)
-    except UserError:
-        return []
-    return [name, said(f"{len(rows.rows) + len(rows.problems)} rows")] if rows.complete else [name]
+def _give_up(before: _WantedCount | None) -> None:
+    if before is not None:
+        before.given_up = True
 
 
-def _value(values: dict[str, str], key: str) -> dict[str, Any]:
-    return {"value": values[key]} if key in values else {}
-
-
-def _new_dataset(app: App, name: str) -> Path:
-    """Where a new data set goes. Raises Conflict where there is one of that name."""
-    path = path_inside(app.training.places.datasets, name, what="data set's name")
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{name} is none of the files that can be read: {', '.join(SUFFIXES)}.")
-    if path.exists():
-        raise Conflict(f"There is already a data set called {name}: choose another name.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _kind(text: str) -> str:
-    """The suffix that pasted text asks for."""
-    first = text.lstrip()[:1]
-    return ".json" if first == "[" else ".jsonl" if first == "{" else ".txt"
+def _admin(app: App, request: gr.Request) -> Workspace:
+    """What whoever did this can do. Raises Forbidden before anything else is looked at."""
+    by = workspace_of(app, request)
+    by.require_admin()
+    return by

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gradio as gr
 
-from modules.chats.notebook import SheetName
-
 _START = """
 import(new URL("chats/static/writing.js", document.baseURI).href).then((writing) => writing.start(element, "NAME"));
 """
 
 
-def build(name: SheetName) -> None:
+def build(name: str) -> None:
+    """name: of the sheet, "default" or "notebook"."""
     gr.HTML(
         html_template='<div class="tl tl-plain tl-writing"></div>',
         js_on_load=_START.replace("NAME", name),

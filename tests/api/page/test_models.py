@@ -192,14 +192,13 @@ def test_everyone_may_look_and_only_administrators_change(tmp_path: Path) -> Non
 
 def test_the_memory_of_the_replaced_model_counts_as_free(app: App, tiny_llama_folder: Path) -> None:
     from modules.library import memory
-    from modules.services.models import wish_of
-    from modules.ui.tabs.models import _freed
+    from modules.services.models import Models, wish_of
 
     (app.models.folder / "tiny").symlink_to(tiny_llama_folder)
-    assert _freed(app) == 0
+    assert Models(app, "local").freed() == 0
     spec = replace(app.models.find("tiny"), name="tiny")
     app.last_load = "echo", LoadOptions()
-    assert _freed(app) == 0  # no file of that name
+    assert Models(app, "local").freed() == 0  # no file of that name
     app.engine.replace("tiny", lambda report: EchoModel(name="tiny"))
     app.last_load = "tiny", LoadOptions()
-    assert _freed(app) == memory.memory_need(spec, wish_of(LoadOptions())).total > 0
+    assert Models(app, "local").freed() == memory.memory_need(spec, wish_of(LoadOptions())).total > 0
