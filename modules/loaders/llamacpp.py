@@ -42,7 +42,7 @@ def load(spec: ModelSpec, options: LoadOptions, report: Report) -> LlamacppModel
         cache_bytes=int(options.cache_memory * GIB),
         cpu=options.cpu,
         threads=options.threads,
-        batch=options.batch_size,
+        batch=options.prefill_chunk,
         gpu_layers=options.gpu_layers,
         cache_type=options.cache_type,
         flash_attention=options.flash_attention,

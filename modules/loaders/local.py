@@ -113,7 +113,7 @@ def limits(options: LoadOptions) -> Any:
         context_length=options.ctx_size,
         max_parallel=options.max_parallel,
         cache_bytes=int(options.cache_memory * GIB),
-        prefill_chunk=options.prefill_chunk,
+        prefill_chunk=max(options.prefill_chunk, 16) if options.prefill_chunk else 512,
         prompt_lookup=options.prompt_lookup,
         threads=options.threads,
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 
-from modules.settings.declare import Settings, setting
+from modules.settings.declare import Settings, former_names, setting
 
 log = logging.getLogger(__name__)
 
@@ -77,19 +77,25 @@ class LoadOptions(Settings):
     )
     """The number format that 4-bit weights are computed in."""
 
-    # --- local engine
-    prefill_chunk: int = setting(512, min=16, max=65_536, step=16, slider_max=4096, group="Engine", loaders=LOCAL)
-    """How many prompt tokens are read between two steps of the running replies."""
+    # --- engine
+    prefill_chunk: int = setting(
+        0,
+        min=0,
+        max=65_536,
+        step=16,
+        slider_max=4096,
+        group="Engine",
+        loaders=LOCAL + ("llamacpp",),
+        aliases=["n_batch"],
+        former=["batch_size"],
+    )
+    """How many prompt tokens are read between two steps of the running replies; 0 takes 512, and 128 for llama.cpp without a GPU."""
     prompt_lookup: int = setting(0, min=0, max=32, step=1, group="Engine", loaders=LOCAL)
     """Guess this many next tokens from the text so far when only one reply runs; 0 is off. The text stays the same."""
     draft_model: str = setting("", group="Engine", loaders=LOCAL)
     """A small model of the same family that guesses ahead when only one reply runs."""
 
     # --- llama.cpp
-    batch_size: int = setting(
-        0, min=0, max=65_536, step=32, slider_max=4096, group="llama.cpp", loaders=["llamacpp"], aliases=["n_batch"]
-    )
-    """How many prompt tokens are read between two steps of the running replies; 0 takes 512 on a GPU, else 128."""
     gpu_layers: int = setting(-1, min=-1, max=10_000, step=1, group="llama.cpp", loaders=["llamacpp"], aliases=["n_gpu_layers"])
     """How many layers lie on the GPU; -1 puts as many there as fit."""
     cache_type: Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] = setting(
@@ -126,6 +132,17 @@ class LoadOptions(Settings):
     """How vLLM reaches its workers: mp on one machine, ray over several."""
     vllm_args: str = setting("", group="vLLM", loaders=["vllm"])
     """More arguments for `vllm serve`, as on its command line."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_current_names(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        for former, name in former_names(cls).items():
+            if former in values:
+                log.warning("The setting %s is called %s now.", former, name)
+                values = {name: values[former], **{key: value for key, value in values.items() if key != former}}
+        return values
 
     @field_validator("loader", mode="before")
     @classmethod

@@ -14,7 +14,7 @@ import yaml
 from modules.errors import UserError
 from modules.library.entries import read_text
 from modules.loaders.options import LoadOptions
-from modules.settings.declare import hints_of
+from modules.settings.declare import former_names, hints_of
 from modules.settings.yaml_text import parse_yaml
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,8 @@ def _known(entry: dict[str, Any]) -> dict[str, Any]:
     values = {older.get(key, key): value for key, value in entry.items()}
     if per_gpu := [str(values[key]) for key in sorted(values) if re.fullmatch(r"gpu_memory_\d+", key) and values[key]]:
         values["gpu_memory"] = per_gpu
-    unknown = [key for key in values if key not in LoadOptions.model_fields]
+    known = LoadOptions.model_fields.keys() | former_names(LoadOptions).keys()
+    unknown = [key for key in values if key not in known]
     if unknown:
         log.debug("config-user.yaml: no effect here: %s", ", ".join(unknown))
-    return {key: value for key, value in values.items() if key in LoadOptions.model_fields and value is not None}
+    return {key: value for key, value in values.items() if key in known and value is not None}

@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from modules.errors import UserError
-from modules.settings.declare import Settings, bounds_of, hints_of
+from modules.settings.declare import Settings, bounds_of, former_names, hints_of
 
 ENVIRONMENT_PREFIX = "TEXTLOOM_"
 
@@ -40,6 +40,7 @@ class Parsed:
 class _Flags:
     fields: dict[str, tuple[type[Settings], str, FieldInfo]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    former: dict[str, str] = field(default_factory=dict)
 
 
 def parse(
@@ -60,6 +61,7 @@ def parse(
     flags = _collect(classes)
     parser = _build_parser(flags, classes, program, description)
     words, notes = _without_retired(_normalised(arguments, flags), retired or {}, flags)
+    notes += _renamed(arguments, defaults or {}, environment or {}, flags)
     given = vars(parser.parse_args(words))
     values: dict[str, Any] = {
         **_checked_defaults(defaults or {}, flags),
@@ -116,6 +118,8 @@ def _collect(classes: Sequence[type[Settings]]) -> _Flags:
             flags.fields[name] = (cls, name, info)
             for alias in hints_of(info).aliases:
                 flags.aliases[alias.replace("-", "_")] = name
+        flags.former |= former_names(cls)
+    flags.aliases |= flags.former
     return flags
 
 
@@ -188,6 +192,14 @@ def _normalised(arguments: Sequence[str], flags: _Flags) -> list[str]:
             word = _flag(flags.aliases.get(name, name)) + equals + value
         words.append(word)
     return words
+
+
+def _renamed(arguments: Iterable[str], defaults: Iterable[str], environment: Iterable[str], flags: _Flags) -> list[str]:
+    """One sentence for each setting that was given by a former name."""
+    words = [word[2:].partition("=")[0].replace("-", "_") for word in arguments if word.startswith("--")]
+    variables = [name.removeprefix(ENVIRONMENT_PREFIX).lower() for name in environment if name.startswith(ENVIRONMENT_PREFIX)]
+    given = dict.fromkeys([*words, *defaults, *variables])
+    return [f"{name} is called {flags.former[name]} now." for name in given if name in flags.former]
 
 
 def _without_retired(words: list[str], retired: Mapping[str, RetiredFlag], flags: _Flags) -> tuple[list[str], list[str]]:

@@ -54,6 +54,7 @@ class Hints:
     loaders: tuple[str, ...] = ()
     secret: bool = False
     aliases: tuple[str, ...] = ()
+    former: tuple[str, ...] = ()
     lines: int = 1
 
 
@@ -68,6 +69,7 @@ def setting(
     loaders: Iterable[str] = (),
     secret: bool = False,
     aliases: Iterable[str] = (),
+    former: Iterable[str] = (),
     lines: int = 1,
 ) -> Any:
     """Declare one field of a Settings class.
@@ -75,6 +77,7 @@ def setting(
     min, max: bounds, both allowed. slider_max: where the slider on the page ends if max is further than anybody wants; a number
     that may be of any magnitude has none, and is written.
     loaders: the loaders that use it; empty means all. aliases: older names of the flag, without dashes.
+    former: names that this program had for it: they are taken, with a warning.
     secret: never shown or logged. lines: height of the text box for long texts.
     """
     hints = Hints(
@@ -84,6 +87,7 @@ def setting(
         loaders=tuple(loaders),
         secret=secret,
         aliases=tuple(aliases),
+        former=tuple(former),
         lines=lines,
     )
     extra: dict[str, Any] = {"ge": min, "le": max}
@@ -99,6 +103,11 @@ def setting(
 def hints_of(field: FieldInfo) -> Hints:
     """The Hints that `setting` attached to a field; plain pydantic fields have neutral ones."""
     return next((item for item in field.metadata if isinstance(item, Hints)), Hints())
+
+
+def former_names(cls: type[Settings]) -> dict[str, str]:
+    """Former name → the name of the field now."""
+    return {former: name for name, info in cls.model_fields.items() for former in hints_of(info).former}
 
 
 def bounds_of(field: FieldInfo) -> tuple[float | None, float | None]:

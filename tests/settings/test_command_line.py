@@ -9,6 +9,7 @@ import pytest
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
 from modules.loaders.options import LoadOptions
+from modules.loaders.saved_options import SavedOptions
 from modules.settings import command_line
 from modules.settings.page import PageSettings
 from modules.settings.retired import RETIRED
@@ -115,3 +116,30 @@ def test_the_flags_file_may_have_comments(tmp_path: Path):
 def test_a_settings_file_with_an_unknown_name_is_refused():
     with pytest.raises(UserError, match=r"temperatur.*temperature"):
         flags("", defaults={"temperatur": 1})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"line": "--batch-size 256"},
+        {"line": "--batch_size=256"},
+        {"line": "", "defaults": {"batch_size": 256}},
+        {"line": "", "environment": {"TEXTLOOM_BATCH_SIZE": "256"}},
+    ],
+    ids=["flag", "flag of 2023's spelling", "settings file", "environment"],
+)
+def test_a_former_name_is_taken_and_told_in_one_line(given):
+    parsed = flags(given.pop("line"), **given)
+    assert parsed.settings[LoadOptions].given() == {"prefill_chunk": 256}
+    assert parsed.notes == ("batch_size is called prefill_chunk now.",)
+    assert not flags("--n_batch 256 --prefill-chunk 256").notes
+
+
+def test_a_former_name_in_a_request_or_a_saved_entry_is_taken_and_told_once(tmp_path: Path, caplog):
+    assert LoadOptions.model_validate({"batch_size": 64}) == LoadOptions(prefill_chunk=64)
+    assert LoadOptions.read({"batch_size": 64, "prefill_chunk": 32}).prefill_chunk == 32, "what it is called now counts"
+    caplog.clear()
+    saved = SavedOptions(tmp_path / "config-user.yaml")
+    saved.path.write_text("tiny$: {loader: llamacpp, batch_size: 64}\n")
+    assert saved.for_model("tiny") == LoadOptions(loader="llamacpp", prefill_chunk=64)
+    assert [record.getMessage() for record in caplog.records] == ["The setting batch_size is called prefill_chunk now."]
