@@ -159,8 +159,8 @@ def _add_runs(routes: APIRouter) -> None:
 
     @routes.delete("/{id}")
     def delete_run(by: CurrentWorkspace, id: str) -> ChangeNote:
-        name = by.training.run(id).name
-        return ChangeNote.of(by.training.delete(id), "training.deleted", name=name)
+        name, undo = by.training.delete(id)
+        return ChangeNote.of(undo, "training.deleted", name=name)
 
 
 def _add_adapters(routes: APIRouter) -> None:

@@ -108,13 +108,13 @@ class Training(Service):
         self.require_admin()
         return self.app.training.resume(id_, queue=queue)
 
-    def delete(self, id_: str) -> Undo:
-        """Take the folder of a run that has ended away; its adapter stays. Raises NotFound, Conflict, Forbidden."""
+    def delete(self, id_: str) -> tuple[str, Undo]:
+        """Take the folder of a run that has ended away; its adapter stays. Returns its name, too. Raises NotFound, Conflict, Forbidden."""
         self.require_admin()
         folder, name = self.app.training.deletable(id_), self.run(id_).name
         with self.app.trash.undoable(self.owner, "run", name, [folder.path]) as undo:
             pass
-        return undo
+        return name, undo
 
     def merge(self, id_: str, name: str, checkpoint: str = "") -> None:
         """Begin to write the run's adapter (or that of a checkpoint) into a copy of its model, models/`name`. Raises UserError."""
