@@ -133,55 +133,55 @@ def router(app: App) -> APIRouter:
 
 def _add_loading(routes: APIRouter) -> None:
     @routes.post("/stop")
-    def stop_all_replies(by: CurrentWorkspace) -> Stopped:
+    def stop_all_replies(workspace: CurrentWorkspace) -> Stopped:
         """Stop every reply that is being made, of all users."""
-        return Stopped(stopped=by.models.stop_replies())
+        return Stopped(stopped=workspace.models.stop_replies())
 
     @routes.post("/model/load")
-    def load_model(by: CurrentWorkspace, body: Annotated[LoadBody, sent(LoadBody)]) -> Health:
+    def load_model(workspace: CurrentWorkspace, body: Annotated[LoadBody, sent(LoadBody)]) -> Health:
         """Replace the loaded model; answers when the new one is ready."""
-        by.models.load(body.model, body.own_options, stop_running=body.stop_running)
+        workspace.models.load(body.model, body.own_options, stop_running=body.stop_running)
         return Health()
 
     @routes.post("/model/unload")
-    def unload_model(by: CurrentWorkspace, body: Annotated[UnloadBody | None, sent(UnloadBody | None)]) -> Health:
+    def unload_model(workspace: CurrentWorkspace, body: Annotated[UnloadBody | None, sent(UnloadBody | None)]) -> Health:
         """Give the model's memory back."""
-        by.models.unload(stop_running=body.stop_running if body else False)
+        workspace.models.unload(stop_running=body.stop_running if body else False)
         return Health()
 
     @routes.post("/adapters/load")
-    def load_adapter(by: CurrentWorkspace, body: Annotated[AdapterBody, sent(AdapterBody)]) -> Health:
+    def load_adapter(workspace: CurrentWorkspace, body: Annotated[AdapterBody, sent(AdapterBody)]) -> Health:
         """Make an adapter available to requests."""
-        by.models.load_adapter(body.name)
+        workspace.models.load_adapter(body.name)
         return Health()
 
     @routes.post("/adapters/unload")
-    def unload_adapter(by: CurrentWorkspace, body: Annotated[AdapterBody, sent(AdapterBody)]) -> Health:
+    def unload_adapter(workspace: CurrentWorkspace, body: Annotated[AdapterBody, sent(AdapterBody)]) -> Health:
         """Take an adapter out of memory."""
-        by.models.unload_adapter(body.name)
+        workspace.models.unload_adapter(body.name)
         return Health()
 
 
 def _add_downloads(routes: APIRouter) -> None:
     @routes.post("/download")
-    def start_download(by: CurrentWorkspace, body: Annotated[DownloadBody, sent(DownloadBody)]) -> DownloadReply:
+    def start_download(workspace: CurrentWorkspace, body: Annotated[DownloadBody, sent(DownloadBody)]) -> DownloadReply:
         """Begin to fetch a model or an adapter; the same one again joins the download that runs."""
-        return download_reply(by.models.start_download(body.model, body))
+        return download_reply(workspace.models.start_download(body.model, body))
 
     @routes.get("/downloads")
-    def list_downloads(by: CurrentWorkspace) -> DownloadList:
+    def list_downloads(workspace: CurrentWorkspace) -> DownloadList:
         """Every download, with its progress."""
-        return DownloadList(downloads=[download_reply(job) for job in by.models.downloads()])
+        return DownloadList(downloads=[download_reply(job) for job in workspace.models.downloads()])
 
     @routes.get("/downloads/{number}")
-    def read_download(by: CurrentWorkspace, number: int) -> DownloadReply:
+    def read_download(workspace: CurrentWorkspace, number: int) -> DownloadReply:
         """One download, with its progress."""
-        return download_reply(by.models.download(number))
+        return download_reply(workspace.models.download(number))
 
     @routes.post("/downloads/{number}/cancel")
-    def cancel_download(by: CurrentWorkspace, number: int) -> DownloadReply:
+    def cancel_download(workspace: CurrentWorkspace, number: int) -> DownloadReply:
         """Stop a download; what has arrived is kept for the next time."""
-        return download_reply(by.models.cancel_download(number))
+        return download_reply(workspace.models.cancel_download(number))
 
 
 def page_router() -> APIRouter:
@@ -194,55 +194,55 @@ def page_router() -> APIRouter:
 
 def _add_page_loading(routes: APIRouter) -> None:
     @routes.get("/models")
-    def show_models(by: CurrentWorkspace) -> ModelsPage:
-        return models_page(by)
+    def show_models(workspace: CurrentWorkspace) -> ModelsPage:
+        return models_page(workspace)
 
     @routes.post("/model")
-    def begin_load(by: CurrentWorkspace, body: PageLoadBody) -> None:
+    def begin_load(workspace: CurrentWorkspace, body: PageLoadBody) -> None:
         """The load goes on while nobody looks; the engine's status says how."""
-        by.models.begin_load(body.model, body.own_options, stop_running=body.stop_running)
+        workspace.models.begin_load(body.model, body.own_options, stop_running=body.stop_running)
 
     @routes.post("/model/again")
-    def begin_reload(by: CurrentWorkspace) -> None:
-        by.models.begin_reload()
+    def begin_reload(workspace: CurrentWorkspace) -> None:
+        workspace.models.begin_reload()
 
     @routes.delete("/model")
-    def unload_model(by: CurrentWorkspace) -> None:
-        by.models.unload(stop_running=True)
+    def unload_model(workspace: CurrentWorkspace) -> None:
+        workspace.models.unload(stop_running=True)
 
     @routes.post("/adapters")
-    def load_adapter(by: CurrentWorkspace, body: AdapterBody) -> Health:
-        by.models.load_adapter(body.name)
+    def load_adapter(workspace: CurrentWorkspace, body: AdapterBody) -> Health:
+        workspace.models.load_adapter(body.name)
         return Health()
 
     @routes.delete("/adapters/{name}")
-    def unload_adapter(by: CurrentWorkspace, name: str) -> Health:
-        by.models.unload_adapter(name)
+    def unload_adapter(workspace: CurrentWorkspace, name: str) -> Health:
+        workspace.models.unload_adapter(name)
         return Health()
 
     @routes.post("/adapters/chat")
-    def chat_with_adapter(by: CurrentWorkspace, body: AdapterChatBody) -> NewChat:
-        return NewChat(chat=by.models.chat_with_adapter(body.name, body.strength))
+    def chat_with_adapter(workspace: CurrentWorkspace, body: AdapterChatBody) -> NewChat:
+        return NewChat(chat=workspace.models.chat_with_adapter(body.name, body.strength))
 
     @routes.post("/engines")
-    def add_engine(by: CurrentWorkspace, body: EngineBody) -> None:
-        by.models.add_engine(body.name, body.address)
+    def add_engine(workspace: CurrentWorkspace, body: EngineBody) -> None:
+        workspace.models.add_engine(body.name, body.address)
 
     @routes.delete("/engines/{name}")
-    def remove_engine(by: CurrentWorkspace, name: str) -> ChangeNote:
-        return ChangeNote.of(by.models.remove_engine(name), "engine.removed", name=name)
+    def remove_engine(workspace: CurrentWorkspace, name: str) -> ChangeNote:
+        return ChangeNote.of(workspace.models.remove_engine(name), "engine.removed", name=name)
 
 
 def _add_page_downloads(routes: APIRouter) -> None:
     @routes.post("/downloads")
-    def start_download(by: CurrentWorkspace, body: PageDownloadBody) -> PageDownload:
-        return page_download(by.models.start_download(body.model, body))
+    def start_download(workspace: CurrentWorkspace, body: PageDownloadBody) -> PageDownload:
+        return page_download(workspace.models.start_download(body.model, body))
 
     @routes.post("/starter")
-    def fetch_starter(by: CurrentWorkspace) -> PageDownload:
+    def fetch_starter(workspace: CurrentWorkspace) -> PageDownload:
         """The starter model, which is loaded once it is there."""
-        return page_download(by.models.fetch_starter())
+        return page_download(workspace.models.fetch_starter())
 
     @routes.delete("/downloads/{job_id}")
-    def cancel_download(by: CurrentWorkspace, job_id: int) -> PageDownload:
-        return page_download(by.models.cancel_download(job_id))
+    def cancel_download(workspace: CurrentWorkspace, job_id: int) -> PageDownload:
+        return page_download(workspace.models.cancel_download(job_id))

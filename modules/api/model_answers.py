@@ -269,9 +269,9 @@ class ModelsPage(BaseModel):
     admin: bool
 
 
-def models_page(by: Service) -> ModelsPage:
+def models_page(workspace: Service) -> ModelsPage:
     """What the Models tab shows; models that can be used come first."""
-    app = by.app
+    app = workspace.app
     specs, model = app.models.all(), app.engine.loaded
     return ModelsPage(
         models=sorted((_listed(app, spec) for spec in specs), key=lambda listed: bool(listed.problem)),
@@ -286,11 +286,11 @@ def models_page(by: Service) -> ModelsPage:
         adapters=[_adapter(spec, model.adapters if model is not None else ()) for spec in app.loras.all()],
         downloads=[page_download(job) for job in _latest(app.downloads.all())[:DOWNLOADS_SHOWN]],
         engines=[
-            RemoteEngine(name=spec.name, address=spec.endpoint if by.is_admin else None)
+            RemoteEngine(name=spec.name, address=spec.endpoint if workspace.is_admin else None)
             for spec in specs
             if spec.format == "remote"
         ],
-        admin=by.is_admin,
+        admin=workspace.is_admin,
     )
 
 

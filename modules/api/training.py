@@ -85,44 +85,46 @@ def router(app: App) -> APIRouter:
     routes = APIRouter(prefix="/v1/internal/training", tags=["training"], responses=REFUSALS, dependencies=guards)
 
     @routes.get("/jobs")
-    def list_training_jobs(by: CurrentWorkspace) -> JobList:
+    def list_training_jobs(workspace: CurrentWorkspace) -> JobList:
         """Every run, the newest first."""
-        return JobList(jobs=[job_reply(job) for job in by.training.runs()])
+        return JobList(jobs=[job_reply(job) for job in workspace.training.runs()])
 
     @routes.post("/jobs")
-    def start_training_job(by: CurrentWorkspace, body: Annotated[TrainBody, sent(TrainBody)]) -> JobReply:
+    def start_training_job(workspace: CurrentWorkspace, body: Annotated[TrainBody, sent(TrainBody)]) -> JobReply:
         """Check the settings and the data, and start a run."""
-        return job_reply(by.training.start(body.config, queue=body.queue))
+        return job_reply(workspace.training.start(body.config, queue=body.queue))
 
     @routes.get("/jobs/{job}")
-    def read_training_job(by: CurrentWorkspace, job: str) -> JobReply:
+    def read_training_job(workspace: CurrentWorkspace, job: str) -> JobReply:
         """One run, with its progress."""
-        return job_reply(by.training.run(job))
+        return job_reply(workspace.training.run(job))
 
     @routes.get("/jobs/{job}/events")
-    def read_training_events(by: CurrentWorkspace, job: str, start: int = 0) -> JobEvents:
+    def read_training_events(workspace: CurrentWorkspace, job: str, start: int = 0) -> JobEvents:
         """What a run tells: steps, losses, samples, checkpoints; `start` is the `next` of the last answer."""
-        told = by.training.events(job)
+        told = workspace.training.events(job)
         first = max(start, 0)
         fresh = [{"event": type(event).__name__.lower(), **asdict(event)} for event in told[first:]]
         return JobEvents(events=fresh, next=max(len(told), first))
 
     @routes.post("/jobs/{job}/stop")
-    def stop_training_job(by: CurrentWorkspace, job: str, body: Annotated[StopBody | None, sent(StopBody | None)]) -> JobReply:
+    def stop_training_job(
+        workspace: CurrentWorkspace, job: str, body: Annotated[StopBody | None, sent(StopBody | None)]
+    ) -> JobReply:
         """Save and end after the step that is being computed; or at once."""
-        return job_reply(by.training.stop(job, now=body is not None and body.now))
+        return job_reply(workspace.training.stop(job, now=body is not None and body.now))
 
     @routes.post("/jobs/{job}/resume")
     def resume_training_job(
-        by: CurrentWorkspace, job: str, body: Annotated[ResumeBody | None, sent(ResumeBody | None)]
+        workspace: CurrentWorkspace, job: str, body: Annotated[ResumeBody | None, sent(ResumeBody | None)]
     ) -> JobReply:
         """Go on from the newest complete checkpoint."""
-        return job_reply(by.training.resume(job, queue=body is not None and body.queue))
+        return job_reply(workspace.training.resume(job, queue=body is not None and body.queue))
 
     @routes.delete("/jobs/{job}")
-    def delete_training_job(by: CurrentWorkspace, job: str) -> Deleted:
+    def delete_training_job(workspace: CurrentWorkspace, job: str) -> Deleted:
         """Delete the folder of a run that has ended; its adapter stays."""
-        by.training.delete(job)
+        workspace.training.delete(job)
         return Deleted(deleted=job)
 
     return routes
@@ -138,50 +140,50 @@ def page_router() -> APIRouter:
 
 def _add_runs(routes: APIRouter) -> None:
     @routes.get("")
-    def list_runs(by: CurrentWorkspace) -> RunList:
-        return run_list(by)
+    def list_runs(workspace: CurrentWorkspace) -> RunList:
+        return run_list(workspace)
 
     @routes.get("/{id}")
-    def read_run(by: CurrentWorkspace, id: str) -> RunDetailView:
-        return run_detail(by.training.detail(id))
+    def read_run(workspace: CurrentWorkspace, id: str) -> RunDetailView:
+        return run_detail(workspace.training.detail(id))
 
     @routes.post("/{id}/stop")
-    def stop_run(by: CurrentWorkspace, id: str) -> JobReply:
-        return job_reply(by.training.stop(id))
+    def stop_run(workspace: CurrentWorkspace, id: str) -> JobReply:
+        return job_reply(workspace.training.stop(id))
 
     @routes.post("/{id}/kill")
-    def stop_run_now(by: CurrentWorkspace, id: str) -> JobReply:
-        return job_reply(by.training.stop(id, now=True))
+    def stop_run_now(workspace: CurrentWorkspace, id: str) -> JobReply:
+        return job_reply(workspace.training.stop(id, now=True))
 
     @routes.post("/{id}/resume")
-    def resume_run(by: CurrentWorkspace, id: str, body: ResumeBody) -> JobReply:
-        return job_reply(by.training.resume(id, queue=body.queue))
+    def resume_run(workspace: CurrentWorkspace, id: str, body: ResumeBody) -> JobReply:
+        return job_reply(workspace.training.resume(id, queue=body.queue))
 
     @routes.delete("/{id}")
-    def delete_run(by: CurrentWorkspace, id: str) -> ChangeNote:
-        name, undo = by.training.delete(id)
+    def delete_run(workspace: CurrentWorkspace, id: str) -> ChangeNote:
+        name, undo = workspace.training.delete(id)
         return ChangeNote.of(undo, "training.deleted", name=name)
 
 
 def _add_adapters(routes: APIRouter) -> None:
     @routes.post("/{id}/use")
-    def use_in_chat(by: CurrentWorkspace, id: str, body: AdapterOfRun) -> AdapterInChat:
-        chat, adapter = by.training.use_in_chat(id, body.checkpoint)
+    def use_in_chat(workspace: CurrentWorkspace, id: str, body: AdapterOfRun) -> AdapterInChat:
+        chat, adapter = workspace.training.use_in_chat(id, body.checkpoint)
         return AdapterInChat(chat=chat, adapter=adapter)
 
     @routes.post("/{id}/adapter")
-    def use_adapter(by: CurrentWorkspace, id: str, body: AdapterOfRun) -> str:
+    def use_adapter(workspace: CurrentWorkspace, id: str, body: AdapterOfRun) -> str:
         """The name of the adapter beside the model."""
-        return by.training.use_adapter(id, body.checkpoint)
+        return workspace.training.use_adapter(id, body.checkpoint)
 
     @routes.post("/{id}/merge")
-    def merge(by: CurrentWorkspace, id: str, body: MergeBody) -> None:
-        by.training.merge(id, body.name, body.checkpoint)
+    def merge(workspace: CurrentWorkspace, id: str, body: MergeBody) -> None:
+        workspace.training.merge(id, body.name, body.checkpoint)
 
     @routes.post("/ask")
-    async def ask(by: CurrentWorkspace, body: Question) -> StreamingResponse:
+    async def ask(workspace: CurrentWorkspace, body: Question) -> StreamingResponse:
         """The text of a reply, as it is made."""
-        events = await run_in_threadpool(by.training.ask, body.question, body.adapter)
+        events = await run_in_threadpool(workspace.training.ask, body.question, body.adapter)
 
         async def text() -> AsyncIterator[str]:
             try:

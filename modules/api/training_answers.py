@@ -156,9 +156,9 @@ def job_reply(job: TrainingJob) -> JobReply:
     )
 
 
-def run_list(by: Workspace) -> RunList:
+def run_list(workspace: Workspace) -> RunList:
     """Every run for the page."""
-    return RunList(jobs=[RunView.of(job) for job in by.training.runs()], admin=by.is_admin)
+    return RunList(jobs=[RunView.of(job) for job in workspace.training.runs()], admin=workspace.is_admin)
 
 
 def run_detail(run: RunDetail) -> RunDetailView:

@@ -131,7 +131,7 @@ class Preferences(Service):
 
         Other lines of settings.yaml stay. Raises NotAllowed, and UserError where the file is not ours to read.
         """
-        self.app.access.require_admin(self.owner)
+        self.require_admin()
         sampling, preset = self.sampling
         page = self.page.changed({"preset": preset} if preset in self.app.presets.names() else {})
         try:

@@ -55,7 +55,7 @@ class UndoHistory(Service):
         """Put it back, everywhere where it is shown. Raises NotFound, and Forbidden for what is an administrator's."""
         kept = self.app.trash.get(self.owner, id_)
         if kept.kind in OF_ADMINS:
-            self.app.access.require_admin(self.owner)
+            self.require_admin()
         match kept.kind:
             case "character":
                 renamed = [str(name) for name in kept.note.get("renamed", ())]

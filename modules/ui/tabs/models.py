@@ -131,18 +131,18 @@ def _add_buttons(app: App, card: _Card) -> None:
         name = values.pop("chosen")
         if not name:
             raise UserError("Choose a model in the list first.")
-        by = workspace_of(app, request)
-        return by, name, by.models.effective(name, card.read(values))
+        workspace = workspace_of(app, request)
+        return workspace, name, workspace.models.effective(name, card.read(values))
 
     @told
     def start(request: gr.Request, **values: Any) -> None:
-        by, name, options = asked(request, values)
-        by.models.begin_load(name, options)
+        workspace, name, options = asked(request, values)
+        workspace.models.begin_load(name, options)
 
     @told
     def keep(request: gr.Request, **values: Any) -> dict[str, Any]:
-        by, name, options = asked(request, values)
-        return undo.told(by.models.save_options(name, options), "model.saved", name=name)
+        workspace, name, options = asked(request, values)
+        return undo.told(workspace.models.save_options(name, options), "model.saved", name=name)
 
     asks(card.load, start, inputs_kwargs=card.inputs)
     asks(card.save, keep, None, card.said, card.said, inputs_kwargs=card.inputs)

@@ -160,13 +160,13 @@ class _NewDataCard:
             self.pasted = gr.Textbox(label=say("training.paste"), lines=5, elem_id="training-pasted")
             self.keep = gr.Button(say("training.paste.save"), interactive=False, elem_id="training-keep")
 
-    def added(self, by: Workspace, run: _RunCard, name: str, values: dict[str, Any]) -> dict[Any, Any]:
+    def added(self, workspace: Workspace, run: _RunCard, name: str, values: dict[str, Any]) -> dict[Any, Any]:
         """Updates that show a data set that was just kept; it stays, whatever may be wrong with its rows."""
-        updates = {**run.choices(by.training.choices(), dataset=name), self.kept: kept_html(name)}
+        updates = {**run.choices(workspace.training.choices(), dataset=name), self.kept: kept_html(name)}
         try:
             config = run.form.read({**values, "dataset": name})
-            updates[self.kept] = kept_html(name, *_facts_without_model(by, config))
-            view = by.datasets.look(config)
+            updates[self.kept] = kept_html(name, *_facts_without_model(workspace, config))
+            view = workspace.datasets.look(config)
         except UserError as error:
             return {**updates, **self._data.sentence(error.message)}
         if view.figures:
@@ -174,10 +174,10 @@ class _NewDataCard:
         return {**updates, **self._data.shown(view, config, name)}
 
 
-def _facts_without_model(by: Workspace, config: TrainingConfig) -> list[str]:
+def _facts_without_model(workspace: Workspace, config: TrainingConfig) -> list[str]:
     """Format and number of rows, as far as they are known at once."""
     try:
-        name, rows = by.datasets.summary(config)
+        name, rows = workspace.datasets.summary(config)
     except UserError:
         return []
     return [name] if rows is None else [name, said(f"{rows} rows")]
@@ -238,9 +238,9 @@ def _add_looking(app: App, run: _RunCard, data: _DataCard) -> None:
 
     @told
     def converted(before: _WantedCount | None, place: str, request: gr.Request, **values: Any) -> dict[Any, Any]:
-        by = _admin(app, request)
+        workspace = _admin(app, request)
         _give_up(before)
-        by.datasets.convert(place)
+        workspace.datasets.convert(place)
         return looked(request, values)
 
     @told
@@ -258,15 +258,15 @@ def _add_looking(app: App, run: _RunCard, data: _DataCard) -> None:
 def _add_new_data(app: App, run: _RunCard, data: _DataCard, new: _NewDataCard) -> None:
     @told
     def uploaded(before: _WantedCount | None, path: str | None, request: gr.Request, **values: Any) -> dict[Any, Any]:
-        by = _admin(app, request)
+        workspace = _admin(app, request)
         _give_up(before)
-        return new.added(by, run, by.datasets.add_file(Path(path)), values) if path else {}
+        return new.added(workspace, run, workspace.datasets.add_file(Path(path)), values) if path else {}
 
     @told
     def saved(before: _WantedCount | None, title: str, text: str, request: gr.Request, **values: Any) -> dict[Any, Any]:
-        by = _admin(app, request)
+        workspace = _admin(app, request)
         _give_up(before)
-        shown = new.added(by, run, by.datasets.add_text(title, text), values)
+        shown = new.added(workspace, run, workspace.datasets.add_text(title, text), values)
         return {**shown, new.name: "", new.pasted: "", new.keep: gr.update(interactive=False)}
 
     @told
@@ -303,6 +303,6 @@ def _give_up(before: _WantedCount | None) -> None:
 
 def _admin(app: App, request: gr.Request) -> Workspace:
     """What whoever did this can do. Raises Forbidden before anything else is looked at."""
-    by = workspace_of(app, request)
-    by.require_admin()
-    return by
+    workspace = workspace_of(app, request)
+    workspace.require_admin()
+    return workspace
