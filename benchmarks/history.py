@@ -37,7 +37,7 @@ def fill(store: ChatStore, chats: int) -> None:
     chance = random.Random(1)
     step = max(1, chats // 10)
     words, often = vocabulary(chance)
-    with store.transaction() as db:
+    with store.database.transaction() as db:
         for number in range(chats):
             chinese = number % 3 == 0
             texts = [
@@ -60,18 +60,18 @@ def asked(chats: int) -> dict[str, Callable[[ChatStore], object]]:
     """What is measured, by its name."""
     middle = Place(False, chats / 2, chats // 2)
     return {
-        "list": lambda store: store.chats("ann"),
-        "list, a page in the middle": lambda store: store.chats("ann", after=middle),
-        "has the list changed?": lambda store: store.list_revision("ann"),
-        "search, a rare word": lambda store: store.chats("ann", RARE),
-        "search, a frequent word": lambda store: store.chats("ann", "the"),
-        "search, a frequent word, a page in the middle": lambda store: store.chats("ann", "the", after=middle),
-        "search, a phrase of frequent words": lambda store: store.chats("ann", "and the of that"),
-        "search, no such word": lambda store: store.chats("ann", "thereinfor the"),
-        "search, a rare word of two letters": lambda store: store.chats("ann", RARE_CHINESE),
-        "search, a frequent word of two letters": lambda store: store.chats("ann", "是在"),
-        "search, one letter": lambda store: store.chats("ann", "的"),
-        "search, a rare letter": lambda store: store.chats("ann", RARE_CHINESE[0]),
+        "list": lambda store: store.for_owner("ann").chats.page(),
+        "list, a page in the middle": lambda store: store.for_owner("ann").chats.page(after=middle),
+        "has the list changed?": lambda store: store.for_owner("ann").chats.list_revision(),
+        "search, a rare word": lambda store: store.for_owner("ann").chats.page(RARE),
+        "search, a frequent word": lambda store: store.for_owner("ann").chats.page("the"),
+        "search, a frequent word, a page in the middle": lambda store: store.for_owner("ann").chats.page("the", after=middle),
+        "search, a phrase of frequent words": lambda store: store.for_owner("ann").chats.page("and the of that"),
+        "search, no such word": lambda store: store.for_owner("ann").chats.page("thereinfor the"),
+        "search, a rare word of two letters": lambda store: store.for_owner("ann").chats.page(RARE_CHINESE),
+        "search, a frequent word of two letters": lambda store: store.for_owner("ann").chats.page("是在"),
+        "search, one letter": lambda store: store.for_owner("ann").chats.page("的"),
+        "search, a rare letter": lambda store: store.for_owner("ann").chats.page(RARE_CHINESE[0]),
     }
 
 

@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.history import vocabulary
-from modules.chats.images import PictureStore
 from modules.chats.incoming import read_file
 from modules.chats.store import ChatStore
 from modules.chats.transfer import import_chats
@@ -59,12 +58,12 @@ class Other(threading.Thread):
         self._over = threading.Event()
 
     def run(self) -> None:
-        chat = self._store.create_chat("bob")
+        chat = self._store.for_owner("bob").chats.create()
         last = None
         while not self._over.is_set():
             begun = time.monotonic()
-            last = self._store.add("bob", chat.id, last, "user", "A line of a chat.").id
-            self._store.chats("bob")
+            last = self._store.for_owner("bob").messages.add(chat.id, last, "user", "A line of a chat.").id
+            self._store.for_owner("bob").chats.page()
             self.waits.append(time.monotonic() - begun)
             begun = time.monotonic()
             time.sleep(0.005)
@@ -101,7 +100,7 @@ def main() -> None:
         begun, worked = time.monotonic(), time.thread_time()
         incoming = read_file(data)
         read = time.monotonic() - begun
-        made = import_chats(store, PictureStore(store), "ann", incoming.chats)
+        made = import_chats(store.for_owner("ann"), incoming.chats)
         took, worked = time.monotonic() - begun, time.thread_time() - worked
         busy.end()
         store.close()

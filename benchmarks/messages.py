@@ -23,21 +23,21 @@ LIMIT = 5.0
 def measure(folder: Path, synchronous: str, rounds: int) -> tuple[list[float], list[float]]:
     """(milliseconds to take a message, and to keep a reply that grew) in a chat history of its own."""
     store = ChatStore(folder / f"{synchronous}.sqlite3")
-    with store.reading() as db:
+    with store.database.reading() as db:
         db.execute(f"PRAGMA synchronous = {synchronous}")
     taken, kept = [], []
-    chat, parent = store.create_chat("local"), None
+    chat, parent = store.for_owner("local").chats.create(), None
     for number in range(rounds):
         if number % 20 == 19:
-            chat, parent = store.create_chat("local"), None
+            chat, parent = store.for_owner("local").chats.create(), None
         begun = time.perf_counter()
-        said = store.add("local", chat.id, parent, "user", TEXT)
+        said = store.for_owner("local").messages.add(chat.id, parent, "user", TEXT)
         taken.append(time.perf_counter() - begun)
-        reply = store.add("local", chat.id, said.id, "assistant", "", state="streaming")
+        reply = store.for_owner("local").messages.add(chat.id, said.id, "assistant", "", state="streaming")
         begun = time.perf_counter()
-        store.write(reply.id, TEXT * (1 + number % 5), "streaming", Figures())
+        store.for_owner("local").messages.write(reply.id, TEXT * (1 + number % 5), "streaming", Figures())
         kept.append(time.perf_counter() - begun)
-        store.write(reply.id, TEXT * 5, "whole", Figures())
+        store.for_owner("local").messages.write(reply.id, TEXT * 5, "whole", Figures())
         parent = reply.id
     store.close()
     return [1000 * seconds for seconds in taken], [1000 * seconds for seconds in kept]

@@ -242,7 +242,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root, sync_playwright() as playwright:
         model = PacedModel()
         app = make_app(Path(root), model, data_dir="data")
-        app.store.set_preference("local", "sampling", {"values": {"max_tokens": 100_000}, "preset": None})
+        app.store.for_owner("local").preferences.set("sampling", {"values": {"max_tokens": 100_000}, "preset": None})
         with serving(app) as url:
             browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
             if "load" in rows:
@@ -264,10 +264,12 @@ def main() -> None:
 
 def long_chat(app: App) -> int:
     """A chat of 400 messages."""
-    chat = app.store.create_chat("local", title="400 messages")
+    chat = app.store.for_owner("local").chats.create(title="400 messages")
     parent = None
     for number in range(400):
-        parent = app.store.add("local", chat.id, parent, "assistant" if number % 2 else "user", text_of(60)).id
+        parent = (
+            app.store.for_owner("local").messages.add(chat.id, parent, "assistant" if number % 2 else "user", text_of(60)).id
+        )
     return chat.id
 
 

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from modules.access import make_access
-from modules.chats.images import PictureStore
-from modules.chats.notebook import Sheets
+from modules.chats.notebook import Notebooks
 from modules.chats.replies import Replies
 from modules.chats.store import ChatStore
 from modules.errors import Conflict, ReadOnly, UserError
@@ -83,9 +82,8 @@ class App:
         self._embedder: EmbeddingModel | None = None
         self._embedder_lock = threading.Lock()
         self.store = ChatStore(self.data / "textloom.sqlite3")
-        self.pictures = PictureStore(self.store)
         self.replies = Replies(self.store, self.engine)
-        self.sheets = Sheets(self.store, self.engine)
+        self.notebooks = Notebooks(self.store, self.engine)
         self.training = TrainingJobs(root, self.models, self.loras)
         self.trash = Trash(self.data / "deleted", root)
         self.trash.sweep()
@@ -168,7 +166,7 @@ class App:
         self.trash.close()
         self.downloads.close()
         self.replies.close()
-        self.sheets.close()
+        self.notebooks.close()
         self.engine.close()
         self.store.close()
         self.access.close()

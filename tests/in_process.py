@@ -56,6 +56,6 @@ def serving(app: App, port: int = 0) -> Iterator[str]:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             app.replies.close()
-            app.sheets.close()
+            app.notebooks.close()
             server.should_exit = True
             thread.join(timeout=10)

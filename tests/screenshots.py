@@ -48,9 +48,9 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as root, sync_playwright() as playwright:
         model = EchoModel(lambda request: REPLY, name="SmolLM2-135M-Instruct", pace=0.001)
         app = make_app(Path(root), model)
-        app.store.set_preference("local", "sampling", {"values": {"max_tokens": 2000}, "preset": None})
-        app.store.set_preference("local", "sheet.default", {"prompt": app.prompts.read("Alpaca"), "text": POEM})
-        app.store.set_preference("local", "sheet.notebook", {"text": app.prompts.read("QA") + POEM})
+        app.store.for_owner("local").preferences.set("sampling", {"values": {"max_tokens": 2000}, "preset": None})
+        app.store.for_owner("local").preferences.set("sheet.default", {"prompt": app.prompts.read("Alpaca"), "text": POEM})
+        app.store.for_owner("local").preferences.set("sheet.notebook", {"text": app.prompts.read("QA") + POEM})
         with serving(app) as url:
             browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
             address = _conversation(browser, url)

@@ -124,9 +124,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 
     root = tmp_path_factory.mktemp("access")
     app = make_app(root, EchoModel(), gradio_auth="ann:one,bob:two", api_key="KEY", admin_key="ADMIN")
-    chat = app.store.create_chat("ann", title=SECRET)
-    said = app.store.add("ann", chat.id, None, "user", SECRET)
-    reply = app.store.add("ann", chat.id, said.id, "assistant", SECRET)
+    chat = app.store.for_owner("ann").chats.create(title=SECRET)
+    said = app.store.for_owner("ann").messages.add(chat.id, None, "user", SECRET)
+    reply = app.store.for_owner("ann").messages.add(chat.id, said.id, "assistant", SECRET)
 
     async def build() -> Any:
         """Inside a loop, because Gradio makes many of its own where none runs, and never closes them."""
@@ -259,7 +259,7 @@ def test_the_page_is_closed_to_strangers_and_to_keys(site):
 def test_another_user_reads_and_changes_nothing_of_anns(site):
     """By any of the page's addresses, with ann's numbers in the path and in the body."""
     app = site["app"]
-    before = [node.message for node in app.store.path("ann", site["chat"])]
+    before = [node.message for node in app.store.for_owner("ann").messages.path(site["chat"])]
     client = TestClient(site["web"], base_url="http://localhost", raise_server_exceptions=False)
     sent = headers(app)["bob's cookie"]
     told = {}
@@ -276,7 +276,7 @@ def test_another_user_reads_and_changes_nothing_of_anns(site):
         assert answer.status_code < 500, (method, path, answer.text)
     assert told["POST", "/chats/send"] == 404
     assert set(told) >= OF_ADMINS
-    assert [node.message for node in app.store.path("ann", site["chat"])] == before
+    assert [node.message for node in app.store.for_owner("ann").messages.path(site["chat"])] == before
     assert SECRET in client.post(f"/chats/{site['chat']}/view", json={}, headers=headers(app)["ann's cookie"]).text
 
 
@@ -318,9 +318,9 @@ def open_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, An
     from modules import web
 
     app = make_app(tmp_path_factory.mktemp("open"), EchoModel())
-    chat = app.store.create_chat("local", title=SECRET)
-    said = app.store.add("local", chat.id, None, "user", SECRET)
-    reply = app.store.add("local", chat.id, said.id, "assistant", SECRET)
+    chat = app.store.for_owner("local").chats.create(title=SECRET)
+    said = app.store.for_owner("local").messages.add(chat.id, None, "user", SECRET)
+    reply = app.store.for_owner("local").messages.add(chat.id, said.id, "assistant", SECRET)
 
     async def build() -> Any:
         return web.build(app)
@@ -335,7 +335,7 @@ def state(site: dict[str, Any]) -> Any:
     files = {
         str(path): path.stat().st_mtime_ns for path in app.root.rglob("*") if path.is_file() and "sqlite3" not in path.name
     }
-    with app.store.reading() as db:
+    with app.store.database.reading() as db:
         return id(app.engine.loaded), len(app.engine.model.requests), list(db.iterdump()), files
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modules.chats.store import ChatStore
+from modules.chats.owned_rows import OwnedTable
 from modules.errors import NotFound, UserError
 from modules.generation.types import Image
 
@@ -32,62 +33,53 @@ class Picture:
     height: int
 
 
-class PictureStore:
-    """The pictures in the file of the chats. Those that no message names are forgotten after a day."""
+class PictureTable(OwnedTable):
+    """The pictures of one user, in the file of the chats. Those that no message names are forgotten after a day."""
 
-    def __init__(self, store: ChatStore) -> None:
-        self._store = store
-        with store.transaction() as db:
-            db.execute(
-                "DELETE FROM pictures WHERE created < ? AND id NOT IN"
-                " (SELECT value FROM messages, json_each(messages.extra, '$.pictures') WHERE messages.extra LIKE '%\"pictures\"%')",
-                (time.time() - UNUSED_SECONDS,),
-            )
-
-    def add(self, owner: str, data: bytes) -> Picture:
+    def add(self, data: bytes) -> Picture:
         """Keep a picture; the same one twice is kept once. Raises UserError for what is no picture."""
         kind, width, height, thumbnail = _looked_at(data)
         mark = hashlib.sha256(data).hexdigest()
-        with self._store.transaction() as db:
-            row = db.execute("SELECT id FROM pictures WHERE owner = ? AND sha256 = ?", (owner, mark)).fetchone()
+        with self._transaction() as own:
+            row = own.db.execute("SELECT id FROM pictures WHERE owner = ? AND sha256 = ?", (self._owner, mark)).fetchone()
             if row is not None:
-                db.execute("UPDATE pictures SET created = ? WHERE id = ?", (time.time(), row["id"]))
+                own.db.execute("UPDATE pictures SET created = ? WHERE id = ?", (time.time(), row["id"]))
                 return Picture(row["id"], kind, width, height)
-            cursor = db.execute(
+            cursor = own.db.execute(
                 "INSERT INTO pictures (owner, sha256, kind, width, height, data, thumbnail, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (owner, mark, kind, width, height, data, thumbnail, time.time()),
+                (self._owner, mark, kind, width, height, data, thumbnail, time.time()),
             )
             return Picture(cursor.lastrowid or 0, kind, width, height)
 
-    def data(self, owner: str, picture_id: int) -> tuple[bytes, str]:
+    def data(self, picture_id: int) -> tuple[bytes, str]:
         """(the file as it came, its media type). Raises NotFound, for the pictures of others too."""
-        return self._one(owner, picture_id, "data")
+        return self._one(picture_id, "data")
 
-    def thumbnail(self, owner: str, picture_id: int) -> tuple[bytes, str]:
+    def thumbnail(self, picture_id: int) -> tuple[bytes, str]:
         """(a small WebP, its media type). Raises NotFound."""
-        return self._one(owner, picture_id, "thumbnail")[0], "image/webp"
+        return self._one(picture_id, "thumbnail")[0], "image/webp"
 
-    def images(self, owner: str, ids: Sequence[int]) -> tuple[Image, ...]:
+    def images(self, ids: Sequence[int]) -> tuple[Image, ...]:
         """What a model is shown. Raises NotFound."""
-        return tuple(Image(self.data(owner, id_)[0]) for id_ in ids)
+        return tuple(Image(self.data(id_)[0]) for id_ in ids)
 
-    def check(self, owner: str, ids: Sequence[int]) -> tuple[int, ...]:
-        """`ids`, if all are pictures of `owner`. Raises UserError."""
+    def check(self, ids: Sequence[int]) -> tuple[int, ...]:
+        """`ids`, if all are pictures of the user. Raises UserError."""
         if len(ids) > MOST_PICTURES:
             raise UserError(f"A message can have {MOST_PICTURES} pictures.", param="pictures")
-        with self._store.reading() as db:
-            rows = db.execute(
+        with self._reading() as own:
+            rows = own.db.execute(
                 "SELECT id FROM pictures WHERE owner = ? AND id IN (SELECT value FROM json_each(?))",
-                (owner, json.dumps(list(ids))),
+                (self._owner, json.dumps(list(ids))),
             ).fetchall()
         if len(rows) != len(set(ids)):
             raise NotFound("One of the pictures is gone: attach it again.")
         return tuple(ids)
 
-    def _one(self, owner: str, picture_id: int, column: str) -> tuple[bytes, str]:
-        with self._store.reading() as db:
-            row = db.execute(
-                f"SELECT {column} AS data, kind FROM pictures WHERE id = ? AND owner = ?", (picture_id, owner)
+    def _one(self, picture_id: int, column: str) -> tuple[bytes, str]:
+        with self._reading() as own:
+            row = own.db.execute(
+                f"SELECT {column} AS data, kind FROM pictures WHERE id = ? AND owner = ?", (picture_id, self._owner)
             ).fetchone()
         if row is None:
             raise NotFound("There is no such picture.")
@@ -122,3 +114,12 @@ def _looked_at(data: bytes) -> tuple[str, int, int, bytes]:
     made = io.BytesIO()
     small.save(made, "WEBP", quality=82)
     return kind, width, height, made.getvalue()
+
+
+def forget_unused(db: sqlite3.Connection) -> None:
+    """Delete the pictures of all users that no message names and that are older than UNUSED_SECONDS."""
+    db.execute(
+        "DELETE FROM pictures WHERE created < ? AND id NOT IN"
+        " (SELECT value FROM messages, json_each(messages.extra, '$.pictures') WHERE messages.extra LIKE '%\"pictures\"%')",
+        (time.time() - UNUSED_SECONDS,),
+    )

@@ -1,4 +1,4 @@
-"""The pages that are no chat: a prompt with its reply beside it, and one free page. Each user has one of each."""
+"""The Default and Notebook pages: a prompt with its reply beside it, and one free page. Each user has one of each."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any, Literal, get_args
 
 from modules.chats.records import Figures, State
 from modules.chats.replies import Progress, Reply, RunningReplies
-from modules.chats.store import ChatStore
+from modules.chats.store import ChatHistory, ChatStore
 from modules.errors import Conflict, NotFound, UserError
 from modules.generation.model_manager import Engine
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest
 
-SheetName = Literal["default", "notebook"]
+PageName = Literal["default", "notebook"]
 How = Literal["generate", "continue", "regenerate"]
 STEPS = 20
 """How many replies can be undone."""
 
 
 @dataclass(frozen=True)
-class Sheet:
+class NotebookPage:
     """What stands on a page. prompt: the left column, "" on the free page; text: the reply, or all of the free page.
 
     revision: grows with each change, so that a stale page overwrites nothing. steps: how many replies can be undone.
@@ -35,12 +35,12 @@ class Sheet:
     steps: int = 0
 
     @classmethod
-    def read(cls, stored: dict[str, Any]) -> Sheet:
+    def read(cls, stored: dict[str, Any]) -> NotebookPage:
         return cls(**{**stored, "figures": Figures.read(stored.get("figures", {}))})
 
 
-class Sheets(RunningReplies[tuple[str, SheetName]]):
-    """All pages and the replies being written on them, by owner and name. Safe to use from any thread."""
+class Notebooks(RunningReplies[tuple[str, PageName]]):
+    """The replies being written on the pages of all users, by owner and name. Safe to use from any thread."""
 
     def __init__(self, store: ChatStore, engine: Engine) -> None:
         super().__init__()
@@ -48,51 +48,70 @@ class Sheets(RunningReplies[tuple[str, SheetName]]):
         self._engine = engine
         self._changing = threading.RLock()
 
-    def read(self, owner: str, name: str) -> Sheet:
-        """The page as it is now. Raises NotFound for a name that no page has."""
-        key = self._key(owner, name)
+    def for_owner(self, owner: str) -> Notebook:
+        """The pages of one user."""
+        return Notebook(self, self._store.for_owner(owner), owner, self._engine, self._changing)
+
+
+class Notebook:
+    """The pages of one user, by name. Raises NotFound for a name that no page has."""
+
+    def __init__(self, jobs: Notebooks, history: ChatHistory, owner: str, engine: Engine, changing: threading.RLock) -> None:
+        self._jobs = jobs
+        self._history = history
+        self._owner = owner
+        self._engine = engine
+        self._changing = changing
+
+    def reply(self, name: str) -> Reply | None:
+        """The reply that is being written on a page; None where none is."""
+        return self._jobs.get((self._owner, page_name(name)))
+
+    def stop(self, name: str) -> bool:
+        """End the reply that is being written on a page, and wait until it is kept. False where there is none."""
+        return self._jobs.stop((self._owner, page_name(name)))
+
+    def read(self, name: str) -> NotebookPage:
+        """The page as it is now."""
         with self._changing:
-            sheet = self._stored(*key)
-            reply = self.get(key)
+            page = self._stored(name)
+            reply = self.reply(name)
         if reply is not None:
             progress = reply.progress
             state = progress.state if progress.phase == "over" else "streaming"  # until it is kept
-            return replace(sheet, text=progress.text, state=state, figures=progress.figures)
-        if sheet.state == "streaming":  # the server died while it wrote
-            return replace(sheet, state="cut", figures=replace(sheet.figures, ending="killed"))
-        return sheet
+            return replace(page, text=progress.text, state=state, figures=progress.figures)
+        if page.state == "streaming":  # the server died while it wrote
+            return replace(page, state="cut", figures=replace(page.figures, ending="killed"))
+        return page
 
-    def change(self, owner: str, name: str, revision: int, *, prompt: str | None = None, text: str | None = None) -> Sheet:
+    def change(self, name: str, revision: int, *, prompt: str | None = None, text: str | None = None) -> NotebookPage:
         """Keep what a user typed. Raises Conflict where the page is not the one of `revision`, or is being written."""
-        key = self._key(owner, name)
         with self._changing:
-            sheet = self.read(*key)
-            if sheet.revision != revision or (sheet.state == "streaming" and text is not None):
+            page = self.read(name)
+            if page.revision != revision or (page.state == "streaming" and text is not None):
                 raise Conflict("This page was changed in another tab: here is how it is now.")
             changes = {field: value for field, value in (("prompt", prompt), ("text", text)) if value is not None}
             if text is not None:
                 changes |= {"state": "whole"}
-            return self._keep(key, replace(sheet, revision=sheet.revision + 1, **changes))  # type: ignore[arg-type]
+            return self._keep(name, replace(page, revision=page.revision + 1, **changes))  # type: ignore[arg-type]
 
     def write(
         self,
-        owner: str,
         name: str,
         sampling: SamplingParams,
         *,
         how: How,
         adapter: str | None = None,
         preset: str | None = None,
-    ) -> Sheet:
+    ) -> NotebookPage:
         """Begin a reply. generate: a new one; continue: the last one goes on; regenerate: the last one again.
 
         Raises Conflict while one is being written, and UserError where the model refuses; then nothing has changed.
         """
-        key = self._key(owner, name)
         with self._changing:
-            sheet = self._free(key)
-            before, steps = _beginning(key[1], how, sheet.text, self._steps(*key))
-            prompt = sheet.prompt + before
+            page = self._free(name)
+            before, steps = _beginning(name, how, page.text, self._steps(name))
+            prompt = page.prompt + before
             if not prompt:
                 raise UserError("The page is empty: write how the text begins.")
             request = GenerationRequest(prompt, sampling, adapter=adapter, overflow="drop_oldest")
@@ -103,72 +122,63 @@ class Sheets(RunningReplies[tuple[str, SheetName]]):
                     adapter=adapter,
                     preset=preset,
                     seed=sampling.seed,
-                    opened=sheet.figures.opened or "",
+                    opened=page.figures.opened or "",
                     context_length=model.context_length if model else None,
                 )
                 begun = replace(
-                    sheet, text=before, state="streaming", revision=sheet.revision + 1, figures=figures, steps=len(steps)
+                    page, text=before, state="streaming", revision=page.revision + 1, figures=figures, steps=len(steps)
                 )
-                with self._store.transaction():
-                    self._store.set_preference(owner, _steps_of(key[1]), steps)
-                    self._keep(key, begun)
+                with self._history.transaction():
+                    self._history.preferences.set(_steps_of(name), steps)
+                    self._keep(name, begun)
             except BaseException:
                 events.close()
                 raise
-            self.start(key, Reply(before, figures, events, lambda progress, _: self._save(key, progress)))
+            self._jobs.start(
+                (self._owner, page_name(name)), Reply(before, figures, events, lambda progress, _: self._save(name, progress))
+            )
             return begun
 
-    def undo(self, owner: str, name: str) -> Sheet:
+    def undo(self, name: str) -> NotebookPage:
         """Take the last reply away. Raises Conflict while one is being written, UserError where there is none."""
-        key = self._key(owner, name)
         with self._changing:
-            sheet = self._free(key)
-            steps = self._steps(*key)
+            page = self._free(name)
+            steps = self._steps(name)
             if not steps:
                 raise UserError("There is no reply to take back.")
             text = steps.pop()
-            undone = replace(sheet, text=text, state="whole", revision=sheet.revision + 1, figures=Figures(), steps=len(steps))
-            with self._store.transaction():
-                self._store.set_preference(owner, _steps_of(key[1]), steps)
-                return self._keep(key, undone)
+            undone = replace(page, text=text, state="whole", revision=page.revision + 1, figures=Figures(), steps=len(steps))
+            with self._history.transaction():
+                self._history.preferences.set(_steps_of(name), steps)
+                return self._keep(name, undone)
 
     # --- below: how it is kept
 
-    @staticmethod
-    def named(name: str) -> SheetName:
-        """`name`, where there is such a page. Raises NotFound."""
-        if name not in get_args(SheetName):
-            raise NotFound(f"There is no page called {name}.")
-        return name  # type: ignore[return-value]
-
-    def _key(self, owner: str, name: str) -> tuple[str, SheetName]:
-        return owner, self.named(name)
-
-    def _free(self, key: tuple[str, SheetName]) -> Sheet:
-        reply = self.get(key)
+    def _free(self, name: str) -> NotebookPage:
+        reply = self.reply(name)
         if reply is not None and reply.progress.phase != "over":
             raise Conflict("The reply is still being written: stop it or let it end first.")
-        return self.read(*key)
+        return self.read(name)
 
-    def _stored(self, owner: str, name: SheetName) -> Sheet:
-        return Sheet.read(self._store.preference(owner, _place_of(name), {}))
+    def _stored(self, name: str) -> NotebookPage:
+        return NotebookPage.read(self._history.preferences.get(_place_of(name), {}))
 
-    def _steps(self, owner: str, name: SheetName) -> list[str]:
+    def _steps(self, name: str) -> list[str]:
         """The text before each of the last replies, the latest at the end."""
-        return self._store.preference(owner, _steps_of(name), [])
+        return self._history.preferences.get(_steps_of(name), [])
 
-    def _keep(self, key: tuple[str, SheetName], sheet: Sheet) -> Sheet:
-        stored = {**asdict(sheet), "figures": sheet.figures.stored()}
-        self._store.set_preference(key[0], _place_of(key[1]), stored)
-        return sheet
+    def _keep(self, name: str, page: NotebookPage) -> NotebookPage:
+        stored = {**asdict(page), "figures": page.figures.stored()}
+        self._history.preferences.set(_place_of(name), stored)
+        return page
 
-    def _save(self, key: tuple[str, SheetName], progress: Progress) -> None:
+    def _save(self, name: str, progress: Progress) -> None:
         with self._changing:
-            sheet = self._stored(*key)
-            self._keep(key, replace(sheet, text=progress.text, state=progress.state, figures=progress.figures))
+            page = self._stored(name)
+            self._keep(name, replace(page, text=progress.text, state=progress.state, figures=progress.figures))
 
 
-def _beginning(name: SheetName, how: How, text: str, steps: list[str]) -> tuple[str, list[str]]:
+def _beginning(name: str, how: How, text: str, steps: list[str]) -> tuple[str, list[str]]:
     """(the text that the next reply goes on from, the texts before the last replies with that one)."""
     if how == "continue":
         return text, steps or [text]
@@ -177,9 +187,16 @@ def _beginning(name: SheetName, how: How, text: str, steps: list[str]) -> tuple[
     return "" if name == "default" else earlier, steps if again else [*steps, earlier][-STEPS:]
 
 
-def _place_of(name: SheetName) -> str:
-    return f"sheet.{name}"
+def page_name(name: str) -> PageName:
+    """`name`, where there is such a page. Raises NotFound."""
+    if name not in get_args(PageName):
+        raise NotFound(f"There is no page called {name}.")
+    return name  # type: ignore[return-value]
 
 
-def _steps_of(name: SheetName) -> str:
-    return f"sheet.{name}.steps"
+def _place_of(name: str) -> str:
+    return f"sheet.{page_name(name)}"
+
+
+def _steps_of(name: str) -> str:
+    return f"{_place_of(name)}.steps"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, Literal, TypeVar
 
 from modules.chats.records import Figures, State, StoredMessage, TokenStretch
-from modules.chats.store import ChatStore
+from modules.chats.store import ChatHistory, ChatStore
 from modules.errors import UserError
 from modules.generation.model_manager import Engine
 from modules.generation.stream import EventStream
@@ -278,13 +278,35 @@ class RunningReplies(Generic[Key]):
             thread.join(timeout=5)
 
 
-class Replies(RunningReplies[int]):
-    """All replies of chats being written, by the ids of their messages."""
+class Replies(RunningReplies[tuple[str, int]]):
+    """All replies of chats being written, by the owner and the id of their messages."""
 
     def __init__(self, store: ChatStore, engine: Engine) -> None:
         super().__init__()
         self._store = store
         self._engine = engine
+
+    def for_owner(self, owner: str) -> OwnedReplies:
+        """The replies of one user."""
+        return OwnedReplies(self, self._store.for_owner(owner), owner, self._engine)
+
+
+class OwnedReplies:
+    """The replies of one user that are being written, by the ids of their messages."""
+
+    def __init__(self, jobs: Replies, history: ChatHistory, owner: str, engine: Engine) -> None:
+        self._jobs = jobs
+        self._history = history
+        self._owner = owner
+        self._engine = engine
+
+    def get(self, message_id: int) -> Reply | None:
+        """The reply that is being written into a message; None where none is, and for the messages of others."""
+        return self._jobs.get((self._owner, message_id))
+
+    def stop(self, message_id: int) -> bool:
+        """End a reply and wait until it is kept. False where it was not being written, and for the messages of others."""
+        return self._jobs.stop((self._owner, message_id))
 
     def begin(
         self, request: GenerationRequest, make: Callable[[], StoredMessage], *, preset: str | None = None
@@ -301,7 +323,7 @@ class Replies(RunningReplies[int]):
         try:
             for ask in asked:
                 streams.append(self._engine.stream(ask.request))
-            with self._store.transaction():
+            with self._history.transaction():
                 messages = list(make())
                 model = self._engine.loaded
                 begun = [
@@ -313,7 +335,7 @@ class Replies(RunningReplies[int]):
                 events.close()
             raise
         for message, reply in zip(messages, begun, strict=True):
-            self.start(message.id, reply)
+            self._jobs.start((self._owner, message.id), reply)
         return messages
 
     def _prepare(self, ask: Asked, message: StoredMessage, events: EventStream, model: LoadedModel | None) -> Reply:
@@ -328,7 +350,7 @@ class Replies(RunningReplies[int]):
             ending=None,
             error=None,
         )
-        self._store.write(
+        self._history.messages.write(
             message.id,
             message.content,
             "streaming",
@@ -339,6 +361,6 @@ class Replies(RunningReplies[int]):
 
         def keep(progress: Progress, fresh: tuple[Token, ...]) -> None:
             stretch = TokenStretch(len(message.content), fresh) if fresh else None
-            self._store.write(message.id, progress.text, progress.state, progress.figures, tokens=stretch)
+            self._history.messages.write(message.id, progress.text, progress.state, progress.figures, tokens=stretch)
 
         return Reply(message.content, figures, events, keep, lambda: prompt_hash(model, request) if model else None)

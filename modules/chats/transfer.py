@@ -11,11 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from modules.chats.formats import markdown, openai, ours, pairs, sharegpt
-from modules.chats.images import PictureStore
 from modules.chats.portable import PortableChat, PortableMessage
 from modules.chats.records import pictures_of
 from modules.chats.remarks import Remark
-from modules.chats.store import ChatStore
+from modules.chats.store import ChatHistory
 from modules.errors import DiskFull, NotFound, UserError
 
 FORMATS = {form.NAME: form for form in (ours, openai, sharegpt, pairs, markdown)}
@@ -39,36 +38,36 @@ class Imported:
     remarks: tuple[Remark, ...] = ()
 
 
-def import_chats(store: ChatStore, pictures: PictureStore, owner: str, chats: Sequence[PortableChat]) -> list[Imported]:
-    """New chats of `owner`, in the order of `chats`: they appear all at once or, where one cannot be kept, not at all.
+def import_chats(history: ChatHistory, chats: Sequence[PortableChat]) -> list[Imported]:
+    """New chats of the user, in the order of `chats`: they appear all at once or, where one cannot be kept, not at all.
 
     They come in by many short transactions, between which others have their turn. Pictures that are none are left out, with a
     remark. In the list the one that was written to last stands first. Raises DiskFull.
     """
-    kept = [_with_pictures(pictures, owner, chat) for chat in chats]
+    kept = [_with_pictures(history, chat) for chat in chats]
     ranks = _ranks(chats)
     made: list[Imported] = []
-    steps = _steps(store, owner, kept, ranks, made)
+    steps = _steps(history, kept, ranks, made)
     try:
-        while not _some(store, owner, steps, made):
+        while not _some(history, steps, made):
             time.sleep(PAUSE)
     except BaseException:
-        with suppress(UserError, sqlite3.Error), store.transaction() as db:  # what stays is removed by the next start
-            db.executemany("DELETE FROM chats WHERE id = ? AND deleted = ?", [(chat.id, _COMING) for chat in made])
+        with suppress(UserError, sqlite3.Error), history.transaction() as own:  # what stays is removed by the next start
+            own.db.executemany("DELETE FROM chats WHERE id = ? AND deleted = ?", [(chat.id, _COMING) for chat in made])
         raise
     return made
 
 
-def _some(store: ChatStore, owner: str, steps: Iterator[bool], made: Sequence[Imported]) -> bool:
+def _some(history: ChatHistory, steps: Iterator[bool], made: Sequence[Imported]) -> bool:
     """Take steps in one transaction, as many as others can wait for; True when all are done, and what came in is seen."""
     until = time.monotonic() + LONGEST
-    with store.transaction() as db:
+    with history.transaction() as own:
         for count, _ in enumerate(steps, 1):
             if count >= LEAST and time.monotonic() > until:
                 return False
-        now = store.latest(db, owner)
+        now = own.latest()
         seen = [(now + chat.rank * 1e-5, chat.id) for chat in made]
-        db.executemany("UPDATE chats SET deleted = NULL, updated = ? WHERE id = ?", seen)
+        own.db.executemany("UPDATE chats SET deleted = NULL, updated = ? WHERE id = ?", seen)
         return True
 
 
@@ -80,8 +79,7 @@ def _ranks(chats: Sequence[PortableChat]) -> list[int]:
 
 
 def _steps(
-    store: ChatStore,
-    owner: str,
+    history: ChatHistory,
     chats: Sequence[tuple[PortableChat, list[list[int]]]],
     ranks: Sequence[int],
     made: list[Imported],
@@ -89,12 +87,12 @@ def _steps(
     """Brings in one message after the other; each step is to be part of a transaction. chats: with the pictures of each message."""
     for (chat, shown), rank in zip(chats, ranks, strict=True):
         now = time.time()
-        with store.transaction() as db:
-            cursor = db.execute(
+        with history.transaction() as own:
+            cursor = own.db.execute(
                 "INSERT INTO chats (owner, title, titled, pinned, created, updated, deleted, settings)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    owner,
+                    own.owner,
                     chat.title,
                     chat.titled,
                     chat.pinned,
@@ -108,11 +106,11 @@ def _steps(
         made.append(Imported(chat_id, rank, chat.remarks))
         ids: list[int] = []
         for message, kept in zip(chat.messages, shown, strict=True):
-            with store.transaction() as db:
-                ids.append(_insert(db, chat_id, message, ids, kept, now))
+            with history.transaction() as own:
+                ids.append(_insert(own.db, chat_id, message, ids, kept, now))
             yield True
-        with store.transaction() as db:
-            db.execute("UPDATE chats SET leaf = ? WHERE id = ?", (None if chat.shown is None else ids[chat.shown], chat_id))
+        with history.transaction() as own:
+            own.db.execute("UPDATE chats SET leaf = ? WHERE id = ?", (None if chat.shown is None else ids[chat.shown], chat_id))
         yield True
 
 
@@ -141,7 +139,7 @@ def _insert(
     return cursor.lastrowid or 0
 
 
-def _with_pictures(pictures: PictureStore, owner: str, chat: PortableChat) -> tuple[PortableChat, list[list[int]]]:
+def _with_pictures(history: ChatHistory, chat: PortableChat) -> tuple[PortableChat, list[list[int]]]:
     """Keep the pictures of a chat: (the chat without those that are none, the ids of each message's)."""
     shown: list[list[int]] = []
     remarks: list[Remark] = []
@@ -150,7 +148,7 @@ def _with_pictures(pictures: PictureStore, owner: str, chat: PortableChat) -> tu
         ids: list[int] = []
         for data in message.pictures:
             try:
-                ids.append(pictures.add(owner, data).id)
+                ids.append(history.pictures.add(data).id)
             except DiskFull:
                 raise
             except UserError:
@@ -161,10 +159,10 @@ def _with_pictures(pictures: PictureStore, owner: str, chat: PortableChat) -> tu
     return replace(chat, messages=tuple(messages), remarks=(*chat.remarks, *remarks)), shown
 
 
-def export_chat(store: ChatStore, pictures: PictureStore, owner: str, chat_id: int) -> PortableChat:
+def export_chat(history: ChatHistory, chat_id: int) -> PortableChat:
     """A chat with all its branches. Raises NotFound, for the chats of others too."""
-    chat = store.chat(owner, chat_id)
-    tree = store.tree(owner, chat_id)
+    chat = history.chats.get(chat_id)
+    tree = history.messages.tree(chat_id)
     places = {message.id: place for place, message in enumerate(tree)}
     return PortableChat(
         tuple(
@@ -178,7 +176,7 @@ def export_chat(store: ChatStore, pictures: PictureStore, owner: str, chat_id: i
                 message.sampling,
                 message.figures,
                 {key: value for key, value in message.extra.items() if key != "pictures"},
-                tuple(pictures.data(owner, id_)[0] for id_ in pictures_of(message.extra)),
+                tuple(history.pictures.data(id_)[0] for id_ in pictures_of(message.extra)),
             )
             for message in tree
         ),

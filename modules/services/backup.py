@@ -14,7 +14,7 @@ import yaml
 
 from modules.chats import incoming, transfer
 from modules.chats.archive import Archive
-from modules.chats.notebook import SheetName
+from modules.chats.notebook import PageName
 from modules.errors import NotFound, UserError
 from modules.generation.sampling import SamplingParams
 from modules.i18n.sentences import said
@@ -73,7 +73,7 @@ class Backup(Service):
     def _kept_files(self) -> Iterator[Callable[[], tuple[str, str | bytes]]]:
         """What makes each file; it raises UserError where what is kept cannot be read."""
         presets, prompts = self.app.presets.of(self.owner), self.app.prompts.of(self.owner)
-        for chat in self.app.store.chats(self.owner, limit=MOST_FILES):
+        for chat in self.history.chats.page(limit=MOST_FILES):
             yield lambda id_=chat.id: self._chat_file(id_)
         for name in presets.names():
             yield lambda name=name: (f"presets/{name}.yaml", self._preset_file(name))
@@ -85,7 +85,7 @@ class Backup(Service):
                 yield lambda id_=entry.id, picture=picture: (f"characters/{id_}.png", read_bytes(picture))
 
     def _chat_file(self, id_: int) -> tuple[str, str]:
-        name, text = transfer.export_file(transfer.export_chat(self.app.store, self.app.pictures, self.owner, id_), "textloom")
+        name, text = transfer.export_file(transfer.export_chat(self.history, id_), "textloom")
         return f"chats/{id_}-{name}", text
 
     def _preset_file(self, name: str) -> str | bytes:
@@ -105,13 +105,13 @@ class Backup(Service):
     def _settings(self) -> dict[str, Any]:
         preferences = Preferences(self.app, self.owner)
         sampling, preset = preferences.sampling
-        sheets = {name: self.app.sheets.read(self.owner, name) for name in get_args(SheetName)}
+        pages = {name: self.app.notebooks.for_owner(self.owner).read(name) for name in get_args(PageName)}
         return {
             "sampling": sampling.model_dump(mode="json", exclude_defaults=True),
             "preset": preset,
-            "page": self.app.store.preference(self.owner, "page", {}),
+            "page": self.history.preferences.get("page", {}),
             "name": preferences.user_name,
-            "pages": {name: {"prompt": sheet.prompt, "text": sheet.text} for name, sheet in sheets.items()},
+            "pages": {name: {"prompt": page.prompt, "text": page.text} for name, page in pages.items()},
         }
 
     def read(self, file: BinaryIO) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class Backup(Service):
 
     def _chats(self, name: str, data: bytes, archive: Archive) -> Taken:
         read = incoming.read_file(data)
-        made = transfer.import_chats(self.app.store, self.app.pictures, self.owner, read.chats)
+        made = transfer.import_chats(self.history, read.chats)
         return len(made), [f"{left_out.number} {left_out.title} — {said(left_out.why.text)}" for left_out in read.left_out]
 
     def _restore_settings(self, kept: dict[str, Any]) -> None:
@@ -185,10 +185,11 @@ class Backup(Service):
         preferences.set_sampling(SamplingParams.read(kept.get("sampling", {})), kept.get("preset"))
         preferences.set_page(kept.get("page", {}))
         preferences.set_user_name(str(kept.get("name", "")))
+        notebook = self.app.notebooks.for_owner(self.owner)
         for name, texts in kept.get("pages", {}).items():
-            sheet = self.app.sheets.read(self.owner, name)
-            if not (sheet.prompt or sheet.text):  # what is being written there stays
-                self.app.sheets.change(self.owner, name, sheet.revision, prompt=str(texts["prompt"]), text=str(texts["text"]))
+            page = notebook.read(name)
+            if not (page.prompt or page.text):  # what is being written there stays
+                notebook.change(name, page.revision, prompt=str(texts["prompt"]), text=str(texts["text"]))
 
 
 def _free(name: str, same: Callable[[str], bool | None]) -> str | None:

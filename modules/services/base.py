@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from modules.app import App
+from modules.chats.replies import OwnedReplies
+from modules.chats.store import ChatHistory
 
 
 @dataclass(frozen=True)
@@ -27,3 +30,13 @@ class Service:
         """Raises Forbidden where models, training and settings may not be changed."""
         if not self.admin_key:
             self.app.access.require_admin(self.owner)
+
+    @cached_property
+    def history(self) -> ChatHistory:
+        """The chats, messages, pictures and preferences of the user."""
+        return self.app.store.for_owner(self.owner)
+
+    @cached_property
+    def replies(self) -> OwnedReplies:
+        """The replies of the user that are being written."""
+        return self.app.replies.for_owner(self.owner)

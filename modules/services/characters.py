@@ -98,7 +98,7 @@ class Characters(Service):
         own = any(entry.own for entry in self.app.characters.all(self.owner) if entry.id == replaces)
         id_ = self.app.characters.save(self.owner, dataclasses.replace(before, **fields), replaces=replaces)
         if own and replaces is not None and id_ != replaces:
-            self.app.store.replace_setting(self.owner, "character", replaces, id_)
+            self.history.chats.replace_setting("character", replaces, id_)
         return id_
 
     def import_file(self, data: bytes, file: str) -> dict[str, Any]:
@@ -168,10 +168,10 @@ class Characters(Service):
         """
         character = self.app.characters.read(self.owner, id_)
         settings = ChatSettings.read({"mode": mode, "character": id_})
-        chat = self.app.store.create_chat(self.owner, settings=settings.differences())
+        chat = self.history.chats.create(settings=settings.differences())
         greetings = character.greetings(self.called(character) or nobody)
-        said = [self.app.store.add(self.owner, chat.id, None, "assistant", text) for text in greetings]
-        return self.app.store.show(self.owner, said[0].id) if said else chat
+        said = [self.history.messages.add(chat.id, None, "assistant", text) for text in greetings]
+        return self.history.messages.show(said[0].id) if said else chat
 
     def speakers(self, settings: ChatSettings) -> dict[str, Any] | None:
         """Whose names and picture stand beside the messages of a chat; None where nobody is played."""

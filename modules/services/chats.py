@@ -22,7 +22,7 @@ class Chats(ReplyService):
 
     def send(self, chat_id: int, content: str, after: int | None, pictures: Sequence[int] = ()) -> StoredMessage:
         """Say something after message `after` (None: first of all), and begin the reply, which is returned."""
-        chat = self.app.store.chat(self.owner, chat_id)
+        chat = self.history.chats.get(chat_id)
         return self._say_and_answer(chat, self.builder.branch(chat_id, after), content, pictures)
 
     def _say_and_answer(
@@ -31,7 +31,7 @@ class Chats(ReplyService):
         """Add what a user says under a branch, and a reply to it. A chat with the id 0 is made first."""
         if pictures and not self.app.engine.model.capabilities.images:
             raise UserError(f"{self.app.engine.model.name} cannot see pictures. Take them away, or load a model that sees.")
-        draft = draft_of(chat, branch[-1].id if branch else None, content, self.app.pictures.check(self.owner, pictures))
+        draft = draft_of(chat, branch[-1].id if branch else None, content, self.history.pictures.check(pictures))
         how = self.builder.settings(chat)
         request = self.builder.request(how, [*branch, draft])
 
@@ -39,7 +39,7 @@ class Chats(ReplyService):
             kept, said = self.builder.keep_draft(chat, draft)
             return self.builder.add_reply(kept, said.id, how, request)
 
-        return self.app.replies.begin(request, make, preset=how.preset)
+        return self.replies.begin(request, make, preset=how.preset)
 
     def add(
         self, chat_id: int | None, after: int | None, role: Role, content: str, settings: dict[str, object] | None = None
@@ -48,41 +48,38 @@ class Chats(ReplyService):
         if not content:
             raise UserError("The message is empty: write something first.")
         if chat_id is None:
-            chat = self.app.store.create_chat(self.owner, settings=self.builder.new_chat(settings).settings)
+            chat = self.history.chats.create(settings=self.builder.new_chat(settings).settings)
         else:
-            chat = self.app.store.chat(self.owner, chat_id)
-        return self.app.store.add(self.owner, chat.id, after, role, content)
+            chat = self.history.chats.get(chat_id)
+        return self.history.messages.add(chat.id, after, role, content)
 
     def regenerate(self, message_id: int) -> StoredMessage:
         """Another version of a reply; for a message of the user, a reply to it."""
-        message = self.app.store.message(self.owner, message_id)
-        chat = self.app.store.chat(self.owner, message.chat_id)
+        message = self.history.messages.get(message_id)
+        chat = self.history.chats.get(message.chat_id)
         branch = self.builder.branch(chat.id, message.id if message.role == "user" else message.parent_id)
         how = self.builder.settings(chat)
         request = self.builder.request(how, branch)
-        return self.app.replies.begin(
-            request, lambda: self.builder.add_reply(chat, branch[-1].id, how, request), preset=how.preset
-        )
+        return self.replies.begin(request, lambda: self.builder.add_reply(chat, branch[-1].id, how, request), preset=how.preset)
 
     def continue_reply(self, message_id: int) -> StoredMessage:
         """Go on at the end of a reply: in the same message where it is the last one, else in a version of it.
 
         What others have answered to stays as they saw it.
         """
-        store, owner = self.app.store, self.owner
-        message = store.message(owner, message_id)
-        chat = store.chat(owner, message.chat_id)
+        history = self.history
+        message = history.messages.get(message_id)
+        chat = history.chats.get(message.chat_id)
         how = self.builder.settings(chat)
         request = self.builder.request(how, self.builder.branch(chat.id, message.id), continue_reply=True)
 
         def make() -> StoredMessage:
             extra = with_runs(*runs_of(message), self.builder.run(how, request, at=len(message.content)))
-            if not store.answered(owner, message_id):
-                store.select(owner, message_id)
-                store.annotate(owner, message_id, extra)
-                return store.reopen(owner, message_id)
-            copy = store.add(
-                owner,
+            if not history.messages.answered(message_id):
+                history.messages.select(message_id)
+                history.messages.annotate(message_id, extra)
+                return history.messages.reopen(message_id)
+            copy = history.messages.add(
                 chat.id,
                 message.parent_id,
                 "assistant",
@@ -91,18 +88,18 @@ class Chats(ReplyService):
                 figures=message.figures,
                 extra={**message.extra, **extra},
             )
-            store.set_tokens(owner, copy.id, store.tokens(owner, message.id))
+            history.tokens.replace(copy.id, history.tokens.get(message.id))
             return copy
 
-        return self.app.replies.begin(request, make, preset=how.preset)
+        return self.replies.begin(request, make, preset=how.preset)
 
     def edit(self, message_id: int, content: str, *, answer: bool = True) -> StoredMessage:
         """A new version of a message beside the old one; one of the user's is answered, unless `answer` is off.
 
         Its pictures and files stay.
         """
-        message = self.app.store.message(self.owner, message_id)
-        chat = self.app.store.chat(self.owner, message.chat_id)
+        message = self.history.messages.get(message_id)
+        chat = self.history.chats.get(message.chat_id)
         pictures = pictures_of(message.extra)
         if message.role == "user":
             content = files.joined(files.split(message.content)[0], content)
@@ -113,8 +110,7 @@ class Chats(ReplyService):
         opened = message.figures.opened
         if opened and not without_reasoning(content, opened):
             opened = ""  # people took the end of the thinking away: what is left is said
-        return self.app.store.add(
-            self.owner,
+        return self.history.messages.add(
             chat.id,
             message.parent_id,
             message.role,
@@ -127,34 +123,34 @@ class Chats(ReplyService):
 
     def stop(self, message_id: int) -> bool:
         """End a reply of one's own."""
-        self.app.store.message(self.owner, message_id)
-        return self.app.replies.stop(message_id)
+        self.history.messages.get(message_id)
+        return self.replies.stop(message_id)
 
     def delete_message(self, message_id: int) -> Chat:
         """Take a message and what follows it away; replies being written there end first."""
-        message = self.app.store.message(self.owner, message_id)
+        message = self.history.messages.get(message_id)
         for reply in self._being_written(message.chat_id):
-            path = self.app.store.path(self.owner, message.chat_id, reply)
+            path = self.history.messages.path(message.chat_id, reply)
             if any(node.message.id == message_id for node in path):
-                self.app.replies.stop(reply)
-        return self.app.store.delete_branch(self.owner, message_id)
+                self.replies.stop(reply)
+        return self.history.messages.delete_branch(message_id)
 
     def delete(self, chat_id: int) -> None:
         """Take a chat away; replies being written in it end first."""
         for reply in self._being_written(chat_id):
-            self.app.replies.stop(reply)
-        self.app.store.delete_chat(self.owner, chat_id)
+            self.replies.stop(reply)
+        self.history.chats.delete(chat_id)
 
     def _being_written(self, chat_id: int) -> list[int]:
-        return [message.id for message in self.app.store.tree(self.owner, chat_id) if message.state == "streaming"]
+        return [message.id for message in self.history.messages.tree(chat_id) if message.state == "streaming"]
 
     def change_settings(self, chat_id: int, values: dict[str, object]) -> Chat:
         """Change the chat's own settings. Raises UserError for values that cannot be."""
-        checked = settings_of(self.app.store.chat(self.owner, chat_id)).changed(values)
+        checked = settings_of(self.history.chats.get(chat_id)).changed(values)
         if checked.template:
             self.app.templates.read(checked.template)
         if checked.character:
             self.app.characters.read(self.owner, checked.character)
         differences = checked.differences()
         neutral = set(ChatSettings.model_fields) - set(differences)
-        return self.app.store.change_settings(self.owner, chat_id, differences | dict.fromkeys(neutral))
+        return self.history.chats.change_settings(chat_id, differences | dict.fromkeys(neutral))

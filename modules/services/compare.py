@@ -47,7 +47,7 @@ class Compare(ReplyService):
         """
         if not 2 <= len(columns) <= MOST:
             raise UserError(f"Compare two or three ways, not {len(columns)}.")
-        chat = self.builder.new_chat(settings) if chat_id is None else self.app.store.chat(self.owner, chat_id)
+        chat = self.builder.new_chat(settings) if chat_id is None else self.history.chats.get(chat_id)
         branch = self.builder.branch(chat.id, after) if chat.id else []
         draft = None
         if content.strip():
@@ -73,10 +73,10 @@ class Compare(ReplyService):
                 self.builder.add_reply(kept, said.id, how, request, compare={"group": group, **column.changes()})
                 for how, request, column in zip(ways, requests, columns, strict=True)
             ]
-            self.app.store.select(self.owner, made[0].id)
+            self.history.messages.select(made[0].id)
             return made
 
-        return self.app.replies.begin_all([Asked(one, how.preset) for one, how in zip(requests, ways, strict=True)], make)
+        return self.replies.begin_all([Asked(one, how.preset) for one, how in zip(requests, ways, strict=True)], make)
 
     def _settings_in(self, how: ReplySettings, column: Column) -> ReplySettings:
         """How a column of the user answers. Raises UserError for an adapter, preset or template that is not there."""
@@ -97,21 +97,21 @@ class Compare(ReplyService):
         group = _group(node.message)
         if group is None:
             return []
-        versions = [self.app.store.message(self.owner, id_) for id_ in node.versions]
+        versions = [self.history.messages.get(id_) for id_ in node.versions]
         return [PathMessage(message, node.versions) for message in versions if _group(message) == group]
 
     def keep(self, message_id: int) -> Chat:
         """Go on with one of the columns. The others end where they are, and stay as versions of it."""
-        message = self.app.store.message(self.owner, message_id)
+        message = self.history.messages.get(message_id)
         group = _group(message)
         if group is None:
             raise UserError("This reply is not compared with others any more.")
-        path = self.app.store.path(self.owner, message.chat_id, leaf=message_id)
+        path = self.history.messages.path(message.chat_id, leaf=message_id)
         for node in self.columns_beside(path[-1]):
             if node.message.id != message_id:
-                self.app.replies.stop(node.message.id)
-            self.app.store.annotate(self.owner, node.message.id, {"compare": None})
-        return self.app.store.select(self.owner, message_id)
+                self.replies.stop(node.message.id)
+            self.history.messages.annotate(node.message.id, {"compare": None})
+        return self.history.messages.select(message_id)
 
 
 def _group(message: StoredMessage) -> float | None:

@@ -164,7 +164,7 @@ class Models(Service):
         if name not in self.app.engine.model.adapters:
             raise NotFound(f"No adapter {name} is loaded.", param="name")
         settings = ChatSettings.read({"adapter": name, "adapter_strength": strength})
-        return self.app.store.create_chat(self.owner, settings=settings.differences()).id
+        return self.history.chats.create(settings=settings.differences()).id
 
     # --- downloads
 

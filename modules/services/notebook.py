@@ -6,8 +6,7 @@ import math
 from typing import Any
 
 from modules.chats.conversation import fixed_seed
-from modules.chats.notebook import How, Sheet
-from modules.chats.replies import Reply
+from modules.chats.notebook import How, Notebook, NotebookPage
 from modules.errors import UserError
 from modules.generation.types import GenerationRequest, name_of
 from modules.library.trash import Undo
@@ -20,32 +19,17 @@ MOST_TOKENS = 4000
 """How many tokens are shown one by one."""
 
 
-class Notebook(Service):
-    """The two pages of a user, by name. Raises NotFound for names that no page has."""
+class NotebookTabs(Service):
+    """The two pages of a user, with what is needed to write on them."""
 
-    def read(self, name: str) -> Sheet:
-        return self.app.sheets.read(self.owner, name)
+    @property
+    def pages(self) -> Notebook:
+        return self.app.notebooks.for_owner(self.owner)
 
-    def change(self, name: str, revision: int, *, prompt: str | None = None, text: str | None = None) -> Sheet:
-        """Keep what was typed on the page of `revision`. Raises Conflict where it has changed since."""
-        return self.app.sheets.change(self.owner, name, revision, prompt=prompt, text=text)
-
-    def write(self, name: str, how: How, adapter: str | None = None) -> Sheet:
+    def write(self, name: str, how: How, adapter: str | None = None) -> NotebookPage:
         """Begin a reply with the user's sampling settings. Raises Conflict while one is being written, and UserError."""
         sampling, preset = Preferences(self.app, self.owner).sampling
-        return self.app.sheets.write(self.owner, name, fixed_seed(sampling), how=how, adapter=adapter, preset=preset)
-
-    def reply(self, name: str) -> Reply | None:
-        """The reply that is being written on a page."""
-        return self.app.sheets.get((self.owner, self.app.sheets.named(name)))
-
-    def stop(self, name: str) -> bool:
-        """End the reply that is being written on a page; False where there is none."""
-        return self.app.sheets.stop((self.owner, self.app.sheets.named(name)))
-
-    def undo(self, name: str) -> Sheet:
-        """Take the last reply away. Raises Conflict while one is being written, UserError where there is none."""
-        return self.app.sheets.undo(self.owner, name)
+        return self.pages.write(name, fixed_seed(sampling), how=how, adapter=adapter, preset=preset)
 
     # --- prompts
 

@@ -33,7 +33,7 @@ class Preferences(Service):
     @property
     def sampling(self) -> tuple[SamplingParams, str | None]:
         """(the sampling settings of the user, the preset they come from while nothing else was changed)."""
-        kept: dict[str, Any] | None = self.app.store.preference(self.owner, "sampling")
+        kept: dict[str, Any] | None = self.history.preferences.get("sampling")
         if kept is None:
             return default_sampling(self.app)
         try:
@@ -53,7 +53,7 @@ class Preferences(Service):
                 same = False
             preset = preset if same or (preset, sampling) == default_sampling(self.app)[::-1] else None
         values = sampling.model_dump(mode="json", exclude_defaults=True)
-        self.app.store.set_preference(self.owner, "sampling", {"values": values, "preset": preset})
+        self.history.preferences.set("sampling", {"values": values, "preset": preset})
 
     def presets(self) -> list[str]:
         """The names of everybody's presets and one's own."""
@@ -92,22 +92,22 @@ class Preferences(Service):
     @property
     def user_name(self) -> str:
         """What the user wants to be called, in conversations and by characters; empty where they have not said."""
-        return str(self.app.store.preference(self.owner, "name", ""))
+        return str(self.history.preferences.get("name", ""))
 
     def set_user_name(self, name: str) -> None:
         """Remember it; an empty name forgets it. Raises UserError for one that is too long."""
         name = " ".join(name.split())
         if len(name) > LONGEST_NAME:
             raise UserError(f"The name is too long: {LONGEST_NAME} letters at most.", param="name")
-        self.app.store.set_preference(self.owner, "name", name or None)
+        self.history.preferences.set("name", name or None)
 
     @property
     def token_view(self) -> bool:
         """Whether the user looks at the tokens of replies: their probabilities are kept then."""
-        return bool(self.app.store.preference(self.owner, "token_view"))
+        return bool(self.history.preferences.get("token_view"))
 
     def set_token_view(self, on: bool) -> None:
-        self.app.store.set_preference(self.owner, "token_view", on or None)
+        self.history.preferences.set("token_view", on or None)
 
     @property
     def page(self) -> PageSettings:
@@ -115,15 +115,15 @@ class Preferences(Service):
         first = PageSettings.read({"first_tab": "notebook"} if self.app.options.notebook and not self.app.options.chat else {})
         defaults = first.changed(self.app.page.given())
         try:
-            return defaults.changed(self.app.store.preference(self.owner, "page", {}))
+            return defaults.changed(self.history.preferences.get("page", {}))
         except UserError:  # of another version
             return defaults
 
     def set_page(self, values: dict[str, Any]) -> PageSettings:
         """Remember choices about the page. Raises UserError for values that cannot be."""
         checked = self.page.changed(values)
-        kept = {**self.app.store.preference(self.owner, "page", {}), **values}
-        self.app.store.set_preference(self.owner, "page", kept)
+        kept = {**self.history.preferences.get("page", {}), **values}
+        self.history.preferences.set("page", kept)
         return checked
 
     def save_as_default(self) -> str:

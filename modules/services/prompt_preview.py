@@ -37,8 +37,8 @@ class PromptPreview(ReplyService):
         self, chat_id: int | None, after: int | None, content: str, settings: dict[str, object] | None
     ) -> Question | None:
         """What would be asked if `content` were sent after message `after` now; None where there is nothing yet."""
-        chat = self.builder.new_chat(settings) if chat_id is None else self.app.store.chat(self.owner, chat_id)
-        path = self.app.store.path(self.owner, chat.id, after) if chat.id and after is not None else []
+        chat = self.builder.new_chat(settings) if chat_id is None else self.history.chats.get(chat_id)
+        path = self.history.messages.path(chat.id, after) if chat.id and after is not None else []
         branch = [node.message for node in path]
         if content.strip():
             branch.append(draft_of(chat, after, content))
@@ -46,8 +46,8 @@ class PromptPreview(ReplyService):
 
     def of_message(self, message_id: int) -> Question:
         """The question that a reply was made by, as far as it can be made again; for other messages, the one that answers them."""
-        message = self.app.store.message(self.owner, message_id)
-        chat = self.app.store.chat(self.owner, message.chat_id)
+        message = self.history.messages.get(message_id)
+        chat = self.history.chats.get(message.chat_id)
         if message.role != "assistant":
             return self._question(self.builder.settings(chat), self.builder.branch(chat.id, message.id))
         if message.parent_id is None:
@@ -100,7 +100,7 @@ class PromptPreview(ReplyService):
         """The request to write the user's next message, which begins with `begun`. Raises UserError."""
         if chat_id is None or after is None:
             raise UserError("There is no conversation yet in which your part could be written.")
-        chat = self.app.store.chat(self.owner, chat_id)
+        chat = self.history.chats.get(chat_id)
         branch = self.builder.branch(chat_id, after)
         return replace(self.builder.request(self.builder.settings(chat), branch, as_user=begun), logprobs=None)
 

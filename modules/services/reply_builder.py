@@ -124,7 +124,7 @@ class ReplyBuilder(Service):
         """The images of a message where the model takes any: a chat with some can go on with a model that does not."""
         if not self.app.engine.model.capabilities.images:
             return ()
-        return self.app.pictures.images(self.owner, pictures_of(message.extra))
+        return self.history.pictures.images(pictures_of(message.extra))
 
     def request_after(self, chat: Chat, message: StoredMessage, how: ReplySettings, begun: str) -> GenerationRequest:
         """The request to go on after `begun`, the beginning of the reply `message`."""
@@ -136,7 +136,7 @@ class ReplyBuilder(Service):
 
     def exact_request(self, message: StoredMessage, how: ReplySettings, tokens: Sequence[TokenStretch]) -> GenerationRequest:
         """The request to go on after the last of `tokens`, token by token as they were, whatever their text would be cut into."""
-        chat = self.app.store.chat(self.owner, message.chat_id)
+        chat = self.history.chats.get(message.chat_id)
         last = tokens[-1]
         base = self.request_after(chat, message, how, message.content[: last.at])
         ids = (*self.app.engine.model.render(base).tokens, *(token.id for token in last.tokens))
@@ -151,7 +151,7 @@ class ReplyBuilder(Service):
         """The messages up to `leaf`. Raises UserError while the last one is being written."""
         if leaf is None:
             return []
-        branch = [node.message for node in self.app.store.path(self.owner, chat_id, leaf)]
+        branch = [node.message for node in self.history.messages.path(chat_id, leaf)]
         if branch and branch[-1].state == "streaming":
             raise UserError("The reply is still being written: stop it or let it end first.")
         return branch
@@ -162,17 +162,15 @@ class ReplyBuilder(Service):
 
     def keep_draft(self, chat: Chat, draft: StoredMessage) -> tuple[Chat, StoredMessage]:
         """The draft as a message; a chat with the id 0 is made first."""
-        kept = chat if chat.id else self.app.store.create_chat(self.owner, settings=chat.settings)
-        return kept, self.app.store.add(self.owner, kept.id, draft.parent_id, "user", draft.content, extra=draft.extra)
+        kept = chat if chat.id else self.history.chats.create(settings=chat.settings)
+        return kept, self.history.messages.add(kept.id, draft.parent_id, "user", draft.content, extra=draft.extra)
 
     def add_reply(self, chat: Chat, parent: int, how: ReplySettings, request: GenerationRequest, **more: Any) -> StoredMessage:
         """The message that a reply will be written into. more: what its `extra` holds besides how it was made."""
         extra = {**with_runs(self.run(how, request)), **more}
         start = how.settings.reply_start
         figures = Figures(opened="") if start else None  # the prompt ends with it
-        return self.app.store.add(
-            self.owner, chat.id, parent, "assistant", start, state="streaming", figures=figures, extra=extra
-        )
+        return self.history.messages.add(chat.id, parent, "assistant", start, state="streaming", figures=figures, extra=extra)
 
 
 class ReplyService(Service):

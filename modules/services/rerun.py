@@ -21,8 +21,8 @@ class Rerun(ReplyService):
         Of a reply that was continued, the last stretch is made again. The version's `extra["again"]` names the reply; the page
         compares the two when it is finished.
         """
-        message = self.app.store.message(self.owner, message_id)
-        chat = self.app.store.chat(self.owner, message.chat_id)
+        message = self.history.messages.get(message_id)
+        chat = self.history.chats.get(message.chat_id)
         runs = runs_of(message)
         if message.role != "assistant" or not runs:
             raise UserError("What made this reply is not known: it was written by hand, imported, or made by an older version.")
@@ -42,8 +42,7 @@ class Rerun(ReplyService):
                     raise UserError("This reply answers nothing.")
                 return self.builder.add_reply(chat, parent, how, request, again=message.id)
             again = self.builder.run(how, request, at=run.at, exact=run.exact)
-            version = self.app.store.add(
-                self.owner,
+            version = self.history.messages.add(
                 chat.id,
                 message.parent_id,
                 "assistant",
@@ -51,17 +50,17 @@ class Rerun(ReplyService):
                 state="streaming",
                 extra={**with_runs(*runs[:-1], again), "again": message.id},
             )
-            self.app.store.set_tokens(self.owner, version.id, tokens)
+            self.history.tokens.replace(version.id, tokens)
             return version
 
-        return self.app.replies.begin(request, make, preset=how.preset)
+        return self.replies.begin(request, make, preset=how.preset)
 
     def _request(self, message: StoredMessage, run: Run, how: ReplySettings) -> tuple[GenerationRequest, list[Any]]:
         """(the request of a run, the tokens that are known of the text before it)."""
         branch = self.builder.branch(message.chat_id, message.parent_id)
         if not run.at:
             return self.builder.request(how, branch), []
-        before = [stretch for stretch in self.app.store.tokens(self.owner, message.id) if stretch.at < run.at]
+        before = [stretch for stretch in self.history.tokens.get(message.id) if stretch.at < run.at]
         if run.exact:
             if not before:
                 raise Conflict("The tokens that this reply went on from are not kept any more.")
@@ -75,7 +74,7 @@ class Rerun(ReplyService):
         if not isinstance(first_id, int) or version.state == "streaming":
             return None
         try:
-            first = self.app.store.message(self.owner, first_id)
+            first = self.history.messages.get(first_id)
         except UserError:
             return None
         hashes = {first.figures.prompt_hash, version.figures.prompt_hash}
@@ -87,8 +86,8 @@ class Rerun(ReplyService):
 
     def as_programs(self, message_id: int, address: str) -> dict[str, str]:
         """{"curl", "python"}: how to ask the API at `address` (…/v1) for a reply. Raises UserError."""
-        message = self.app.store.message(self.owner, message_id)
-        chat = self.app.store.chat(self.owner, message.chat_id)
+        message = self.history.messages.get(message_id)
+        chat = self.history.chats.get(message.chat_id)
         how = self.builder.settings_of_reply(chat, message)
         if message.role == "assistant":
             runs = runs_of(message)

@@ -25,8 +25,8 @@ class Tokens(ReplyService):
 
         Where none are: why, and whether they can be computed.
         """
-        message = self.app.store.message(self.owner, message_id)
-        stretches = self.app.store.tokens(self.owner, message_id)
+        message = self.history.messages.get(message_id)
+        stretches = self.history.tokens.get(message_id)
         if not stretches:
             return {"parts": [], "computable": self._can_compute(message)}
         parts: list[dict[str, Any]] = []
@@ -46,7 +46,7 @@ class Tokens(ReplyService):
 
     def compute(self, message_id: int) -> None:
         """Score the text of a reply that is there already, with the model that made it, and keep that. Raises UserError."""
-        message = self.app.store.message(self.owner, message_id)
+        message = self.history.messages.get(message_id)
         model = self.app.engine.model
         if message.role != "assistant" or message.state == "streaming" or not message.content:
             raise UserError("Only a finished reply has tokens to look at.")
@@ -55,7 +55,7 @@ class Tokens(ReplyService):
                 f"{model.name} cannot score a text that is there already with its loader. "
                 "With the token view on, the tokens of new replies are kept: regenerate this one."
             )
-        chat = self.app.store.chat(self.owner, message.chat_id)
+        chat = self.history.chats.get(message.chat_id)
         how = self.builder.settings_of_reply(chat, message)
         base = self.builder.request_after(chat, message, how, "")
         text = tuple(model.tokenize(message.content))
@@ -72,19 +72,19 @@ class Tokens(ReplyService):
             started = next((event for event in events if isinstance(event, Started)), None)
         if started is None:
             raise UserError("The model was stopped before it had read the reply.")
-        self.app.store.set_tokens(self.owner, message_id, [TokenStretch(0, started.prompt[-len(text) :])])
+        self.history.tokens.replace(message_id, [TokenStretch(0, started.prompt[-len(text) :])])
 
     def choose(self, message_id: int, stretch: int, index: int, alternative: int) -> StoredMessage:
         """A new version of a reply that has another token in place `index` of a stretch, and goes on from there.
 
         alternative: which of those that are known for the place. Raises UserError.
         """
-        message = self.app.store.message(self.owner, message_id)
+        message = self.history.messages.get(message_id)
         if message.state == "streaming":
-            self.app.replies.stop(message_id)
-            message = self.app.store.message(self.owner, message_id)
+            self.replies.stop(message_id)
+            message = self.history.messages.get(message_id)
         model = self.app.engine.model
-        stretches = self.app.store.tokens(self.owner, message_id)
+        stretches = self.history.tokens.get(message_id)
         if not 0 <= stretch < len(stretches) or not 0 <= index < len(stretches[stretch].tokens):
             raise Conflict("The reply has changed meanwhile: look at its tokens again.")
         if message.model != model.name:
@@ -107,8 +107,7 @@ class Tokens(ReplyService):
         return self._go_on(message, kept + text, tokens)
 
     def _ended_there(self, message: StoredMessage, content: str, tokens: Sequence[TokenStretch]) -> StoredMessage:
-        version = self.app.store.add(
-            self.owner,
+        version = self.history.messages.add(
             message.chat_id,
             message.parent_id,
             "assistant",
@@ -123,12 +122,12 @@ class Tokens(ReplyService):
             ),
             extra=dict(message.extra),
         )
-        self.app.store.set_tokens(self.owner, version.id, tokens)
+        self.history.tokens.replace(version.id, tokens)
         return version
 
     def _go_on(self, message: StoredMessage, content: str, tokens: Sequence[TokenStretch]) -> StoredMessage:
         """A version that begins with `content`, made of `tokens`, and goes on from exactly those, where their ids are known."""
-        chat = self.app.store.chat(self.owner, message.chat_id)
+        chat = self.history.chats.get(message.chat_id)
         how = self.builder.settings_of_reply(chat, message)
         how = replace(how, sampling=how.sampling.changed({"seed": -1}))
         exact = all(token.id >= 0 for token in tokens[-1].tokens)
@@ -142,8 +141,7 @@ class Tokens(ReplyService):
 
         def make() -> StoredMessage:
             run = self.builder.run(how, request, at=len(content), exact=exact)
-            version = self.app.store.add(
-                self.owner,
+            version = self.history.messages.add(
                 chat.id,
                 message.parent_id,
                 "assistant",
@@ -152,10 +150,10 @@ class Tokens(ReplyService):
                 figures=Figures(tokens=made, opened=message.figures.opened),
                 extra=with_runs(*runs_of(message), run),
             )
-            self.app.store.set_tokens(self.owner, version.id, tokens)
+            self.history.tokens.replace(version.id, tokens)
             return version
 
-        return self.app.replies.begin(request, make, preset=how.preset)
+        return self.replies.begin(request, make, preset=how.preset)
 
 
 def placed(stretch: TokenStretch, content: str) -> list[list[Any]]:

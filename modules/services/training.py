@@ -126,7 +126,7 @@ class Training(Service):
     def use_in_chat(self, id_: str, checkpoint: str = "") -> tuple[int, str]:
         """(The id of a new chat that the run's adapter answers, the adapter's name). Raises UserError, Forbidden."""
         name = self.use_adapter(id_, checkpoint)
-        return self.app.store.create_chat(self.owner, settings={"adapter": name}).id, name
+        return self.history.chats.create(settings={"adapter": name}).id, name
 
     def use_adapter(self, id_: str, checkpoint: str | None) -> str:
         """Have the run's adapter (or that of a checkpoint) beside the model; its name there.

@@ -62,7 +62,7 @@ class UndoHistory(Service):
                 now = [path for one in {kept.note["id"], *renamed} for path in self.app.characters.files(self.owner, one)]
                 self.app.trash.restore(self.owner, id_, {**kept.note, "renamed": renamed[::-1]}, replaced=now)
                 if renamed:
-                    self.app.store.replace_setting(self.owner, "character", renamed[1], renamed[0])
+                    self.history.chats.replace_setting("character", renamed[1], renamed[0])
             case "loading" if self._others_changed(kept):
                 with self.app.trash.undoable(self.owner, kept.kind, kept.name, [self.app.saved_options.path]):
                     self.app.saved_options.take_back(kept.name, _loading_before(kept))

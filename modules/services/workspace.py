@@ -9,7 +9,7 @@ from modules.services.chats import Chats
 from modules.services.compare import Compare
 from modules.services.datasets import Datasets
 from modules.services.models import Models
-from modules.services.notebook import Notebook
+from modules.services.notebook import NotebookTabs
 from modules.services.preferences import Preferences
 from modules.services.prompt_preview import PromptPreview
 from modules.services.rerun import Rerun
@@ -38,8 +38,8 @@ class Workspace(Service):
         return Compare(self.app, self.owner, self.admin_key)
 
     @property
-    def notebook(self) -> Notebook:
-        return Notebook(self.app, self.owner, self.admin_key)
+    def notebook(self) -> NotebookTabs:
+        return NotebookTabs(self.app, self.owner, self.admin_key)
 
     @property
     def preferences(self) -> Preferences:

@@ -121,8 +121,8 @@ class Site:
         for context in list(self._browser.contexts):
             context.close()
         self.app.replies.close()
-        self.app.sheets.close()
-        with self.app.store.transaction() as db:
+        self.app.notebooks.close()
+        with self.app.store.database.transaction() as db:
             for table in TABLES:
                 db.execute(f"DELETE FROM {table}")
         for entry in self.app.characters.all("local"):

@@ -71,7 +71,7 @@ class SlowServer:
 @pytest.mark.parametrize("tab", TABS)
 def test_every_button_shows_what_it_does_before_the_server_answers_and_asks_once(filled: Site, tab: str):
     for name in ("default", "notebook"):
-        filled.app.store.set_preference("local", f"sheet.{name}", {"prompt": "Once", "text": " upon a time"})
+        filled.app.store.for_owner("local").preferences.set(f"sheet.{name}", {"prompt": "Once", "text": " upon a time"})
     page = filled.open()
     page.on("filechooser", lambda chooser: None)
     say(page, "hello")

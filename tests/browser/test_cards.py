@@ -144,7 +144,7 @@ def without_long_names(filled: Site) -> Iterator[None]:
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
 def test_no_card_is_cut_or_lies_over_another(filled: Site, size: tuple[int, int], locale: str):
     filled.model.reply = lambda request: "# A title\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nx = 1\n```\n\nand $x^2$"
-    filled.app.store.set_preference("local", "sheet.default", {"prompt": "Once", "text": " upon a time"})
+    filled.app.store.for_owner("local").preferences.set("sheet.default", {"prompt": "Once", "text": " upon a time"})
     with_long_names(filled)
     page = filled.open(width=size[0], height=size[1], locale=locale)
     say(page, f"{LONG} {LONG} " + "hello " * 40)

@@ -180,14 +180,14 @@ def test_a_chat_is_exported_in_every_form_and_imported_again(site: Site, tmp_pat
         download.value.save_as(files[-1])
         assert download.value.suggested_filename.startswith("A question about 灯塔")
     assert json.loads(files[-1].read_text())["internal"] == [["A question about 灯塔", "An answer with `code`."]]
-    before = len(site.app.store.chats("local"))
+    before = len(site.app.store.for_owner("local").chats.page())
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Import chats from files").click()
     chooser.value.set_files(files)
     expect(page.locator(".tl-toast")).to_contain_text("5 chats are imported.")
     expect(page.locator(".tl-message")).to_have_count(2)
     expect(page.locator(".tl-message code")).to_have_text("code")
-    assert len(site.app.store.chats("local")) == before + 5
+    assert len(site.app.store.for_owner("local").chats.page()) == before + 5
 
 
 def test_a_file_is_dropped_on_the_list_and_a_bad_one_is_one_sentence(site: Site):

@@ -136,7 +136,7 @@ def test_a_chat_is_renamed_pinned_and_found(site: Site):
 
 def test_the_list_is_grouped_by_date(site: Site):
     said = datetime.now()
-    site.app.store.create_chat("local", title="a dated chat")
+    site.app.store.for_owner("local").chats.create(title="a dated chat")
     for days, group in ((0, "Today"), (1, "Yesterday"), (4, "Previous 7 days"), (20, "Previous 30 days"), (100, "Older")):
         page = site.empty()
         page.clock.set_fixed_time(said + timedelta(days=days))
@@ -145,7 +145,7 @@ def test_the_list_is_grouped_by_date(site: Site):
 
 
 def test_what_was_asked_before_a_chat_was_opened_does_not_close_it(site: Site):
-    chat = site.app.store.create_chat("local", title="opened meanwhile")
+    chat = site.app.store.for_owner("local").chats.create(title="opened meanwhile")
     page = site.open()
     late: list[Route] = []
     page.route("**/pulse", lambda route: late.append(route))  # what is asked while no chat is open
@@ -158,7 +158,7 @@ def test_what_was_asked_before_a_chat_was_opened_does_not_close_it(site: Site):
     page.wait_for_timeout(1000)
     say(page, "where does this go?")
     assert reply(page) == "An answer."
-    assert site.app.store.path("local", chat.id)[0].message.content == "where does this go?"
+    assert site.app.store.for_owner("local").messages.path(chat.id)[0].message.content == "where does this go?"
 
 
 def test_branching_makes_a_chat_of_its_own(site: Site):
@@ -288,10 +288,14 @@ def test_on_a_phone_in_chinese_the_list_is_closed_and_everything_fits(site: Site
 
 
 def test_long_chats_show_their_end_and_earlier_messages_on_demand(site: Site):
-    chat = site.app.store.create_chat("local", title="Long")
+    chat = site.app.store.for_owner("local").chats.create(title="Long")
     parent = None
     for number in range(150):
-        parent = site.app.store.add("local", chat.id, parent, "assistant" if number % 2 else "user", f"message {number}").id
+        parent = (
+            site.app.store.for_owner("local")
+            .messages.add(chat.id, parent, "assistant" if number % 2 else "user", f"message {number}")
+            .id
+        )
     page = site.open(f"/?chat={chat.id}")
     expect(page.locator(".tl-message").last).to_contain_text("message 149")
     assert page.locator(".tl-message").count() == 60
@@ -300,11 +304,11 @@ def test_long_chats_show_their_end_and_earlier_messages_on_demand(site: Site):
 
 
 def test_search_results_lead_to_the_message(site: Site):
-    chat = site.app.store.create_chat("local", title="Haystack")
+    chat = site.app.store.for_owner("local").chats.create(title="Haystack")
     parent = None
     for number in range(80):
         text = "the silver needle" if number == 3 else f"hay {number}"
-        parent = site.app.store.add("local", chat.id, parent, "assistant" if number % 2 else "user", text).id
+        parent = site.app.store.for_owner("local").messages.add(chat.id, parent, "assistant" if number % 2 else "user", text).id
     page = site.open()
     page.get_by_role("searchbox").fill("silver needle")
     page.locator(".tl-row-link:has(.tl-row-found)").click()

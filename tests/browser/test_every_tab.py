@@ -41,7 +41,7 @@ def test_axe_finds_nothing_on_any_tab(site: Site, scheme: str):
     site.model.reply = lambda request: (
         "# Title\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```python\nx = 1\n```\n\n<think>hm</think>$x^2$"
     )
-    site.app.store.set_preference("local", "sheet.default", {"prompt": "Once", "text": " upon a time"})
+    site.app.store.for_owner("local").preferences.set("sheet.default", {"prompt": "Once", "text": " upon a time"})
     page = site.open(color_scheme=scheme)
     say(page, "hello")
     reply(page)

@@ -115,7 +115,7 @@ def test_a_dark_page_is_dark_from_its_first_frame(site: Site, tab: str):
 
 
 def test_the_theme_that_was_chosen_stands_against_that_of_the_system(site: Site):
-    site.app.store.set_preference("local", "page", {"theme": "light"})
+    site.app.store.for_owner("local").preferences.set("page", {"theme": "light"})
     page = site.empty(color_scheme="dark")
     watch_colours(page)
     page.goto(site.url)
@@ -141,7 +141,7 @@ def test_nothing_of_gradio_lies_over_the_chat_that_is_there_already(site: Site):
 
 
 def test_people_with_conversations_are_not_told_that_they_have_none(site: Site):
-    site.app.store.create_chat("local", title="Here it is")
+    site.app.store.for_owner("local").chats.create(title="Here it is")
     page = site.empty()
     page.route("**/chats?search=*", lambda route: (page.wait_for_timeout(300), route.continue_()))
     page.add_init_script(

@@ -14,7 +14,7 @@ INPUTS = Path(__file__).parent.parent / "field" / "inputs"
 
 
 def fill(site: Site, chats: int) -> None:
-    with site.app.store.transaction() as db:
+    with site.app.store.database.transaction() as db:
         for number in range(chats):
             cursor = db.execute(
                 "INSERT INTO chats (owner, title, titled, created, updated) VALUES ('local', ?, 1, 0, ?)",

@@ -34,7 +34,7 @@ HOSTILE = "\n\n".join(
 @pytest.fixture(autouse=True)
 def long_replies(site: Site) -> None:
     """All of it is said: it is longer than replies usually may be."""
-    site.app.store.set_preference("local", "sampling", {"values": {"max_tokens": 3500}, "preset": None})
+    site.app.store.for_owner("local").preferences.set("sampling", {"values": {"max_tokens": 3500}, "preset": None})
 
 
 def unharmed(site: Site, page) -> None:
@@ -65,7 +65,7 @@ def test_names_titles_and_imported_files_run_nothing(site: Site):
     image = f"<img src=x onerror='{RUN}'>"
     name = "＜b＞" + "&lt;i&gt; ${window.hacked=1}"
     site.app.characters.save("local", Character(name, image + HOSTILE[:2000], HOSTILE, HOSTILE))
-    site.app.store.set_preference("local", "name", image)
+    site.app.store.for_owner("local").preferences.set("name", image)
     page = site.open()
     page.locator(".tl-character").click()
     expect(page.locator(".tl-who")).to_have_count(1)

@@ -80,4 +80,4 @@ def test_a_file_of_nothing_is_one_sentence(site: Site, tmp_path: Path, locale: s
     choose(page, words, [tmp_path / "new.json"])
     said = words["import.refused"].format(file="new.json", why=in_language(WHY["newer"], language))
     expect(page.locator(".tl-toast.tl-wrong")).to_contain_text(said)
-    assert site.app.store.chats("local") == []
+    assert site.app.store.for_owner("local").chats.page() == []

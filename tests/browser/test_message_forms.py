@@ -42,7 +42,7 @@ def box(page: Page, selector: str) -> dict[str, float]:
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
 def test_what_a_reply_holds_looks_as_meant(site: Site, scheme: str, width: int):
     site.model.reply = lambda request: TEXT
-    site.app.store.set_preference("local", "sampling", {"values": {"max_tokens": 3000}, "preset": None})
+    site.app.store.for_owner("local").preferences.set("sampling", {"values": {"max_tokens": 3000}, "preset": None})
     page = site.open(width=width, color_scheme=scheme)
     say(page, "Go")
     reply(page)

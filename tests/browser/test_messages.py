@@ -51,7 +51,7 @@ def test_tokens_are_coloured_and_another_one_goes_on_as_a_version(site: Site):
 
 
 def test_tokens_come_live_and_are_reached_by_keyboard(site: Site):
-    site.app.store.set_preference("local", "token_view", True)
+    site.app.store.for_owner("local").preferences.set("token_view", True)
     site.model.reply, site.model.pace = lambda request: "slowly but surely", 0.08
     page = site.open()
     say(page, "go")
@@ -71,14 +71,14 @@ def test_tokens_come_live_and_are_reached_by_keyboard(site: Site):
 
 
 def test_the_tokens_of_a_very_long_reply_are_drawn_where_they_are_seen(site: Site):
-    site.app.store.set_preference("local", "token_view", True)
+    site.app.store.for_owner("local").preferences.set("token_view", True)
     store, text = site.app.store, "abcdefg\n" * 499 + "abcdefgh"
-    chat = store.create_chat("local")
-    question = store.add("local", chat.id, None, "user", "at length")
-    long = store.add("local", chat.id, question.id, "assistant", text, model="echo")
+    chat = store.for_owner("local").chats.create()
+    question = store.for_owner("local").messages.add(chat.id, None, "user", "at length")
+    long = store.for_owner("local").messages.add(chat.id, question.id, "assistant", text, model="echo")
     others = (TokenAlternative(97, "a", -0.5), TokenAlternative(98, "b", -1.0))
     tokens_kept = tuple(Token(ord(letter), letter, -0.5, others) for letter in text)
-    store.set_tokens("local", long.id, [TokenStretch(0, tokens_kept)])
+    store.for_owner("local").tokens.replace(long.id, [TokenStretch(0, tokens_kept)])
     page = site.open()
     page.add_init_script("""
         window.mostDrawn = 0;
@@ -421,16 +421,16 @@ def test_a_stale_tab_overwrites_nothing(site: Site):
     type_and_send(two, "from two")
     two.wait_for_timeout(500)
     chat = int(one.url.split("chat=")[1])
-    texts = {message.content for message in site.app.store.tree("local", chat)}
+    texts = {message.content for message in site.app.store.for_owner("local").messages.tree(chat)}
     assert texts == {"common", "answer to common", "from one", "answer to from one", "from two", "answer to from two"}
     one.bring_to_front()
     expect(one.locator(".tl-message").nth(2).locator(".tl-versions")).to_contain_text("2/2")
     one.get_by_role("button", name="Chat settings").click()
     one.get_by_label("System prompt").fill("Be kind.")
-    site.app.store.change_settings("local", chat, {"reply_start": "Well, "})
+    site.app.store.for_owner("local").chats.change_settings(chat, {"reply_start": "Well, "})
     one.locator("dialog").get_by_role("button", name="Save").click()
     one.wait_for_timeout(300)
-    settings = site.app.store.chat("local", chat).settings
+    settings = site.app.store.for_owner("local").chats.get(chat).settings
     assert (settings["system_prompt"], settings["reply_start"]) == ("Be kind.", "Well, ")
 
 

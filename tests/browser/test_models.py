@@ -272,7 +272,7 @@ def test_an_adapter_is_loaded_used_at_a_strength_and_unloaded_and_a_wrong_one_re
     say(page, "hello")
     ended(page)
     store = place.site.app.store
-    settings = store.chat("local", store.chats("local")[0].id).settings
+    settings = store.for_owner("local").chats.get(store.for_owner("local").chats.page()[0].id).settings
     assert (settings["adapter"], settings["adapter_strength"]) == ("counter", 1.5)
     page.evaluate("TEXTLOOM.openTab('models')")
     adapter.get_by_role("button", name="Unload", exact=True).click()

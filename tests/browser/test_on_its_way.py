@@ -77,7 +77,7 @@ def test_what_is_sent_while_a_model_loads_goes_out_when_it_is_ready(site: Site):
         assert reply(page) == "An answer."
     expect(page.locator(WAITING)).to_be_hidden()
     expect(page.locator(".tl-column[role=log] .tl-message")).to_have_count(2)
-    assert [chat.title for chat in site.app.store.chats("local")] == ["An early question"]
+    assert [chat.title for chat in site.app.store.for_owner("local").chats.page()] == ["An early question"]
 
 
 def test_where_the_load_fails_the_message_is_a_draft_again(site: Site):

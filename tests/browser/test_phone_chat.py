@@ -82,7 +82,7 @@ def test_a_chat_goes_out_in_every_form_and_comes_back(site: Site, tmp_path: Path
     phone.give("import", files)
     phone.told("imported.many", n=5)
     expect(phone.page.locator(".tl-row-title")).to_have_count(6)
-    assert len(site.app.store.chats("local")) == 6
+    assert len(site.app.store.for_owner("local").chats.page()) == 6
     expect(phone.messages).to_have_count(2)
 
 
@@ -182,7 +182,7 @@ def test_versions_are_compared_and_the_map_leads_to_each_branch(site: Site):
     phone.told("branched")
     expect(phone.messages).to_have_count(2)
     assert phone.page.url != before
-    assert len(site.app.store.chats("local")) == 2
+    assert len(site.app.store.for_owner("local").chats.page()) == 2
 
 
 # --- what a reply is made of

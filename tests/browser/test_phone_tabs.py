@@ -176,10 +176,10 @@ def test_everything_goes_into_a_file_and_comes_back_and_the_server_is_copied(sit
     with phone.page.expect_download() as download:
         at.get_by_role("link", name=zh("session.export")).tap()
     download.value.save_as(tmp_path / "all.zip")
-    before = len(site.app.store.chats("local"))
+    before = len(site.app.store.for_owner("local").chats.page())
     phone.give("session.import", [tmp_path / "all.zip"], at)
     expect(phone.toast).to_contain_text(re.compile(f"^聊天：{before}；"))
-    assert len(site.app.store.chats("local")) == 2 * before
+    assert len(site.app.store.for_owner("local").chats.page()) == 2 * before
     phone.tap("server.copy", at)
     assert "gradio" in phone.clipboard()
 

@@ -36,10 +36,10 @@ def test_everything_goes_into_a_file_and_comes_back(site: Site, tmp_path: Path):
         page.get_by_role("link", name="Export everything").click()
     path = tmp_path / "all.zip"
     download.value.save_as(path)
-    before = len(site.app.store.chats("local"))
+    before = len(site.app.store.for_owner("local").chats.page())
     bring_in(page, path)
     expect(page.locator(".tl-toast")).to_contain_text(f"Chats: {before}")
-    assert len(site.app.store.chats("local")) == 2 * before
+    assert len(site.app.store.for_owner("local").chats.page()) == 2 * before
     bad = tmp_path / "bad.zip"
     bad.write_bytes(b"no zip")
     bring_in(page, bad)

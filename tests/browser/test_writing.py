@@ -76,7 +76,7 @@ def test_the_prompt_is_on_the_left_and_the_reply_on_the_right(site: Site):
 
 @pytest.mark.parametrize("name", TABS)
 def test_a_reply_survives_a_reload_and_stop_ends_it_at_once(site: Site, name: str):
-    site.app.store.set_preference("local", "sampling", {"values": {"max_tokens": 3000}})
+    site.app.store.for_owner("local").preferences.set("sampling", {"values": {"max_tokens": 3000}})
     site.model.reply, site.model.pace = (lambda request: "word " * 4000), 0.004
     page = site.open()
     paper = Paper(page, name)
@@ -95,7 +95,7 @@ def test_a_reply_survives_a_reload_and_stop_ends_it_at_once(site: Site, name: st
     paper.button("Stop").click()
     paper.state("cut")
     text = paper.text.input_value()
-    assert text == site.app.sheets.read("local", name).text and 20 < len(text) < 3000
+    assert text == site.app.notebooks.for_owner("local").read(name).text and 20 < len(text) < 3000
     assert text.removeprefix("Begin: " if name == "notebook" else "").startswith("word word")
     assert site.model.streams[-1].closed
 
@@ -179,7 +179,7 @@ def test_two_tabs_on_one_page_see_each_other(site: Site):
 
 
 def test_without_streaming_the_reply_comes_whole(site: Site):
-    site.app.store.set_preference("local", "page", {"stream": False})
+    site.app.store.for_owner("local").preferences.set("page", {"stream": False})
     site.model.reply, site.model.pace = (lambda request: "word " * 100), 0.003
     page = site.open()
     paper = Paper(page, "notebook")
@@ -213,7 +213,7 @@ def test_both_pages_work_in_chinese_on_a_phone(site: Site):
 @pytest.mark.parametrize(("first", "width"), [("notebook", 1280), ("parameters", 1280), ("session", 390)])
 def test_the_page_opens_on_the_tab_that_was_chosen(site: Site, first: str, width: int):
     """On a phone too, where most tabs are in a menu."""
-    site.app.store.set_preference("local", "page", {"first_tab": first})
+    site.app.store.for_owner("local").preferences.set("page", {"first_tab": first})
     page = site._browser.new_context(viewport={"width": width, "height": 844}).new_page()
     page.goto(site.url)
     expect(page.locator(f"#tab-{first}")).to_be_visible()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.chats.notebook import Sheet, Sheets
+from modules.chats.notebook import Notebook, NotebookPage, Notebooks
 from modules.chats.store import ChatStore
 from modules.errors import Conflict, NotFound, Unavailable, UserError
 from modules.generation.model_manager import Engine
@@ -25,24 +25,28 @@ class Desk:
         self.model = model
         if model is not None:
             self.engine.replace(model.name, lambda report: model)
-        self.sheets = Sheets(self.store, self.engine)
+        self.notebooks = Notebooks(self.store, self.engine)
+        self.pages = self.of("ann")
 
-    def typed(self, name: str, **texts: str) -> Sheet:
-        return self.sheets.change("ann", name, self.sheets.read("ann", name).revision, **texts)
+    def of(self, owner: str) -> Notebook:
+        return self.notebooks.for_owner(owner)
 
-    def written(self, name: str, how: str = "generate") -> Sheet:
-        self.sheets.write("ann", name, SAMPLING, how=how)  # type: ignore[arg-type]
+    def typed(self, name: str, **texts: str) -> NotebookPage:
+        return self.pages.change(name, self.pages.read(name).revision, **texts)
+
+    def written(self, name: str, how: str = "generate") -> NotebookPage:
+        self.pages.write(name, SAMPLING, how=how)  # type: ignore[arg-type]
         return self.over(name)
 
-    def over(self, name: str) -> Sheet:
+    def over(self, name: str) -> NotebookPage:
         deadline = time.monotonic() + 30
-        while (sheet := self.sheets.read("ann", name)).state == "streaming":
+        while (page := self.pages.read(name)).state == "streaming":
             assert time.monotonic() < deadline
             time.sleep(0.005)
-        return sheet
+        return page
 
     def close(self) -> None:
-        self.sheets.close()
+        self.notebooks.close()
         self.engine.close()
         self.store.close()
 
@@ -67,7 +71,7 @@ def test_a_reply_stands_beside_the_prompt_and_goes_on_from_both(desk: Callable[.
     assert at.written("default", "continue").text == " more more"
     assert at.model is not None
     assert [request.prompt for request in at.model.requests] == ["Once", "Once more"]
-    assert at.sheets.read("ann", "default").figures.tokens == 5
+    assert at.pages.read("default").figures.tokens == 5
 
 
 def test_the_free_page_is_continued_at_its_end(desk: Callable[..., Desk]):
@@ -88,40 +92,40 @@ def test_undo_takes_the_last_reply_back_and_regenerate_writes_it_again(
     assert at.model is not None
     at.model.reply = lambda request: "two"
     assert at.written(name, "regenerate").text == again
-    undone = at.sheets.undo("ann", name)
+    undone = at.pages.undo(name)
     assert (undone.text, undone.steps) == (first, 0)
     with pytest.raises(UserError, match="no reply"):
-        at.sheets.undo("ann", name)
+        at.pages.undo(name)
 
 
 def test_a_stale_page_overwrites_nothing(desk: Callable[..., Desk]):
     at = desk()
-    old = at.sheets.read("ann", "notebook").revision
+    old = at.pages.read("notebook").revision
     at.typed("notebook", text="new")
     with pytest.raises(Conflict):
-        at.sheets.change("ann", "notebook", old, text="older")
-    assert at.sheets.read("ann", "notebook").text == "new"
+        at.pages.change("notebook", old, text="older")
+    assert at.pages.read("notebook").text == "new"
 
 
 def test_stop_ends_only_ones_own_and_keeps_what_there_is(desk: Callable[..., Desk]):
     at = desk(EchoModel(lambda request: "word " * 500, pace=0.002))
     for owner in ("ann", "bob"):
-        at.sheets.change(owner, "notebook", 0, text="x")
-        at.sheets.write(owner, "notebook", SAMPLING, how="generate")
+        at.of(owner).change("notebook", 0, text="x")
+        at.of(owner).write("notebook", SAMPLING, how="generate")
     with pytest.raises(Conflict, match="still being written"):
-        at.sheets.write("ann", "notebook", SAMPLING, how="generate")
-    while len(at.sheets.read("ann", "notebook").text) < 20:
+        at.pages.write("notebook", SAMPLING, how="generate")
+    while len(at.pages.read("notebook").text) < 20:
         time.sleep(0.005)
-    assert at.sheets.stop(("ann", "notebook"))
-    stopped = at.sheets.read("ann", "notebook")
+    assert at.pages.stop("notebook")
+    stopped = at.pages.read("notebook")
     assert (stopped.state, stopped.figures.ending) == ("cut", "stopped") and stopped.text.startswith("xword word")
-    assert at.sheets.read("bob", "notebook").state == "streaming"
+    assert at.of("bob").read("notebook").state == "streaming"
 
 
 def test_the_prompt_may_be_edited_while_the_reply_is_written(desk: Callable[..., Desk]):
     at = desk(EchoModel(lambda request: "word " * 40, pace=0.002))
     at.typed("default", prompt="a")
-    at.sheets.write("ann", "default", SAMPLING, how="generate")
+    at.pages.write("default", SAMPLING, how="generate")
     at.typed("default", prompt="b")
     with pytest.raises(Conflict):
         at.typed("default", text="mine")
@@ -132,14 +136,14 @@ def test_the_prompt_may_be_edited_while_the_reply_is_written(desk: Callable[...,
 def test_what_a_killed_server_had_written_is_there_and_marked(desk: Callable[..., Desk]):
     at = desk(EchoModel(lambda request: "word " * 5000, pace=0.002))
     at.typed("notebook", text="x")
-    at.sheets.write("ann", "notebook", SAMPLING, how="generate")
+    at.pages.write("notebook", SAMPLING, how="generate")
     deadline = time.monotonic() + 30
-    while at.store.preference("ann", "sheet.notebook")["text"] == "x":
+    while at.store.for_owner("ann").preferences.get("sheet.notebook")["text"] == "x":
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    after = Sheets(ChatStore(":memory:"), at.engine)
-    after._store.set_preference("ann", "sheet.notebook", at.store.preference("ann", "sheet.notebook"))
-    found = after.read("ann", "notebook")
+    after = Notebooks(ChatStore(":memory:"), at.engine)
+    after._store.for_owner("ann").preferences.set("sheet.notebook", at.store.for_owner("ann").preferences.get("sheet.notebook"))
+    found = after.for_owner("ann").read("notebook")
     assert (found.state, found.figures.ending) == ("cut", "killed") and "word" in found.text
     after._store.close()
 
@@ -147,11 +151,11 @@ def test_what_a_killed_server_had_written_is_there_and_marked(desk: Callable[...
 def test_nothing_changes_where_the_model_refuses(desk: Callable[..., Desk]):
     at = desk()
     at.typed("notebook", text="x")
-    before = at.sheets.read("ann", "notebook")
+    before = at.pages.read("notebook")
     with pytest.raises(Unavailable):
-        at.sheets.write("ann", "notebook", SAMPLING, how="generate")
-    assert at.sheets.read("ann", "notebook") == before
+        at.pages.write("notebook", SAMPLING, how="generate")
+    assert at.pages.read("notebook") == before
     with pytest.raises(UserError, match="empty"):
-        at.sheets.write("ann", "default", SAMPLING, how="generate")
+        at.pages.write("default", SAMPLING, how="generate")
     with pytest.raises(NotFound):
-        at.sheets.read("ann", "../secret")
+        at.pages.read("../secret")

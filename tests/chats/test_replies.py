@@ -27,23 +27,24 @@ class Desk:
         self.engine = Engine()
         if model is not None:
             self.engine.replace(model.name, lambda report: model)
-        self.replies = Replies(self.store, self.engine)
-        self.chat = self.store.create_chat("ann")
+        self.jobs = Replies(self.store, self.engine)
+        self.replies = self.jobs.for_owner("ann")
+        self.chat = self.store.for_owner("ann").chats.create()
 
     def ask(self, text: str = "question", **sampling: object) -> StoredMessage:
         """Say something, and the reply that is begun."""
-        question = self.store.add("ann", self.chat.id, None, "user", text)
+        question = self.store.for_owner("ann").messages.add(self.chat.id, None, "user", text)
         request = request_for([question], ChatSettings(), SamplingParams.read(sampling))
         return self.replies.begin(request, lambda: self.streaming(question.id), preset="simple-1")
 
     def streaming(self, parent: int) -> StoredMessage:
-        return self.store.add("ann", self.chat.id, parent, "assistant", "", state="streaming")
+        return self.store.for_owner("ann").messages.add(self.chat.id, parent, "assistant", "", state="streaming")
 
     def kept(self, message_id: int) -> StoredMessage:
-        return self.store.message("ann", message_id)
+        return self.store.for_owner("ann").messages.get(message_id)
 
     def close(self) -> None:
-        self.replies.close()
+        self.jobs.close()
         self.engine.close()
         self.store.close()
 
@@ -102,6 +103,8 @@ def test_stopping_keeps_what_was_written_and_ends_the_work(desk: Callable[..., D
     at = desk(model)
     reply = at.ask(max_tokens=100_000)
     until(lambda: (running := at.replies.get(reply.id)) and len(running.progress.text) > 5)
+    others = at.jobs.for_owner("bob")
+    assert others.get(reply.id) is None and not others.stop(reply.id)
     begun = time.monotonic()
     assert at.replies.stop(reply.id)
     assert time.monotonic() - begun < 3
@@ -168,7 +171,7 @@ def test_closing_ends_and_keeps_every_reply(desk: Callable[..., Desk]):
     at = desk(EchoModel(lambda request: "w" * 10_000, pace=0.002))
     replies = [at.ask(max_tokens=100_000) for _ in range(5)]
     until(lambda: all((running := at.replies.get(reply.id)) and running.progress.text for reply in replies))
-    at.replies.close()
+    at.jobs.close()
     assert {at.kept(reply.id).state for reply in replies} == {"cut"}
     assert all(at.kept(reply.id).content for reply in replies)
 

@@ -29,17 +29,17 @@ def say(store: ChatStore, chat_id: int, *texts: str) -> list[int]:
     ids: list[int] = []
     for number, text in enumerate(texts):
         role = "assistant" if number % 2 else "user"
-        ids.append(store.add("ann", chat_id, ids[-1] if ids else None, role, text).id)
+        ids.append(store.for_owner("ann").messages.add(chat_id, ids[-1] if ids else None, role, text).id)
     return ids
 
 
 def shown(store: ChatStore, chat_id: int) -> list[str]:
-    return [node.message.content for node in store.path("ann", chat_id)]
+    return [node.message.content for node in store.for_owner("ann").messages.path(chat_id)]
 
 
 def test_a_chat_is_there_after_the_store_is_opened_again(tmp_path: Path):
     first = ChatStore(tmp_path / "chats.sqlite3")
-    chat = first.create_chat("ann")
+    chat = first.for_owner("ann").chats.create()
     say(first, chat.id, "Hello", "Hi!")
     first.close()
     again = ChatStore(tmp_path / "chats.sqlite3")
@@ -48,173 +48,177 @@ def test_a_chat_is_there_after_the_store_is_opened_again(tmp_path: Path):
 
 
 def test_the_title_is_the_beginning_of_the_first_message_until_people_choose_one(store: ChatStore):
-    chat = store.create_chat("ann")
+    chat = store.for_owner("ann").chats.create()
     say(store, chat.id, "# What is **love**?\nTell me", "A word.", "And hate?")
-    assert store.chat("ann", chat.id).title == "What is love?"
-    assert store.rename("ann", chat.id, "  Big   words ").title == "Big words"
-    assert store.rename("ann", chat.id, "").title == "What is love?"
+    assert store.for_owner("ann").chats.get(chat.id).title == "What is love?"
+    assert store.for_owner("ann").chats.rename(chat.id, "  Big   words ").title == "Big words"
+    assert store.for_owner("ann").chats.rename(chat.id, "").title == "What is love?"
 
 
 def test_a_second_answer_is_a_version_beside_the_first(store: ChatStore):
-    chat = store.create_chat("ann")
+    chat = store.for_owner("ann").chats.create()
     question, first = say(store, chat.id, "Why?", "Because.")
-    second = store.add("ann", chat.id, question, "assistant", "It depends.")
+    second = store.for_owner("ann").messages.add(chat.id, question, "assistant", "It depends.")
     assert shown(store, chat.id) == ["Why?", "It depends."]
-    assert store.path("ann", chat.id)[-1].versions == (first, second.id)
-    store.select("ann", first)
+    assert store.for_owner("ann").messages.path(chat.id)[-1].versions == (first, second.id)
+    store.for_owner("ann").messages.select(first)
     assert shown(store, chat.id) == ["Why?", "Because."]
 
 
 def test_going_back_to_a_version_shows_all_that_followed_it(store: ChatStore):
-    chat = store.create_chat("ann")
+    chat = store.for_owner("ann").chats.create()
     first = say(store, chat.id, "a", "b", "c", "d")
-    store.add("ann", chat.id, None, "user", "a, said better")
+    store.for_owner("ann").messages.add(chat.id, None, "user", "a, said better")
     assert shown(store, chat.id) == ["a, said better"]
-    store.select("ann", first[0])
+    store.for_owner("ann").messages.select(first[0])
     assert shown(store, chat.id) == ["a", "b", "c", "d"]
 
 
 def test_deleting_a_version_shows_the_one_beside_it_and_undo_brings_all_back(store: ChatStore):
-    chat = store.create_chat("ann")
+    chat = store.for_owner("ann").chats.create()
     question, _first = say(store, chat.id, "q", "one")
-    second = store.add("ann", chat.id, question, "assistant", "two")
-    store.add("ann", chat.id, second.id, "user", "and?")
-    store.delete_branch("ann", second.id)
+    second = store.for_owner("ann").messages.add(chat.id, question, "assistant", "two")
+    store.for_owner("ann").messages.add(chat.id, second.id, "user", "and?")
+    store.for_owner("ann").messages.delete_branch(second.id)
     assert shown(store, chat.id) == ["q", "one"]
-    store.restore_branch("ann", second.id)
+    store.for_owner("ann").messages.restore_branch(second.id)
     assert shown(store, chat.id) == ["q", "two", "and?"]
-    store.delete_branch("ann", question)
+    store.for_owner("ann").messages.delete_branch(question)
     assert shown(store, chat.id) == []
 
 
 def test_a_deleted_chat_can_be_brought_back(store: ChatStore):
-    chat = store.create_chat("ann")
+    chat = store.for_owner("ann").chats.create()
     say(store, chat.id, "keep me")
-    store.delete_chat("ann", chat.id)
-    assert store.chats("ann") == []
+    store.for_owner("ann").chats.delete(chat.id)
+    assert store.for_owner("ann").chats.page() == []
     with pytest.raises(NotFound):
-        store.path("ann", chat.id)
-    store.restore_chat("ann", chat.id)
+        store.for_owner("ann").messages.path(chat.id)
+    store.for_owner("ann").chats.restore(chat.id)
     assert shown(store, chat.id) == ["keep me"]
 
 
 def test_branching_off_copies_the_messages_up_to_there_and_leaves_the_chat_alone(store: ChatStore):
-    chat = store.create_chat("ann", settings={"system_prompt": "Be brief."})
+    chat = store.for_owner("ann").chats.create(settings={"system_prompt": "Be brief."})
     ids = say(store, chat.id, "a", "b", "c", "d")
-    copy = store.branch_off("ann", ids[1])
+    copy = store.for_owner("ann").messages.branch_off(ids[1])
     assert shown(store, copy.id) == ["a", "b"]
     assert copy.settings == {"system_prompt": "Be brief."}
-    store.add("ann", copy.id, copy.leaf, "user", "another way")
+    store.for_owner("ann").messages.add(copy.id, copy.leaf, "user", "another way")
     assert shown(store, chat.id) == ["a", "b", "c", "d"]
 
 
 def test_nobody_reaches_the_chats_of_others(store: ChatStore):
-    chat = store.create_chat("ann")
+    chat = store.for_owner("ann").chats.create()
     (message,) = say(store, chat.id, "secret plan")
     attempts = [
-        lambda: store.chat("bob", chat.id),
-        lambda: store.path("bob", chat.id),
-        lambda: store.tree("bob", chat.id),
-        lambda: store.add("bob", chat.id, None, "user", "x"),
-        lambda: store.message("bob", message),
-        lambda: store.select("bob", message),
-        lambda: store.delete_branch("bob", message),
-        lambda: store.restore_branch("bob", message),
-        lambda: store.branch_off("bob", message),
-        lambda: store.annotate("bob", message, {"good": True}),
-        lambda: store.reopen("bob", message),
-        lambda: store.rename("bob", chat.id, "mine"),
-        lambda: store.pin("bob", chat.id, True),
-        lambda: store.change_settings("bob", chat.id, {}),
-        lambda: store.delete_chat("bob", chat.id),
-        lambda: store.restore_chat("bob", chat.id),
+        lambda: store.for_owner("bob").chats.get(chat.id),
+        lambda: store.for_owner("bob").messages.path(chat.id),
+        lambda: store.for_owner("bob").messages.tree(chat.id),
+        lambda: store.for_owner("bob").messages.add(chat.id, None, "user", "x"),
+        lambda: store.for_owner("bob").messages.get(message),
+        lambda: store.for_owner("bob").messages.select(message),
+        lambda: store.for_owner("bob").messages.delete_branch(message),
+        lambda: store.for_owner("bob").messages.restore_branch(message),
+        lambda: store.for_owner("bob").messages.branch_off(message),
+        lambda: store.for_owner("bob").tokens.get(message),
+        lambda: store.for_owner("bob").tokens.replace(message, []),
+        lambda: store.for_owner("bob").messages.answered(message),
+        lambda: store.for_owner("bob").messages.show(message),
+        lambda: store.for_owner("bob").messages.annotate(message, {"good": True}),
+        lambda: store.for_owner("bob").messages.reopen(message),
+        lambda: store.for_owner("bob").chats.rename(chat.id, "mine"),
+        lambda: store.for_owner("bob").chats.pin(chat.id, True),
+        lambda: store.for_owner("bob").chats.change_settings(chat.id, {}),
+        lambda: store.for_owner("bob").chats.delete(chat.id),
+        lambda: store.for_owner("bob").chats.restore(chat.id),
     ]
     for attempt in attempts:
         with pytest.raises(NotFound):
             attempt()
-    assert store.chats("bob", "secret") == []
+    assert store.for_owner("bob").chats.page("secret") == []
     assert shown(store, chat.id) == ["secret plan"]
 
 
 def test_a_message_cannot_follow_one_of_another_chat(store: ChatStore):
-    one, other = store.create_chat("ann"), store.create_chat("ann")
+    one, other = store.for_owner("ann").chats.create(), store.for_owner("ann").chats.create()
     (foreign,) = say(store, other.id, "there")
     with pytest.raises(NotFound):
-        store.add("ann", one.id, foreign, "assistant", "here")
+        store.for_owner("ann").messages.add(one.id, foreign, "assistant", "here")
 
 
 @pytest.mark.parametrize("search", ["判决", "图书馆开门", "IBRAR", "100%", "a_b", 'say "yes"', "é"])
 def test_search_finds_words_in_any_language_and_takes_every_sign_as_it_is(store: ChatStore, search: str):
-    chat = store.create_chat("ann")
+    chat = store.for_owner("ann").chats.create()
     say(store, chat.id, "first", '法院判决：图书馆开门。The Library is 100% open, a_b, say "yes", café')
-    nothing = store.create_chat("ann")
+    nothing = store.for_owner("ann").chats.create()
     say(store, nothing.id, "100 axb")
-    found = store.chats("ann", search)
+    found = store.for_owner("ann").chats.page(search)
     assert [entry.id for entry in found] == [chat.id]
     assert search.lower() in found[0].found.lower()
 
 
 def test_search_follows_what_is_edited_streamed_and_deleted(store: ChatStore):
-    chat = store.create_chat("ann")
+    chat = store.for_owner("ann").chats.create()
     (question,) = say(store, chat.id, "question")
-    reply = store.add("ann", chat.id, question, "assistant", "", state="streaming")
-    store.write(reply.id, "a zebra", "streaming", Figures())
-    store.write(reply.id, "a zebra and a giraffe", "whole", Figures(tokens=5))
-    assert store.chats("ann", "giraffe")
-    store.reopen("ann", reply.id)
-    store.write(reply.id, "a zebra and a lion", "whole", Figures())
-    assert store.chats("ann", "lion") and not store.chats("ann", "giraffe")
-    store.delete_branch("ann", reply.id)
-    assert not store.chats("ann", "zebra")
+    reply = store.for_owner("ann").messages.add(chat.id, question, "assistant", "", state="streaming")
+    store.for_owner("ann").messages.write(reply.id, "a zebra", "streaming", Figures())
+    store.for_owner("ann").messages.write(reply.id, "a zebra and a giraffe", "whole", Figures(tokens=5))
+    assert store.for_owner("ann").chats.page("giraffe")
+    store.for_owner("ann").messages.reopen(reply.id)
+    store.for_owner("ann").messages.write(reply.id, "a zebra and a lion", "whole", Figures())
+    assert store.for_owner("ann").chats.page("lion") and not store.for_owner("ann").chats.page("giraffe")
+    store.for_owner("ann").messages.delete_branch(reply.id)
+    assert not store.for_owner("ann").chats.page("zebra")
 
 
 def test_pinned_chats_come_first_and_then_the_latest(store: ChatStore):
-    chats = [store.create_chat("ann", title=name) for name in ("one", "two", "three")]
+    chats = [store.for_owner("ann").chats.create(title=name) for name in ("one", "two", "three")]
     say(store, chats[0].id, "newest")
-    store.pin("ann", chats[1].id, True)
-    assert [entry.title for entry in store.chats("ann")] == ["two", "one", "three"]
+    store.for_owner("ann").chats.pin(chats[1].id, True)
+    assert [entry.title for entry in store.for_owner("ann").chats.page()] == ["two", "one", "three"]
 
 
 def test_a_reply_that_a_killed_server_left_is_marked_as_cut(tmp_path: Path):
     first = ChatStore(tmp_path / "chats.sqlite3")
-    chat = first.create_chat("ann")
+    chat = first.for_owner("ann").chats.create()
     (question,) = say(first, chat.id, "q")
-    reply = first.add("ann", chat.id, question, "assistant", "", state="streaming")
-    first.write(reply.id, "half an ans", "streaming", Figures(tokens=3))
+    reply = first.for_owner("ann").messages.add(chat.id, question, "assistant", "", state="streaming")
+    first.for_owner("ann").messages.write(reply.id, "half an ans", "streaming", Figures(tokens=3))
     first.close()
     again = ChatStore(tmp_path / "chats.sqlite3")
-    message = again.message("ann", reply.id)
+    message = again.for_owner("ann").messages.get(reply.id)
     assert (message.state, message.content, message.figures.ending) == ("cut", "half an ans", "killed")
-    assert again.chats("ann", "half an")
+    assert again.for_owner("ann").chats.page("half an")
     again.close()
 
 
 def test_a_reply_being_written_cannot_be_continued_twice(store: ChatStore):
-    chat = store.create_chat("ann")
+    chat = store.for_owner("ann").chats.create()
     _, reply = say(store, chat.id, "q", "a")
-    store.reopen("ann", reply)
+    store.for_owner("ann").messages.reopen(reply)
     with pytest.raises(UserError):
-        store.reopen("ann", reply)
+        store.for_owner("ann").messages.reopen(reply)
 
 
 def test_revisions_change_with_the_chat_and_not_with_each_piece_of_a_reply(store: ChatStore):
-    chat = store.create_chat("ann")
+    chat = store.for_owner("ann").chats.create()
     (question,) = say(store, chat.id, "q")
-    reply = store.add("ann", chat.id, question, "assistant", "", state="streaming")
-    before, listed = store.revision("ann", chat.id), store.list_revision("ann")
-    store.write(reply.id, "more", "streaming", Figures())
-    assert (store.revision("ann", chat.id), store.list_revision("ann")) == (before, listed)
-    store.write(reply.id, "more", "whole", Figures())
-    assert store.revision("ann", chat.id) != before and store.list_revision("ann") != listed
-    assert store.revision("bob", chat.id) is None
+    reply = store.for_owner("ann").messages.add(chat.id, question, "assistant", "", state="streaming")
+    before, listed = store.for_owner("ann").chats.revision(chat.id), store.for_owner("ann").chats.list_revision()
+    store.for_owner("ann").messages.write(reply.id, "more", "streaming", Figures())
+    assert (store.for_owner("ann").chats.revision(chat.id), store.for_owner("ann").chats.list_revision()) == (before, listed)
+    store.for_owner("ann").messages.write(reply.id, "more", "whole", Figures())
+    assert store.for_owner("ann").chats.revision(chat.id) != before and store.for_owner("ann").chats.list_revision() != listed
+    assert store.for_owner("bob").chats.revision(chat.id) is None
 
 
 def test_preferences_are_kept_for_each_owner(store: ChatStore):
-    store.set_preference("ann", "sampling", {"top_k": 3})
-    assert store.preference("ann", "sampling") == {"top_k": 3}
-    assert store.preference("bob", "sampling", "none") == "none"
-    store.set_preference("ann", "sampling", None)
-    assert store.preference("ann", "sampling") is None
+    store.for_owner("ann").preferences.set("sampling", {"top_k": 3})
+    assert store.for_owner("ann").preferences.get("sampling") == {"top_k": 3}
+    assert store.for_owner("bob").preferences.get("sampling", "none") == "none"
+    store.for_owner("ann").preferences.set("sampling", None)
+    assert store.for_owner("ann").preferences.get("sampling") is None
 
 
 def test_a_history_from_the_future_is_refused_and_left_alone(tmp_path: Path):
@@ -241,24 +245,29 @@ _operations = st.lists(
 @given(_operations)
 def test_whatever_is_done_the_shown_branch_runs_from_a_first_message_to_the_leaf(operations: list[tuple[str, int]]):
     store = ChatStore(":memory:")
-    chat = store.create_chat("ann")
-    ids = [store.add("ann", chat.id, None, "user", "root").id]
+    chat = store.for_owner("ann").chats.create()
+    ids = [store.for_owner("ann").messages.add(chat.id, None, "user", "root").id]
     for what, number in operations:
         at = ids[number % len(ids)]
         try:
             if what == "add":
-                ids.append(store.add("ann", chat.id, at, "assistant", str(len(ids))).id)
+                ids.append(store.for_owner("ann").messages.add(chat.id, at, "assistant", str(len(ids))).id)
             elif what == "sibling":
-                ids.append(store.add("ann", chat.id, store.message("ann", at).parent_id, "user", str(len(ids))).id)
+                ids.append(
+                    store.for_owner("ann")
+                    .messages.add(chat.id, store.for_owner("ann").messages.get(at).parent_id, "user", str(len(ids)))
+                    .id
+                )
             else:
-                {"select": store.select, "delete": store.delete_branch, "restore": store.restore_branch}[what]("ann", at)
+                messages = store.for_owner("ann").messages
+                {"select": messages.select, "delete": messages.delete_branch, "restore": messages.restore_branch}[what](at)
         except NotFound:
             continue
-        path = store.path("ann", chat.id)
-        alive = store.tree("ann", chat.id)
+        path = store.for_owner("ann").messages.path(chat.id)
+        alive = store.for_owner("ann").messages.tree(chat.id)
         if path:
             assert path[0].message.parent_id is None
-            assert path[-1].message.id == store.chat("ann", chat.id).leaf
+            assert path[-1].message.id == store.for_owner("ann").chats.get(chat.id).leaf
         for before, after in itertools.pairwise(path):
             assert after.message.parent_id == before.message.id
         for node in path:
@@ -268,62 +277,67 @@ def test_whatever_is_done_the_shown_branch_runs_from_a_first_message_to_the_leaf
 
 
 def test_tokens_are_kept_with_their_message_in_stretches(store: ChatStore):
-    chat = store.create_chat("ann")
-    reply = store.add("ann", chat.id, None, "assistant", "")
+    chat = store.for_owner("ann").chats.create()
+    reply = store.for_owner("ann").messages.add(chat.id, None, "assistant", "")
     first = Token(5, "Hel", -0.25, (TokenAlternative(5, "Hel", -0.25), TokenAlternative(9, "Hey", -1.5)))
     second, third = Token(6, "lo", -2.0), Token(7, " you")
     figures = Figures()
-    store.write(reply.id, "Hel", "streaming", figures, tokens=TokenStretch(0, (first,)))
-    store.write(reply.id, "Hello", "cut", figures, tokens=TokenStretch(0, (second,)))
-    store.write(reply.id, "Hello you", "whole", figures, tokens=TokenStretch(5, (third,)))
-    assert store.tokens("ann", reply.id) == [TokenStretch(0, (first, second)), TokenStretch(5, (third,))]
-    assert store.with_tokens([reply.id, 99]) == {reply.id}
+    store.for_owner("ann").messages.write(reply.id, "Hel", "streaming", figures, tokens=TokenStretch(0, (first,)))
+    store.for_owner("ann").messages.write(reply.id, "Hello", "cut", figures, tokens=TokenStretch(0, (second,)))
+    store.for_owner("ann").messages.write(reply.id, "Hello you", "whole", figures, tokens=TokenStretch(5, (third,)))
+    assert store.for_owner("ann").tokens.get(reply.id) == [TokenStretch(0, (first, second)), TokenStretch(5, (third,))]
+    assert store.for_owner("ann").tokens.known([reply.id, 99]) == {reply.id}
     with pytest.raises(NotFound):
-        store.tokens("ben", reply.id)
-    store.set_tokens("ann", reply.id, [TokenStretch(0, (first,))])
-    assert store.tokens("ann", reply.id) == [TokenStretch(0, (first,))]
+        store.for_owner("ben").tokens.get(reply.id)
+    store.for_owner("ann").tokens.replace(reply.id, [TokenStretch(0, (first,))])
+    assert store.for_owner("ann").tokens.get(reply.id) == [TokenStretch(0, (first,))]
 
 
 def test_a_chat_is_named_after_what_is_asked_first(store: ChatStore):
-    chat = store.create_chat("ann")
-    said = store.add("ann", chat.id, None, "user", "Hello!")
-    assert store.chat("ann", chat.id).title == "Hello!"
-    answer = store.add("ann", chat.id, said.id, "assistant", "Hi. What can I do?")
-    store.add("ann", chat.id, answer.id, "user", "Why is the sky *blue*?")
-    assert store.chat("ann", chat.id).title == "Why is the sky blue?"
-    store.rename("ann", chat.id, "Mine")
-    store.add("ann", chat.id, answer.id, "user", "And the sea?")
-    assert store.chat("ann", chat.id).title == "Mine"
+    chat = store.for_owner("ann").chats.create()
+    said = store.for_owner("ann").messages.add(chat.id, None, "user", "Hello!")
+    assert store.for_owner("ann").chats.get(chat.id).title == "Hello!"
+    answer = store.for_owner("ann").messages.add(chat.id, said.id, "assistant", "Hi. What can I do?")
+    store.for_owner("ann").messages.add(chat.id, answer.id, "user", "Why is the sky *blue*?")
+    assert store.for_owner("ann").chats.get(chat.id).title == "Why is the sky blue?"
+    store.for_owner("ann").chats.rename(chat.id, "Mine")
+    store.for_owner("ann").messages.add(chat.id, answer.id, "user", "And the sea?")
+    assert store.for_owner("ann").chats.get(chat.id).title == "Mine"
 
 
 def test_where_the_user_said_nothing_the_answer_names_the_chat_without_its_reasoning(store: ChatStore):
-    chat = store.create_chat("ann")
-    said = store.add("ann", chat.id, None, "user", "", extra={"pictures": [1]})
-    reply = store.add("ann", chat.id, said.id, "assistant", "", state="streaming")
-    store.write(reply.id, "<think>A red dog", "streaming", Figures())
-    assert store.chat("ann", chat.id).title == ""
-    before = store.list_revision("ann")
-    store.write(reply.id, "<think>A red dog?</think>\n\nA **dog** in the snow.\nIt is red.", "whole", Figures())
-    assert store.chat("ann", chat.id).title == "A dog in the snow."
-    assert store.list_revision("ann") != before
-    greeted = store.create_chat("ann")
-    store.add("ann", greeted.id, None, "assistant", "*The lamp swings.* Who is there?")
-    assert store.chat("ann", greeted.id).title == "The lamp swings. Who is there?"
+    chat = store.for_owner("ann").chats.create()
+    said = store.for_owner("ann").messages.add(chat.id, None, "user", "", extra={"pictures": [1]})
+    reply = store.for_owner("ann").messages.add(chat.id, said.id, "assistant", "", state="streaming")
+    store.for_owner("ann").messages.write(reply.id, "<think>A red dog", "streaming", Figures())
+    assert store.for_owner("ann").chats.get(chat.id).title == ""
+    before = store.for_owner("ann").chats.list_revision()
+    store.for_owner("ann").messages.write(
+        reply.id, "<think>A red dog?</think>\n\nA **dog** in the snow.\nIt is red.", "whole", Figures()
+    )
+    assert store.for_owner("ann").chats.get(chat.id).title == "A dog in the snow."
+    assert store.for_owner("ann").chats.list_revision() != before
+    greeted = store.for_owner("ann").chats.create()
+    store.for_owner("ann").messages.add(greeted.id, None, "assistant", "*The lamp swings.* Who is there?")
+    assert store.for_owner("ann").chats.get(greeted.id).title == "The lamp swings. Who is there?"
 
 
 def test_a_setting_is_replaced_in_all_chats_of_one_owner_and_in_what_made_their_replies(store: ChatStore):
     runs = {"runs": [{"model": "m", "settings": {"character": "Mira", "mode": "chat"}}, {"model": "m"}]}
-    ours, other = (store.create_chat(owner, settings={"character": "Mira"}) for owner in ("ann", "ben"))
-    zoe = store.create_chat("ann", settings={"character": "Zoe"})
-    reply = store.add("ann", ours.id, None, "assistant", "Mira", extra=runs)
-    gone = store.create_chat("ann", settings={"character": "Mira"})
-    store.delete_chat("ann", gone.id)
-    before = store.chat("ann", ours.id).revision
-    store.replace_setting("ann", "character", "Mira", "米拉")
-    assert store.chat("ann", ours.id).settings == {"character": "米拉"}
-    assert store.chat("ann", ours.id).revision > before
-    assert store.restore_chat("ann", gone.id).settings == {"character": "米拉"}
-    assert store.chat("ann", zoe.id).settings == {"character": "Zoe"}
-    assert store.chat("ben", other.id).settings == {"character": "Mira"}
+    ours, other = (store.for_owner(owner).chats.create(settings={"character": "Mira"}) for owner in ("ann", "ben"))
+    zoe = store.for_owner("ann").chats.create(settings={"character": "Zoe"})
+    reply = store.for_owner("ann").messages.add(ours.id, None, "assistant", "Mira", extra=runs)
+    gone = store.for_owner("ann").chats.create(settings={"character": "Mira"})
+    store.for_owner("ann").chats.delete(gone.id)
+    before = store.for_owner("ann").chats.get(ours.id).revision
+    store.for_owner("ann").chats.replace_setting("character", "Mira", "米拉")
+    assert store.for_owner("ann").chats.get(ours.id).settings == {"character": "米拉"}
+    assert store.for_owner("ann").chats.get(ours.id).revision > before
+    assert store.for_owner("ann").chats.restore(gone.id).settings == {"character": "米拉"}
+    assert store.for_owner("ann").chats.get(zoe.id).settings == {"character": "Zoe"}
+    assert store.for_owner("ben").chats.get(other.id).settings == {"character": "Mira"}
     runs["runs"][0]["settings"] = {"character": "米拉", "mode": "chat"}
-    assert store.message("ann", reply.id).extra == runs and store.message("ann", reply.id).content == "Mira"
+    assert (
+        store.for_owner("ann").messages.get(reply.id).extra == runs
+        and store.for_owner("ann").messages.get(reply.id).content == "Mira"
+    )

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from modules.chats.images import PictureStore
 from modules.chats.incoming import read_file
 from modules.chats.portable import PortableChat, PortableMessage, chat_of
 from modules.chats.records import Figures
@@ -102,15 +101,15 @@ def lines(draw: st.DrawFn, form: str) -> PortableChat:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ChatStore, PictureStore]]:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatStore]:
     store = ChatStore(tmp_path_factory.mktemp("chats") / "x.sqlite3")
-    yield store, PictureStore(store)
+    yield store
     store.close()
 
 
-def through_the_store(kept: tuple[ChatStore, PictureStore], chat: PortableChat) -> PortableChat:
-    (made,) = import_chats(*kept, "ann", [chat])
-    return export_chat(*kept, "ann", made.id)
+def through_the_store(kept: ChatStore, chat: PortableChat) -> PortableChat:
+    (made,) = import_chats(kept.for_owner("ann"), [chat])
+    return export_chat(kept.for_owner("ann"), made.id)
 
 
 @given(chat=trees())
@@ -245,59 +244,59 @@ def test_a_bad_file_is_one_sentence(data: bytes):
 
 @pytest.mark.parametrize("picture", ["!", base64.b64encode(b"<svg/>").decode()])
 def test_a_bad_picture_is_left_out_and_named(kept, picture: str):
-    store, pictures = kept
+    store = kept
     good = base64.b64encode(png()).decode()
     messages = [
         {"role": "user", "content": "look", "pictures": [picture, good]},
         {"role": "user", "content": "", "parent": 0, "pictures": [picture]},
     ]
-    (made,) = import_chats(store, pictures, "eve", read_file(json.dumps({"textloom": 1, "messages": messages}).encode()).chats)
+    (made,) = import_chats(store.for_owner("eve"), read_file(json.dumps({"textloom": 1, "messages": messages}).encode()).chats)
     assert [remark.text for remark in made.remarks] == [
         "Message 1: a picture cannot be read and is left out.",
         "Message 2: a picture cannot be read and is left out.",
     ]
-    chat = export_chat(store, pictures, "eve", made.id)
+    chat = export_chat(store.for_owner("eve"), made.id)
     assert [(message.content, message.pictures) for message in chat.messages] == [("look", (png(),)), ("[picture]", ())]
 
 
 def test_a_persons_chats_only(kept):
-    store, pictures = kept
-    (made,) = import_chats(store, pictures, "ann", [chat_of([PortableMessage("user", "mine", pictures=(png(),))])])
+    store = kept
+    (made,) = import_chats(store.for_owner("ann"), [chat_of([PortableMessage("user", "mine", pictures=(png(),))])])
     with pytest.raises(NotFound):
-        export_chat(store, pictures, "bob", made.id)
-    (picture,) = store.tree("ann", made.id)[0].extra["pictures"]
+        export_chat(store.for_owner("bob"), made.id)
+    (picture,) = store.for_owner("ann").messages.tree(made.id)[0].extra["pictures"]
     with pytest.raises(NotFound):
-        pictures.data("bob", picture)
+        store.for_owner("bob").pictures.data(picture)
     with pytest.raises(NotFound):
-        pictures.check("bob", [picture])
+        store.for_owner("bob").pictures.check([picture])
 
 
 def test_what_was_imported_is_found_by_the_search(kept):
-    store, pictures = kept
+    store = kept
     (made,) = import_chats(
-        store,
-        pictures,
-        "ann",
+        store.for_owner("ann"),
         [chat_of([PortableMessage("user", "一个关于灯塔的问题"), PortableMessage("assistant", "zebra crossing")])],
     )
     for words in ("灯塔", "灯", "zebra cro"):
-        assert made.id in {entry.id for entry in store.chats("ann", words)}
+        assert made.id in {entry.id for entry in store.for_owner("ann").chats.page(words)}
 
 
 def test_pictures_that_no_message_names_are_forgotten_after_a_day(tmp_path: Path):
     store = ChatStore(tmp_path / "x.sqlite3")
-    pictures = PictureStore(store)
-    kept_one, left = pictures.add("ann", png("red")), pictures.add("ann", png("blue"))
-    assert pictures.add("ann", png("red")) == kept_one
-    chat = store.create_chat("ann")
-    store.add("ann", chat.id, None, "user", "look", extra={"pictures": [kept_one.id]})
-    with store.transaction() as db:
+    pictures = store.for_owner("ann").pictures
+    kept_one, left = pictures.add(png("red")), pictures.add(png("blue"))
+    assert pictures.add(png("red")) == kept_one
+    chat = store.for_owner("ann").chats.create()
+    store.for_owner("ann").messages.add(chat.id, None, "user", "look", extra={"pictures": [kept_one.id]})
+    with store.database.transaction() as db:
         db.execute("UPDATE pictures SET created = created - 100000")
-    again = PictureStore(store)
-    assert again.data("ann", kept_one.id) == (png("red"), "image/png")
-    assert again.thumbnail("ann", kept_one.id)[1] == "image/webp"
+    store.close()
+    store = ChatStore(tmp_path / "x.sqlite3")
+    again = store.for_owner("ann").pictures
+    assert again.data(kept_one.id) == (png("red"), "image/png")
+    assert again.thumbnail(kept_one.id)[1] == "image/webp"
     with pytest.raises(NotFound):
-        again.data("ann", left.id)
+        again.data(left.id)
     store.close()
 
 

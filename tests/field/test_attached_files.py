@@ -111,11 +111,11 @@ def test_files_leave_and_come_back_in_every_form(page: Page, form: str):
     chat = page.say("Which?", files=[NOTES, TABLE])["chat"]
     page.finished(chat)
     app = page.app
-    _, text = export_file(export_chat(app.store, app.pictures, "local", chat), form)
-    (back,) = import_chats(app.store, app.pictures, "local", read_file(text.encode()).chats)
+    _, text = export_file(export_chat(app.store.for_owner("local"), chat), form)
+    (back,) = import_chats(app.store.for_owner("local"), read_file(text.encode()).chats)
     first = page.view(back.id)["messages"][0]
     assert first["text"] == "Which?" and first["files"] == [["notes.md", 32], ["数据 表.csv", 8]]
-    assert app.store.chat("local", back.id).title == "Which?"
+    assert app.store.for_owner("local").chats.get(back.id).title == "Which?"
 
 
 def test_drafts_columns_and_messages_without_an_answer_have_them_too(page: Page):

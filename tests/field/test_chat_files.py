@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from modules.chats.images import PictureStore
 from modules.chats.incoming import Incoming, read_file, read_upload
 from modules.chats.portable import PortableChat
 from modules.chats.remarks import WORDS
@@ -359,26 +358,26 @@ def test_a_tree_that_is_none_is_told(nodes: dict[str, str | None], reason: str):
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Iterator[tuple[ChatStore, PictureStore]]:
+def kept(tmp_path: Path) -> Iterator[ChatStore]:
     store = ChatStore(tmp_path / "chats.sqlite3")
-    yield store, PictureStore(store)
+    yield store
     store.close()
 
 
 def test_others_go_on_while_many_chats_come_in_and_see_none_of_them_before(kept, monkeypatch):
-    store, pictures = kept
+    store = kept
     seen: list[int] = []
     monkeypatch.setattr("modules.chats.transfer.LONGEST", 0.0)
     monkeypatch.setattr("modules.chats.transfer.LEAST", 1)
 
     def others_turn(seconds: float) -> None:
-        assert not store._db.in_transaction
-        seen.append(len(store.chats("ann")))
+        assert not store.database._db.in_transaction
+        seen.append(len(store.for_owner("ann").chats.page()))
 
     monkeypatch.setattr("modules.chats.transfer.time", clock_with(others_turn))
-    import_chats(store, pictures, "ann", read_file(json.dumps([row(n) for n in range(20)]).encode()).chats)
+    import_chats(store.for_owner("ann"), read_file(json.dumps([row(n) for n in range(20)]).encode()).chats)
     assert len(seen) > 40 and set(seen) == {0}
-    assert len(store.chats("ann")) == 20
+    assert len(store.for_owner("ann").chats.page()) == 20
 
 
 def clock_with(sleep: Callable[[float], None]) -> SimpleNamespace:
@@ -387,7 +386,7 @@ def clock_with(sleep: Callable[[float], None]) -> SimpleNamespace:
 
 
 def test_a_failure_in_the_middle_brings_nothing_in_and_leaves_nothing(kept, monkeypatch):
-    store, pictures = kept
+    store = kept
     chats = read_file(json.dumps([row(n) for n in range(20)]).encode()).chats
     monkeypatch.setattr("modules.chats.transfer.LONGEST", 0.0)
     monkeypatch.setattr("modules.chats.transfer.LEAST", 1)
@@ -399,9 +398,9 @@ def test_a_failure_in_the_middle_brings_nothing_in_and_leaves_nothing(kept, monk
 
     monkeypatch.setattr("modules.chats.transfer.time", clock_with(break_off))
     with pytest.raises(KeyboardInterrupt):
-        import_chats(store, pictures, "ann", chats)
-    assert store.chats("ann") == []
-    with store.reading() as db:
+        import_chats(store.for_owner("ann"), chats)
+    assert store.for_owner("ann").chats.page() == []
+    with store.database.reading() as db:
         assert db.execute("SELECT count(*) FROM messages").fetchone()[0] == 0
 
 
@@ -417,19 +416,24 @@ def test_what_a_killed_server_was_bringing_in_is_gone_after_its_start(tmp_path: 
 
     monkeypatch.setattr("modules.chats.transfer.time", clock_with(killed))
     with pytest.raises(KeyboardInterrupt):
-        import_chats(store, PictureStore(store), "ann", chats)
+        import_chats(store.for_owner("ann"), chats)
     again = ChatStore(tmp_path / "x.sqlite3")
-    with again.reading() as db:
+    with again.database.reading() as db:
         assert [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("chats", "messages")] == [0, 0]
     again.close()
 
 
 def test_the_chat_that_was_written_to_last_stands_first(kept):
-    store, pictures = kept
-    first = store.create_chat("ann", "before")
+    store = kept
+    first = store.for_owner("ann").chats.create("before")
     chats = read_file(given("claude.json")).chats + read_file(given("chatgpt.json")).chats
-    import_chats(store, pictures, "ann", chats)
-    assert [chat.title for chat in store.chats("ann")] == ["Knots", "Tools and pictures", "灯塔 and tides", first.title]
+    import_chats(store.for_owner("ann"), chats)
+    assert [chat.title for chat in store.for_owner("ann").chats.page()] == [
+        "Knots",
+        "Tools and pictures",
+        "灯塔 and tides",
+        first.title,
+    ]
 
 
 # --- damaged files

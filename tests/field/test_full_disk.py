@@ -25,14 +25,14 @@ from tests.in_process import make_app, serving
 
 def fill(store: ChatStore) -> None:
     """As a full disk does: SQLite gets no further page."""
-    with store.reading() as db:
+    with store.database.reading() as db:
         db.execute(f"PRAGMA max_page_count = {db.execute('PRAGMA page_count').fetchone()[0]}")
         free = db.execute("PRAGMA freelist_count").fetchone()[0]
     assert free == 0
 
 
 def empty(store: ChatStore) -> None:
-    with store.reading() as db:
+    with store.database.reading() as db:
         db.execute("PRAGMA max_page_count = 4294967294")
 
 
@@ -60,7 +60,7 @@ def until(condition: Any) -> None:
 def test_messages_are_on_the_disk_when_they_were_taken(tmp_path):
     """SQLite's FULL, in which a commit returns when the disk has it."""
     store = ChatStore(tmp_path / "chats.sqlite3")
-    with store.reading() as db:
+    with store.database.reading() as db:
         assert db.execute("PRAGMA synchronous").fetchone()[0] == 2
     store.close()
 
@@ -69,7 +69,7 @@ def test_a_full_disk_is_named_and_nothing_is_half_kept(app):
     with serving(app) as url:
         chat = httpx.post(url + "/chats/send", json={"content": "before"}).json()["chat"]
         until(lambda: not app.replies._running)
-        before = app.store.tree("local", chat)
+        before = app.store.for_owner("local").messages.tree(chat)
         fill(app.store)
         refused = httpx.post(url + "/chats/send", json={"chat": chat, "after": before[-1].id, "content": LONG * 5})
         assert (refused.status_code, refused.json()["error"]["code"]) == (507, "disk_full")
@@ -78,8 +78,8 @@ def test_a_full_disk_is_named_and_nothing_is_half_kept(app):
         assert begun.status_code == 507
         page = httpx.patch(url + "/chats/writing/notebook", json={"revision": 0, "text": LONG * 5})
         assert page.status_code == 507
-        assert app.store.tree("local", chat) == before
-        assert len(app.store.chats("local")) == 1
+        assert app.store.for_owner("local").messages.tree(chat) == before
+        assert len(app.store.for_owner("local").chats.page()) == 1
         empty(app.store)
         sent = httpx.post(url + "/chats/send", json={"chat": chat, "after": before[-1].id, "content": LONG * 5})
         assert sent.status_code == 200
@@ -97,7 +97,7 @@ def test_a_question_without_room_for_its_reply_is_not_kept(app, monkeypatch):
     monkeypatch.setattr(app.store, "add", full_for_replies)
     with serving(app) as url:
         assert httpx.post(url + "/chats/send", json={"content": "hello"}).status_code == 507
-    assert app.store.chats("local") == []
+    assert app.store.for_owner("local").chats.page() == []
 
 
 def held_reply(app: App, url: str) -> tuple[replies.Reply, int]:
@@ -108,7 +108,7 @@ def held_reply(app: App, url: str) -> tuple[replies.Reply, int]:
     id_ = httpx.post(url + "/chats/send", json={"content": "hello"}).json()["reply"]
     fill(app.store)
     full.set()
-    reply = app.replies.get(id_)
+    reply = app.replies.for_owner("local").get(id_)
     assert reply is not None
     until(lambda: reply.progress.unsaved and reply.progress.state == "whole")
     return reply, id_
@@ -127,9 +127,9 @@ def test_a_reply_that_does_not_fit_is_held_until_there_is_room(app, monkeypatch)
                 if "unsaved" in line:
                     empty(app.store)
         assert "over" in told
-        assert app.store.message("local", id_).content == LONG
-        assert app.store.message("local", id_).state == "whole"
-        assert app.store.message("local", id_).figures.error is None
+        assert app.store.for_owner("local").messages.get(id_).content == LONG
+        assert app.store.for_owner("local").messages.get(id_).state == "whole"
+        assert app.store.for_owner("local").messages.get(id_).figures.error is None
 
 
 def test_a_server_that_ends_does_not_wait_for_room(app):
@@ -142,27 +142,27 @@ def test_a_server_that_ends_does_not_wait_for_room(app):
 def test_a_transaction_that_cannot_be_kept_is_over(tmp_path):
     """A commit that fails leaves nothing open, in which all that follows would be lost."""
     store = ChatStore(tmp_path / "chats.sqlite3")
-    chat = store.create_chat("ann")
+    chat = store.for_owner("ann").chats.create()
     fill(store)
     with pytest.raises(DiskFull):
-        store.add("ann", chat.id, None, "user", LONG * 10)
-    with store.reading() as db:
+        store.for_owner("ann").messages.add(chat.id, None, "user", LONG * 10)
+    with store.database.reading() as db:
         assert not db.in_transaction
     empty(store)
-    store.add("ann", chat.id, None, "user", "small")
+    store.for_owner("ann").messages.add(chat.id, None, "user", "small")
     store.close()
     again = ChatStore(tmp_path / "chats.sqlite3")
-    assert [message.content for message in again.tree("ann", chat.id)] == ["small"]
+    assert [message.content for message in again.for_owner("ann").messages.tree(chat.id)] == ["small"]
     again.close()
 
 
 def test_one_transaction_within_another_is_part_of_it(tmp_path):
     store = ChatStore(tmp_path / "chats.sqlite3")
-    with pytest.raises(NotFound), store.transaction():
-        store.create_chat("ann")
-        store.chat("ann", 10**30)
-    assert store.chats("ann") == []
-    with pytest.raises(sqlite3.OperationalError), store.transaction() as db:
+    with pytest.raises(NotFound), store.database.transaction():
+        store.for_owner("ann").chats.create()
+        store.for_owner("ann").chats.get(10**30)
+    assert store.for_owner("ann").chats.page() == []
+    with pytest.raises(sqlite3.OperationalError), store.database.transaction() as db:
         db.execute("no SQL")
     store.close()
 
@@ -202,7 +202,7 @@ def test_a_history_that_finds_no_room_to_be_brought_up_to_date_is_not_called_bro
         error.sqlite_errorcode = sqlite3.SQLITE_FULL
         raise error
 
-    monkeypatch.setattr("modules.chats.store.migrate", full)
+    monkeypatch.setattr("modules.chats.database.migrate", full)
     with pytest.raises(DiskFull, match=r"chats\.sqlite3"):
         ChatStore(tmp_path / "chats.sqlite3")
 

@@ -74,10 +74,10 @@ class Site:
             for name, made in applications.items()
         }
         self.addresses = [address for name, made in applications.items() for address in _addresses(name, made)]
-        chat = app.store.create_chat("local", title="kept")
+        chat = app.store.for_owner("local").chats.create(title="kept")
         self.chat = chat.id
-        self.said = app.store.add("local", chat.id, None, "user", "kept").id
-        self.reply = app.store.add("local", chat.id, self.said, "assistant", "kept").id
+        self.said = app.store.for_owner("local").messages.add(chat.id, None, "user", "kept").id
+        self.reply = app.store.for_owner("local").messages.add(chat.id, self.said, "assistant", "kept").id
 
     def ask(self, address: Address, path: str, **sent: Any) -> int:
         if self.app.engine.loaded is None:
@@ -96,7 +96,7 @@ class Site:
         for path in sorted(self.root.rglob("*")):
             if path.is_file() and ".sqlite" not in path.name and ".db" not in path.name:
                 told.update(f"{path}\0".encode() + path.read_bytes())
-        with self.app.store.reading() as db:
+        with self.app.store.database.reading() as db:
             for table in ("chats", "messages", "preferences", "pictures", "message_tokens"):
                 told.update(repr([tuple(row) for row in db.execute(f"SELECT * FROM {table}")]).encode())
         told.update(str(self.app.engine.status.name).encode())
@@ -138,7 +138,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.addresses += [Address("page", *found) for found in _of_gradio(mounted, {a.path for a in site.addresses})]
     yield site
     app.replies.close()
-    app.sheets.close()
+    app.notebooks.close()
     app.close()
 
 

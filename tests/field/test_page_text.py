@@ -14,7 +14,8 @@ import pytest
 from modules.api.page.markdown import LONGEST_FORMULA, LiveMarkdown, render
 from modules.api.page.reply_stream import difference
 from modules.chats.records import Figures
-from modules.chats.store import MOST_HITS, ChatStore
+from modules.chats.search_index import MOST_HITS
+from modules.chats.store import ChatStore
 from modules.generation.reasoning import opened_by, segments, without_reasoning
 from tests.api.page.test_chats import Page
 from tests.fakes import EchoModel
@@ -280,7 +281,7 @@ def store(tmp_path: Path) -> Iterator[ChatStore]:
 
 def fill(store: ChatStore, chats: int, owner: str = "ann", text: str = "an often said word") -> None:
     """Chats of one message, each as old as its number tells; every third is pinned, every tenth tells of an okapi."""
-    with store.transaction() as db:
+    with store.database.transaction() as db:
         for number in range(chats):
             cursor = db.execute(
                 "INSERT INTO chats (owner, title, pinned, created, updated) VALUES (?, ?, ?, 0, ?)",
@@ -294,7 +295,7 @@ def fill(store: ChatStore, chats: int, owner: str = "ann", text: str = "an often
 
 def pages(store: ChatStore, search: str = "", limit: int = 100) -> list[list[str]]:
     found, last = [], None
-    while rows := store.chats("ann", search, limit, last):
+    while rows := store.for_owner("ann").chats.page(search, limit, last):
         found.append([row.title for row in rows])
         last = rows[-1].place
     return found
@@ -306,7 +307,7 @@ def test_every_chat_is_reached_page_by_page(store: ChatStore, search: str, count
     fill(store, 20, owner="bob")
     titles = [title for page in pages(store, search) for title in page]
     assert len(titles) == len(set(titles)) == count
-    assert titles == [row.title for row in store.chats("ann", search, 5000)]
+    assert titles == [row.title for row in store.for_owner("ann").chats.page(search, 5000)]
     numbers = [int(title.split()[1]) for title in titles]
     assert numbers == sorted(numbers, key=lambda number: (number % 3 == 0, number // 2, number), reverse=True)
 
@@ -315,26 +316,26 @@ def test_what_stands_in_most_chats_is_found_in_the_same_pages(store: ChatStore):
     fill(store, MOST_HITS + 500)
     assert sum(map(len, pages(store, "often", 1000))) == MOST_HITS + 500
     assert sum(map(len, pages(store, "ch", 1000))) == MOST_HITS + 500
-    found = store.chats("ann", "OFTEN", 1)[0]
+    found = store.for_owner("ann").chats.page("OFTEN", 1)[0]
     assert found.found.startswith("an often said") and found.message_id is not None
 
 
 @pytest.mark.parametrize("search", ["鹦", "鹦。", "猫", "É", "z"])
 def test_one_letter_is_found_wherever_it_stands(store: ChatStore, search: str):
-    chat = store.create_chat("ann")
+    chat = store.for_owner("ann").chats.create()
     for text in ("鹦。", "有猫", "école z"):
-        store.add("ann", chat.id, None, "user", text)
+        store.for_owner("ann").messages.add(chat.id, None, "user", text)
     fill(store, 30, text="nothing")
-    assert [row.id for row in store.chats("ann", search)] == [chat.id]
+    assert [row.id for row in store.for_owner("ann").chats.page(search)] == [chat.id]
 
 
 @pytest.mark.parametrize(
     "search", ['"', "a AND b", "NEAR(a b)", "* OR", "col:x", "x^", "-x", "(", "%", "_", "\\", "\0", "a\0b", "'", "{a b}"]
 )
 def test_every_search_is_a_text_and_no_order(store: ChatStore, search: str):
-    store.add("ann", store.create_chat("ann").id, None, "user", f"before {search} after")
+    store.for_owner("ann").messages.add(store.for_owner("ann").chats.create().id, None, "user", f"before {search} after")
     fill(store, 3)
-    found = store.chats("ann", search)
+    found = store.for_owner("ann").chats.page(search)
     assert len(found) == (4 if not search.strip("\0") else 1) or search == "a\0b"
 
 
@@ -345,12 +346,12 @@ STEP = 100
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda store: store.chats("ann"),
-        lambda store: store.chats("ann", after=store.chats("ann")[-1].place),
-        lambda store: store.chats("ann", "often"),
-        lambda store: store.chats("ann", "unicorn"),
-        lambda store: store.chats("ann", "独角"),
-        lambda store: store.list_revision("ann"),
+        lambda store: store.for_owner("ann").chats.page(),
+        lambda store: store.for_owner("ann").chats.page(after=store.for_owner("ann").chats.page()[-1].place),
+        lambda store: store.for_owner("ann").chats.page("often"),
+        lambda store: store.for_owner("ann").chats.page("unicorn"),
+        lambda store: store.for_owner("ann").chats.page("独角"),
+        lambda store: store.for_owner("ann").chats.list_revision(),
     ],
     ids=["list", "next page", "frequent word", "no such word", "no such word of two letters", "revision"],
 )
@@ -362,10 +363,10 @@ def test_the_work_for_a_page_does_not_grow_with_the_history(store: ChatStore, as
 
 
 def test_the_work_for_a_message_does_not_grow_with_the_history(store: ChatStore):
-    chat = store.create_chat("ann")
-    few = work(store, lambda store: store.add("ann", chat.id, None, "user", "hello"))
+    chat = store.for_owner("ann").chats.create()
+    few = work(store, lambda store: store.for_owner("ann").messages.add(chat.id, None, "user", "hello"))
     fill(store, 3 * MOST_HITS)
-    assert work(store, lambda store: store.add("ann", chat.id, None, "user", "hello")) <= 1.2 * few + 5
+    assert work(store, lambda store: store.for_owner("ann").messages.add(chat.id, None, "user", "hello")) <= 1.2 * few + 5
 
 
 def work(store: ChatStore, ask: Callable[[ChatStore], Any]) -> int:
@@ -376,7 +377,7 @@ def work(store: ChatStore, ask: Callable[[ChatStore], Any]) -> int:
         nonlocal steps
         steps += 1
 
-    with store.reading() as db:
+    with store.database.reading() as db:
         db.set_progress_handler(count, STEP)
         ask(store)
         db.set_progress_handler(None, STEP)
@@ -384,21 +385,21 @@ def work(store: ChatStore, ask: Callable[[ChatStore], Any]) -> int:
 
 
 def test_the_list_tells_that_it_has_changed(store: ChatStore):
-    told = [store.list_revision("ann")]
-    chat = store.create_chat("ann")
+    told = [store.for_owner("ann").chats.list_revision()]
+    chat = store.for_owner("ann").chats.create()
     for change in (
-        lambda: store.add("ann", chat.id, None, "user", "hello"),
-        lambda: store.rename("ann", chat.id, "other"),
-        lambda: store.pin("ann", chat.id, True),
-        lambda: store.delete_chat("ann", chat.id),
-        lambda: store.restore_chat("ann", chat.id),
+        lambda: store.for_owner("ann").messages.add(chat.id, None, "user", "hello"),
+        lambda: store.for_owner("ann").chats.rename(chat.id, "other"),
+        lambda: store.for_owner("ann").chats.pin(chat.id, True),
+        lambda: store.for_owner("ann").chats.delete(chat.id),
+        lambda: store.for_owner("ann").chats.restore(chat.id),
     ):
         change()
-        told.append(store.list_revision("ann"))
+        told.append(store.for_owner("ann").chats.list_revision())
     assert len(set(told)) == len(told)
-    before = store.list_revision("ann")
-    store.create_chat("bob")
-    assert store.list_revision("ann") == before
+    before = store.for_owner("ann").chats.list_revision()
+    store.for_owner("bob").chats.create()
+    assert store.for_owner("ann").chats.list_revision() == before
 
 
 def test_the_page_asks_for_the_list_in_pages(page: Page):
@@ -434,11 +435,17 @@ def test_a_history_of_before_is_searched_like_a_new_one(tmp_path: Path):
         )
     db.close()
     opened = ChatStore(path)
-    assert [len(opened.chats("ann", search)) for search in ("图书", "判", "馆", "whole", "streaming")] == [1, 1, 1, 1, 1]
-    reply = opened.tree("ann", 1)[-1]
-    opened.write(reply.id, "动物园", "whole", Figures())
-    assert [len(opened.chats("ann", search)) for search in ("streaming", "动物", "园")] == [0, 1, 1]
-    with opened.transaction() as db:
+    assert [len(opened.for_owner("ann").chats.page(search)) for search in ("图书", "判", "馆", "whole", "streaming")] == [
+        1,
+        1,
+        1,
+        1,
+        1,
+    ]
+    reply = opened.for_owner("ann").messages.tree(1)[-1]
+    opened.for_owner("ann").messages.write(reply.id, "动物园", "whole", Figures())
+    assert [len(opened.for_owner("ann").chats.page(search)) for search in ("streaming", "动物", "园")] == [0, 1, 1]
+    with opened.database.transaction() as db:
         db.execute("INSERT INTO message_index (message_index, rank) VALUES ('integrity-check', 1)")
         db.execute("INSERT INTO title_index (title_index, rank) VALUES ('integrity-check', 1)")
     opened.close()

@@ -52,26 +52,26 @@ def store(tmp_path: Path) -> Iterator[ChatStore]:
 
 @pytest.mark.parametrize("text", OPERATORS)
 def test_every_operator_is_found_as_text(store, text):
-    wanted, other = store.create_chat("ann", title="a"), store.create_chat("ann", title="b")
-    store.add("ann", wanted.id, None, "user", f"before {text} after")
-    store.add("ann", other.id, None, "user", "one two three content four abc axb 1000")
-    assert [entry.id for entry in store.chats("ann", text)] == [wanted.id]
+    wanted, other = store.for_owner("ann").chats.create(title="a"), store.for_owner("ann").chats.create(title="b")
+    store.for_owner("ann").messages.add(wanted.id, None, "user", f"before {text} after")
+    store.for_owner("ann").messages.add(other.id, None, "user", "one two three content four abc axb 1000")
+    assert [entry.id for entry in store.for_owner("ann").chats.page(text)] == [wanted.id]
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\0", "\0\0\0\0", "one\0 OR two", "\x01\x1f", "�" * 5, "x" * 100_000])
 def test_no_search_text_breaks(store, text):
-    chat = store.create_chat("ann", title="a")
-    store.add("ann", chat.id, None, "user", "one two")
-    assert len(store.chats("ann", text)) <= 1
+    chat = store.for_owner("ann").chats.create(title="a")
+    store.for_owner("ann").messages.add(chat.id, None, "user", "one two")
+    assert len(store.for_owner("ann").chats.page(text)) <= 1
 
 
 def test_the_latest_chat_is_first_though_the_clock_was_set_back(store, monkeypatch):
-    first, second = store.create_chat("ann"), store.create_chat("ann")
-    others = store.create_chat("bob")
+    first, second = store.for_owner("ann").chats.create(), store.for_owner("ann").chats.create()
+    others = store.for_owner("bob").chats.create()
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() - 3600)
-    store.add("ann", first.id, None, "user", "after the clock was set back")
-    assert [entry.id for entry in store.chats("ann")] == [first.id, second.id]
-    third = store.create_chat("ann")
-    assert [entry.id for entry in store.chats("ann")] == [third.id, first.id, second.id]
-    assert store.create_chat("carl").updated < others.updated
+    store.for_owner("ann").messages.add(first.id, None, "user", "after the clock was set back")
+    assert [entry.id for entry in store.for_owner("ann").chats.page()] == [first.id, second.id]
+    third = store.for_owner("ann").chats.create()
+    assert [entry.id for entry in store.for_owner("ann").chats.page()] == [third.id, first.id, second.id]
+    assert store.for_owner("carl").chats.create().updated < others.updated

@@ -286,10 +286,10 @@ def test_no_chat_of_the_page_is_unanswerable(tmp_path: Path, source: str, told: 
     app = make_app(tmp_path, EchoModel(lambda request: "Oui.", chat_template=source))
     try:
         page = Page(app)
-        chat = app.store.create_chat(ANYONE, settings={"system_prompt": told} if told else {})
+        chat = app.store.for_owner(ANYONE).chats.create(settings={"system_prompt": told} if told else {})
         last: int | None = None
         for at, role in enumerate(before):
-            last = app.store.add(ANYONE, chat.id, last, role, f"<turn {at}>").id
+            last = app.store.for_owner(ANYONE).messages.add(chat.id, last, role, f"<turn {at}>").id
         sent = page.say("And now?", chat.id, last)
         reply = page.finished(chat.id)["messages"][-1]
         assert (reply["state"], reply["figures"]["ending"]) == ("whole", "stop"), reply

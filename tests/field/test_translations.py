@@ -211,11 +211,11 @@ def test_the_page_is_answered_in_its_language_and_the_api_in_english(served: tup
     assert refusal("/chats/messages/99", headers=CHINESE) == "没有这条消息。"
     nowhere = refusal("/v1/models/none", headers=CHINESE)
     assert not re.search("[\u4e00-\u9fff]", nowhere), "programs are answered in English"
-    app.store.set_preference("local", "page", {"language": "zh"})
+    app.store.for_owner("local").preferences.set("page", {"language": "zh"})
     try:
         assert refusal("/chats/messages/99") == "没有这条消息。", "who chose Chinese gets it whatever the browser asks for"
     finally:
-        app.store.set_preference("local", "page", None)
+        app.store.for_owner("local").preferences.set("page", None)
 
 
 def test_the_state_of_a_load_is_told_in_the_language_of_whoever_looks(served: tuple[App, str]):

@@ -58,7 +58,7 @@ def app(_app: App) -> Iterator[App]:
         shutil.copytree(ROOT / folder, _app.root / folder)
     (_app.root / "settings.yaml").unlink(missing_ok=True)
     _app.sampling, _app.page = type(_app.sampling)(), type(_app.page)()
-    with _app.store.transaction() as db:
+    with _app.store.database.transaction() as db:
         db.execute("DELETE FROM preferences")
 
 
@@ -162,11 +162,11 @@ def test_settings_of_one_model_come_back_without_those_that_others_got_since(app
 
 def test_chats_follow_a_character_to_its_old_name(app: App, page: Page):
     app.characters.save("local", Character("Zoe", "A pilot."))
-    chat = app.store.create_chat("local", settings={"character": "Zoe"})
+    chat = app.store.for_owner("local").chats.create(settings={"character": "Zoe"})
     note = page.ok("POST", "/characters", {"name": "Zoey", "replaces": "Zoe"})
-    assert app.store.chat("local", chat.id).settings["character"] == "Zoey"
+    assert app.store.for_owner("local").chats.get(chat.id).settings["character"] == "Zoey"
     page.ok("POST", f"/deleted/{note['undo']}/restore")
-    assert app.store.chat("local", chat.id).settings["character"] == "Zoe"
+    assert app.store.for_owner("local").chats.get(chat.id).settings["character"] == "Zoe"
 
 
 def test_a_character_of_the_same_id_that_came_meanwhile_is_kept_too(app: App, page: Page):

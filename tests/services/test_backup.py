@@ -32,20 +32,20 @@ def apps(tmp_path: Path):
 
 
 def fill(app: App, owner: str) -> None:
-    chat = app.store.create_chat(owner, title="Trees")
-    question = app.store.add(owner, chat.id, None, "user", "one or two?")
+    chat = app.store.for_owner(owner).chats.create(title="Trees")
+    question = app.store.for_owner(owner).messages.add(chat.id, None, "user", "one or two?")
     for answer in ("one", "two"):
-        app.store.add(owner, chat.id, question.id, "assistant", answer)
+        app.store.for_owner(owner).messages.add(chat.id, question.id, "assistant", answer)
     app.characters.save(owner, Character("Zoe", context="A sailor."))
     app.presets.of(owner).save("Mine", SamplingParams(top_p=0.3))
     app.prompts.of(owner).save("Mine", "Once upon\n")
     Preferences(app, owner).set_sampling(SamplingParams(temperature=0.4), None)
     Preferences(app, owner).set_page({"theme": "dark"})
-    app.sheets.change(owner, "notebook", 0, text="a page")
+    app.notebooks.for_owner(owner).change("notebook", 0, text="a page")
 
 
 def having(app: App, owner: str) -> object:
-    chats = [transfer.export_chat(app.store, app.pictures, owner, entry.id) for entry in app.store.chats(owner)]
+    chats = [transfer.export_chat(app.store.for_owner(owner), entry.id) for entry in app.store.for_owner(owner).chats.page()]
     return (
         [(chat.title, [(message.content, message.parent) for message in chat.messages]) for chat in chats],
         app.characters.read(owner, "Zoe"),
@@ -53,7 +53,7 @@ def having(app: App, owner: str) -> object:
         app.prompts.of(owner).read("Mine"),
         Preferences(app, owner).sampling,
         Preferences(app, owner).page,
-        app.sheets.read(owner, "notebook").text,
+        app.notebooks.for_owner(owner).read("notebook").text,
     )
 
 
@@ -64,7 +64,7 @@ def test_what_is_exported_comes_back_on_another_server(apps):
     assert having(there, "bob") == having(here, "local")
     assert done["problems"] == [] and (done["chats"], done["characters"]) == (1, 1)
     assert "Mine" not in there.presets.names() and there.presets.of("ann").names() == there.presets.names()
-    assert there.store.chats("ann") == []
+    assert there.store.for_owner("ann").chats.page() == []
 
 
 def test_importing_again_replaces_nothing_and_doubles_no_preset(apps):

@@ -18,8 +18,8 @@ from modules.api.page.dependencies import CurrentWorkspace, Said, Start, downloa
 from modules.api.page.reply_stream import Renderings, event_response, follow, over
 from modules.app import App
 from modules.chats import images, incoming
+from modules.chats.chat_table import PAGE_OF_CHATS
 from modules.chats.records import PathMessage, Place
-from modules.chats.store import PAGE_OF_CHATS
 from modules.errors import NotFound, UserError
 from modules.generation.sampling import SamplingParams
 from modules.library import character_files
@@ -104,7 +104,7 @@ def router(app: App) -> APIRouter:
     routes.include_router(training.page_router())
     routes.include_router(messages.router(app))
     routes.include_router(characters.router(app))
-    routes.include_router(files.router(app))
+    routes.include_router(files.router())
     routes.include_router(notebook.router())
     routes.include_router(undo.router())
     renderings = Renderings[int]()
@@ -119,7 +119,7 @@ def router(app: App) -> APIRouter:
         after: str = "",
     ) -> list[dict[str, Any]]:
         """A page of the list. after: the place of the last chat of the page before, as "pinned,updated,id"."""
-        return views.list_view(app.store.chats(workspace.owner, search, limit, place_of(after) if after else None))
+        return views.list_view(workspace.history.chats.page(search, limit, place_of(after) if after else None))
 
     @routes.get("/pulse")
     def pulse(workspace: CurrentWorkspace, chat: int | None = None) -> dict[str, Any]:
@@ -179,9 +179,9 @@ def router(app: App) -> APIRouter:
     @routes.patch("/{chat_id}")
     def change(workspace: CurrentWorkspace, chat_id: int, body: ChatChange) -> None:
         if body.title is not None:
-            app.store.rename(workspace.owner, chat_id, body.title)
+            workspace.history.chats.rename(chat_id, body.title)
         if body.pinned is not None:
-            app.store.pin(workspace.owner, chat_id, body.pinned)
+            workspace.history.chats.pin(chat_id, body.pinned)
         if body.settings is not None:
             workspace.chats.change_settings(chat_id, body.settings)
 
@@ -191,7 +191,7 @@ def router(app: App) -> APIRouter:
 
     @routes.post("/{chat_id}/restore")
     def restore(workspace: CurrentWorkspace, chat_id: int) -> None:
-        app.store.restore_chat(workspace.owner, chat_id)
+        workspace.history.chats.restore(chat_id)
 
     # --- messages
 
@@ -205,7 +205,7 @@ def router(app: App) -> APIRouter:
 
     @routes.get("/messages/{message_id}")
     def source(workspace: CurrentWorkspace, message_id: int) -> dict[str, Any]:
-        return views.source_view(app.store.message(workspace.owner, message_id))
+        return views.source_view(workspace.history.messages.get(message_id))
 
     @routes.post("/messages/{message_id}/regenerate")
     def regenerate(workspace: CurrentWorkspace, message_id: int) -> dict[str, int]:
@@ -221,11 +221,11 @@ def router(app: App) -> APIRouter:
 
     @routes.post("/messages/{message_id}/select")
     def select(workspace: CurrentWorkspace, message_id: int) -> None:
-        app.store.select(workspace.owner, message_id)
+        workspace.history.messages.select(message_id)
 
     @routes.post("/messages/{message_id}/branch")
     def branch(workspace: CurrentWorkspace, message_id: int) -> dict[str, int]:
-        return {"id": app.store.branch_off(workspace.owner, message_id).id}
+        return {"id": workspace.history.messages.branch_off(message_id).id}
 
     @routes.delete("/messages/{message_id}")
     def delete_message(workspace: CurrentWorkspace, message_id: int) -> None:
@@ -233,7 +233,7 @@ def router(app: App) -> APIRouter:
 
     @routes.post("/messages/{message_id}/restore")
     def restore_message(workspace: CurrentWorkspace, message_id: int) -> None:
-        app.store.restore_branch(workspace.owner, message_id)
+        workspace.history.messages.restore_branch(message_id)
 
     # --- replies
 
@@ -244,14 +244,14 @@ def router(app: App) -> APIRouter:
     @routes.get("/replies/{message_id}/events")
     async def events(workspace: CurrentWorkspace, message_id: int, start: Start, tokens: bool = False) -> StreamingResponse:
         def final() -> dict[str, Any]:
-            message = app.store.message(workspace.owner, message_id)
-            path = app.store.path(workspace.owner, message.chat_id, leaf=message_id)
+            message = workspace.history.messages.get(message_id)
+            path = workspace.history.messages.path(message.chat_id, leaf=message_id)
             return views.reply_view(workspace, path[-1] if path else PathMessage(message, (message_id,)), {})
 
-        await asyncio.to_thread(app.store.message, workspace.owner, message_id)
+        await asyncio.to_thread(workspace.history.messages.get, message_id)
 
         async def stream() -> AsyncIterator[str]:
-            reply = app.replies.get(message_id)
+            reply = workspace.replies.get(message_id)
             if reply is None:
                 yield over(await asyncio.to_thread(final))
                 return

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from modules.api.page.dependencies import CurrentWorkspace, body_of, download, file_of, picture
-from modules.app import App
 from modules.chats import images, incoming, transfer
 from modules.i18n.sentences import said
 
@@ -17,7 +16,7 @@ MOST_TOLD = 1000
 """Entries of one kind that an answer names; of more it says how many there are."""
 
 
-def router(app: App) -> APIRouter:
+def router() -> APIRouter:
     """Each person's own chats and pictures only."""
     routes = APIRouter()
 
@@ -29,25 +28,26 @@ def router(app: App) -> APIRouter:
         def read() -> dict[str, Any]:
             with file:
                 found = incoming.read_upload(file)
-            made = transfer.import_chats(app.store, app.pictures, workspace.owner, found.chats)
+            made = transfer.import_chats(workspace.history, found.chats)
             return _told(found, made)
 
         return await asyncio.to_thread(read)
 
     @routes.get("/{chat_id}/export/{form}")
     def export_file(workspace: CurrentWorkspace, chat_id: int, form: str) -> Response:
-        name, text = transfer.export_file(transfer.export_chat(app.store, app.pictures, workspace.owner, chat_id), form)
+        name, text = transfer.export_file(transfer.export_chat(workspace.history, chat_id), form)
         return download(text, name, "text/markdown" if name.endswith(".md") else "application/json")
 
     @routes.post("/pictures")
     async def add_picture(workspace: CurrentWorkspace, request: Request) -> dict[str, Any]:
         data = await body_of(request, images.LARGEST_FILE)
-        kept = await asyncio.to_thread(app.pictures.add, workspace.owner, data)
+        kept = await asyncio.to_thread(workspace.history.pictures.add, data)
         return {"id": kept.id, "width": kept.width, "height": kept.height}
 
     @routes.get("/pictures/{picture_id}")
     def show_picture(workspace: CurrentWorkspace, picture_id: int, small: bool = False) -> Response:
-        return picture(*(app.pictures.thumbnail if small else app.pictures.data)(workspace.owner, picture_id))
+        pictures = workspace.history.pictures
+        return picture(*(pictures.thumbnail if small else pictures.data)(picture_id))
 
     return routes
 

@@ -152,12 +152,12 @@ def router(app: App) -> APIRouter:
 
     @routes.get("/messages/{old}/difference/{new}")
     def difference(workspace: CurrentWorkspace, old: int, new: int) -> list[tuple[str, str]]:
-        return [*differences(app.store.message(workspace.owner, old).content, app.store.message(workspace.owner, new).content)]
+        return [*differences(workspace.history.messages.get(old).content, workspace.history.messages.get(new).content)]
 
     @routes.get("/{chat_id}/map")
     def tree(workspace: CurrentWorkspace, chat_id: int) -> dict[str, Any]:
         return {
-            "path": [node.message.id for node in app.store.path(workspace.owner, chat_id)],
+            "path": [node.message.id for node in workspace.history.messages.path(chat_id)],
             "messages": [
                 {
                     "id": message.id,
@@ -167,7 +167,7 @@ def router(app: App) -> APIRouter:
                     "words": titled(words_of(message.content) if message.role == "user" else message.content, EXCERPT),
                     "good": bool(message.extra.get("good")),
                 }
-                for message in app.store.tree(workspace.owner, chat_id)
+                for message in workspace.history.messages.tree(chat_id)
             ],
         }
 
@@ -175,19 +175,19 @@ def router(app: App) -> APIRouter:
 
     @routes.post("/messages/{message_id}/good")
     def good(workspace: CurrentWorkspace, message_id: int, body: Switch) -> None:
-        feedback.mark_good(app.store, workspace.owner, message_id, body.on)
+        feedback.Feedback(workspace.history).mark_good(message_id, body.on)
 
     @routes.post("/messages/{message_id}/better")
     def better(workspace: CurrentWorkspace, message_id: int, body: Preference) -> None:
-        feedback.prefer(app.store, workspace.owner, message_id, body.rejected, body.preferred)
+        feedback.Feedback(workspace.history).prefer(message_id, body.rejected, body.preferred)
 
     @routes.get("/marks")
     def count_marks(workspace: CurrentWorkspace) -> dict[str, Any]:
-        return {**feedback.counts(app.store, workspace.owner), "admin": workspace.is_admin}
+        return {**feedback.Feedback(workspace.history).counts(), "admin": workspace.is_admin}
 
     @routes.get("/marks/{kind}.jsonl")
     def download_marks(workspace: CurrentWorkspace, kind: feedback.Kind) -> Response:
-        text = feedback.as_jsonl(feedback.rows(app.store, workspace.owner, kind))
+        text = feedback.as_jsonl(feedback.Feedback(workspace.history).rows(kind))
         headers = {"Content-Disposition": f'attachment; filename="{kind}.jsonl"'}
         return PlainTextResponse(text, media_type="application/jsonl", headers=headers)
 
@@ -195,7 +195,7 @@ def router(app: App) -> APIRouter:
     def save_marks(workspace: CurrentWorkspace, body: DataSet) -> dict[str, Any]:
         app.access.require_admin(workspace.owner)
         path = path_inside(app.training.places.datasets, body.name.removesuffix(".jsonl"), ".jsonl", "data set's name")
-        found = list(feedback.rows(app.store, workspace.owner, body.kind))
+        found = list(feedback.Feedback(workspace.history).rows(body.kind))
         if not found:
             raise UserError("Nothing is marked yet: mark replies in their menu first.")
         if path.exists():

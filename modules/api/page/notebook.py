@@ -14,7 +14,7 @@ from modules.api.page.dependencies import CurrentWorkspace, Start
 from modules.api.page.markdown import as_html, render
 from modules.api.page.reply_stream import Renderings, event_response, follow, follow_text, over
 from modules.api.page.views import figures_view
-from modules.chats.notebook import How, Sheet
+from modules.chats.notebook import How, NotebookPage
 from modules.services.undo import told
 
 
@@ -94,14 +94,14 @@ def _add_pages(routes: APIRouter) -> None:
 
     @routes.get("/{name}")
     def read(workspace: CurrentWorkspace, name: str, have: int | None = None) -> dict[str, Any]:
-        sheet = workspace.notebook.read(name)
-        if have == sheet.revision and sheet.state != "streaming":
-            return {"revision": sheet.revision}
-        return _view(sheet)
+        page = workspace.notebook.pages.read(name)
+        if have == page.revision and page.state != "streaming":
+            return {"revision": page.revision}
+        return _view(page)
 
     @routes.patch("/{name}")
     def change(workspace: CurrentWorkspace, name: str, body: Typed) -> dict[str, int]:
-        return {"revision": workspace.notebook.change(name, body.revision, prompt=body.prompt, text=body.text).revision}
+        return {"revision": workspace.notebook.pages.change(name, body.revision, prompt=body.prompt, text=body.text).revision}
 
     @routes.post("/{name}/write")
     def write(workspace: CurrentWorkspace, name: str, body: Write) -> dict[str, Any]:
@@ -109,20 +109,20 @@ def _add_pages(routes: APIRouter) -> None:
 
     @routes.post("/{name}/stop")
     def stop(workspace: CurrentWorkspace, name: str) -> dict[str, bool]:
-        return {"stopped": workspace.notebook.stop(name)}
+        return {"stopped": workspace.notebook.pages.stop(name)}
 
     @routes.post("/{name}/undo")
     def undo(workspace: CurrentWorkspace, name: str) -> dict[str, Any]:
-        return _view(workspace.notebook.undo(name))
+        return _view(workspace.notebook.pages.undo(name))
 
     @routes.get("/{name}/rendered")
     def rendered(
         workspace: CurrentWorkspace, name: str, how: Annotated[Literal["markdown", "html"], Query(alias="as")]
     ) -> dict[str, Any]:
-        sheet = workspace.notebook.read(name)
+        page = workspace.notebook.pages.read(name)
         if how == "html":
-            return {"html": as_html(sheet.text)}
-        blocks = render(sheet.text, sheet.figures.opened) if sheet.text else []
+            return {"html": as_html(page.text)}
+        blocks = render(page.text, page.figures.opened) if page.text else []
         return {"blocks": [[block.start, block.kind, block.html] for block in blocks]}
 
     @routes.get("/{name}/events")
@@ -132,7 +132,7 @@ def _add_pages(routes: APIRouter) -> None:
         start: Start,
         how: Annotated[Literal["text", "markdown"], Query(alias="as")] = "text",
     ) -> StreamingResponse:
-        notebook = workspace.notebook
+        notebook = workspace.notebook.pages
         reply = notebook.reply(name)
 
         def final() -> dict[str, Any]:
@@ -154,14 +154,14 @@ def _add_pages(routes: APIRouter) -> None:
         return event_response(stream())
 
 
-def _view(sheet: Sheet) -> dict[str, Any]:
+def _view(page: NotebookPage) -> dict[str, Any]:
     """A page as the browser gets it; `length` is the position that its text ends at."""
     return {
-        "prompt": sheet.prompt,
-        "text": sheet.text,
-        "length": len(sheet.text),
-        "state": sheet.state,
-        "revision": sheet.revision,
-        "figures": figures_view(sheet.figures),
-        "steps": sheet.steps,
+        "prompt": page.prompt,
+        "text": page.text,
+        "length": len(page.text),
+        "state": page.state,
+        "revision": page.revision,
+        "figures": figures_view(page.figures),
+        "steps": page.steps,
     }

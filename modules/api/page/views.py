@@ -82,7 +82,7 @@ def source_view(message: StoredMessage) -> dict[str, Any]:
 
 def reply_view(workspace: Workspace, node: PathMessage, known: Mapping[int, float]) -> dict[str, Any]:
     """A message, whether its tokens are kept, and how it came out beside the one that it was made again from."""
-    view = message_view(node, known) | {"tokens": bool(workspace.app.store.with_tokens([node.message.id]))}
+    view = message_view(node, known) | {"tokens": bool(workspace.history.tokens.known([node.message.id]))}
     if again := workspace.rerun.comparison(node.message):
         view["again"] = again
     return view
@@ -93,8 +93,8 @@ def chat_view(workspace: Workspace, chat_id: int, known: Mapping[int, float], li
 
     columns: the replies that stand beside the last one while they are compared.
     """
-    chat = workspace.app.store.chat(workspace.owner, chat_id)
-    path = workspace.app.store.path(workspace.owner, chat_id)
+    chat = workspace.history.chats.get(chat_id)
+    path = workspace.history.messages.path(chat_id)
     shown = path[-limit:]
     return {
         "id": chat.id,
@@ -115,11 +115,11 @@ def list_view(entries: list[ListedChat]) -> list[dict[str, Any]]:
 
 def pulse_view(workspace: Workspace, chat_id: int | None) -> dict[str, Any]:
     """What changes by itself: small, and asked for every second or two."""
-    app, owner = workspace.app, workspace.owner
-    revision = app.store.revision(owner, chat_id) if chat_id is not None else None
+    app = workspace.app
+    revision = workspace.history.chats.revision(chat_id) if chat_id is not None else None
     return {
         "epoch": app.started,
-        "list": app.store.list_revision(owner),
+        "list": workspace.history.chats.list_revision(),
         "chat": revision,
         "engine": engine_view(app, app.engine.status),
         "preset": workspace.preferences.sampling[1],

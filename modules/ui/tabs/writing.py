@@ -10,7 +10,7 @@ import(new URL("chats/static/writing.js", document.baseURI).href).then((writing)
 
 
 def build(name: str) -> None:
-    """name: of the sheet, "default" or "notebook"."""
+    """name: of the page, "default" or "notebook"."""
     gr.HTML(
         html_template='<div class="tl tl-plain tl-writing"></div>',
         js_on_load=_START.replace("NAME", name),

@@ -126,7 +126,7 @@ def test_a_reply_arrives_in_pieces_and_ends_with_the_stored_message(apps: Any):
 def test_a_reader_who_comes_back_gets_what_is_new_since_a_position(apps: Any):
     page = Page(apps(EchoModel(lambda request: "First paragraph.\n\nSecond paragraph, still growing.", pace=0.01)))
     sent = page.say("go")
-    while (reply := page.app.replies.get(sent["reply"])) and len(reply.progress.text) < 30:
+    while (reply := page.app.replies.for_owner("local").get(sent["reply"])) and len(reply.progress.text) < 30:
         time.sleep(0.005)
     blocks = [data for name, data in page.events(sent["reply"], position=18) if not name and "b" in data]
     assert all(change.get("at", 18) >= 18 for change in blocks)
@@ -169,7 +169,7 @@ def test_continue_goes_on_in_the_same_message(apps: Any):
 def test_stop_ends_a_reply_and_keeps_it(apps: Any):
     page = Page(apps(EchoModel(lambda request: "x" * 1000, pace=0.01)))
     sent = page.say("go")
-    while not (reply := page.app.replies.get(sent["reply"])) or not reply.progress.text:
+    while not (reply := page.app.replies.for_owner("local").get(sent["reply"])) or not reply.progress.text:
         time.sleep(0.005)
     status, message = page.refused("POST", "/send", {"content": "more", "chat": sent["chat"], "after": sent["reply"]})
     assert status == 400 and "still being written" in message
@@ -253,7 +253,7 @@ def test_users_see_and_touch_only_their_own(apps: Any):
     assert bob.refused("GET", f"/messages/{sent['reply']}")[0] == 404
     assert bob.refused("POST", "/send", {"content": "x", "chat": sent["chat"], "after": sent["reply"]})[0] == 404
     assert bob.ok("GET", f"/pulse?chat={sent['chat']}")["chat"] is None
-    assert app.replies.get(sent["reply"])
+    assert app.replies.for_owner("local").get(sent["reply"])
     for method, path in (
         ("GET", ""),
         ("POST", "/send"),
@@ -312,7 +312,7 @@ def test_a_reply_keeps_what_made_it(apps: Any):
     page.finished(sent["chat"])
     page.ok("POST", f"/messages/{sent['reply']}/continue")
     page.finished(sent["chat"])
-    kept = app.store.message("local", sent["reply"])
+    kept = app.store.for_owner("local").messages.get(sent["reply"])
     first, second = kept.extra["runs"]
     assert first["settings"] == second["settings"] == {"system_prompt": "Be brief."}
     assert (first["model"], first["preset"], second["at"]) == ("echo", "simple-1", 3)

@@ -65,7 +65,7 @@ def test_a_blind_model_gets_no_picture_but_the_chat_goes_on(app: App, people):
     model.chat_template = "{% for m in messages %}{{ m.content if m.content is string else m.content[-1].text }}{% endfor %}"
     id_ = ann.post("/chats/pictures", content=png()).json()["id"]
     sent = ann.post("/chats/send", json={"content": "", "pictures": [id_]}).json()
-    app.replies.stop(sent["reply"])
+    app.replies.for_owner("local").stop(sent["reply"])
     assert len(model.requests[-1].prompt[0].images) == 1  # type: ignore[union-attr]
     model.capabilities = dataclasses.replace(EVERYTHING, images=False)
     refused = ann.post("/chats/send", json={"content": "look", "pictures": [id_]})

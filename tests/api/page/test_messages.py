@@ -147,8 +147,8 @@ def test_a_question_that_is_there_is_answered_in_columns_and_keeping_one_stops_t
     model.reply, model.pace = lambda request: "x" * 500, 0.01
     made = page.ok("POST", "/compare", {"chat": chat, "after": reply, "columns": [{}, {}]})
     page.ok("POST", f"/messages/{made['replies'][0]}/keep")
-    assert page.app.store.message("local", made["replies"][1]).state == "cut"
-    assert page.app.store.message("local", made["replies"][0]).state == "streaming"
+    assert page.app.store.for_owner("local").messages.get(made["replies"][1]).state == "cut"
+    assert page.app.store.for_owner("local").messages.get(made["replies"][0]).state == "streaming"
     page.ok("POST", f"/replies/{made['replies'][0]}/stop")
 
 
@@ -292,7 +292,7 @@ def test_programs_ask_for_the_same(apps: Any):
     assert [turn["role"] for turn in body["messages"]] == ["system", "user", "assistant"]
     assert body["messages"][1]["content"] == 'it\'s *me*\n"you" $HOME'
     assert (body["template"], body["continue_final_message"], body["top_k"]) == ("ChatML", True, 20)
-    assert body["seed"] == page.app.store.message("local", reply).figures.seed
+    assert body["seed"] == page.app.store.for_owner("local").messages.get(reply).figures.seed
     ast.parse(programs["python"])
     assert "http://here/v1/chat/completions" in programs["curl"] and "base_url='http://here/v1'" in programs["python"]
 
@@ -392,7 +392,7 @@ def test_real_models_run_again_exactly_and_go_on_from_a_chosen_token(
     page.ok("POST", "/token-view", {"on": True})
     Preferences(app, "local").set_sampling(SamplingParams(max_tokens=48, temperature=1.5, ban_eos=True, seed=5), None)
     chat, reply = answered(page, "Tell me.")
-    content = app.store.message("local", reply).content
+    content = app.store.for_owner("local").messages.get(reply).content
     parts = page.ok("GET", f"/messages/{reply}/tokens")["parts"]
     assert "".join(row[0] for part in parts for row in part["tokens"]) == content
     page.ok("POST", f"/messages/{reply}/again")
@@ -408,7 +408,7 @@ def test_real_models_run_again_exactly_and_go_on_from_a_chosen_token(
         "POST", f"/messages/{reply}/choose", {"stretch": 0, "index": index, "alternative": rows[index][3].index(other)}
     )["reply"]
     page.finished(chat)
-    kept = app.store.message("local", version).content
+    kept = app.store.for_owner("local").messages.get(version).content
     assert kept.startswith("".join(row[0] for row in rows[:index]) + other[1])
     if kind == "folder":
         asked = page.ok("POST", f"/messages/{reply}/tokens")["parts"][0]["tokens"]

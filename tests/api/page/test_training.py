@@ -155,7 +155,7 @@ def test_a_finished_adapter_is_used_in_a_new_chat_beside_the_loaded_model(app):
     assert used.status_code == 200, used.text
     model = app.engine.model
     assert (model.name, model.adapters) == ("tiny-llama", ("facts",))
-    assert app.store.chat("ann", used.json()["chat"]).settings == {"adapter": "facts"}
+    assert app.store.for_owner("ann").chats.get(used.json()["chat"]).settings == {"adapter": "facts"}
     again = ann.post(f"/chats/training/{folder.path.name}/use", json={"checkpoint": "step-000002"}).json()
     assert again["adapter"] == "facts-step-000002"
     assert app.engine.model is model and set(model.adapters) == {"facts", "facts-step-000002"}
