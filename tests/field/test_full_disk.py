@@ -14,6 +14,7 @@ import pytest
 
 from modules.app import App
 from modules.chats import replies
+from modules.chats.message_table import MessageTable
 from modules.chats.store import ChatStore
 from modules.errors import DiskFull, NotFound
 from modules.generation.sampling import SamplingParams
@@ -87,14 +88,14 @@ def test_a_full_disk_is_named_and_nothing_is_half_kept(app):
 
 def test_a_question_without_room_for_its_reply_is_not_kept(app, monkeypatch):
     """The steps of one message are one transaction."""
-    add = app.store.add
+    add = MessageTable.add
 
-    def full_for_replies(owner: str, chat_id: int, parent: int | None, role: Any, *given: Any, **more: Any) -> Any:
+    def full_for_replies(self: MessageTable, chat_id: int, parent: int | None, role: Any, *given: Any, **more: Any) -> Any:
         if role == "assistant":
             raise DiskFull("here")
-        return add(owner, chat_id, parent, role, *given, **more)
+        return add(self, chat_id, parent, role, *given, **more)
 
-    monkeypatch.setattr(app.store, "add", full_for_replies)
+    monkeypatch.setattr(MessageTable, "add", full_for_replies)
     with serving(app) as url:
         assert httpx.post(url + "/chats/send", json={"content": "hello"}).status_code == 507
     assert app.store.for_owner("local").chats.page() == []
