@@ -253,7 +253,7 @@ def test_users_see_and_touch_only_their_own(apps: Any):
     assert bob.refused("GET", f"/messages/{sent['reply']}")[0] == 404
     assert bob.refused("POST", "/send", {"content": "x", "chat": sent["chat"], "after": sent["reply"]})[0] == 404
     assert bob.ok("GET", f"/pulse?chat={sent['chat']}")["chat"] is None
-    assert app.replies.for_owner("local").get(sent["reply"])
+    assert app.replies.for_owner("ann").get(sent["reply"])
     for method, path in (
         ("GET", ""),
         ("POST", "/send"),
