@@ -42,9 +42,6 @@ sys.exit(Run(checkers={}, preparation=[]).do(pytest_command(sys.argv[2:])))
 """
 
 
-PLUGINS = ("xdist", "pytest_timeout", "pytest_rerunfailures", "pytest_randomly")
-
-
 @pytest.fixture
 def start(tmp_path):
     """start(tests, …): a run of the suite over a file with these tests."""
@@ -54,11 +51,9 @@ def start(tmp_path):
     def start(tests: str, *options: str) -> subprocess.Popen[str]:
         (tmp_path / "planted" / "test_planted.py").write_text(PLANTED + tests, encoding="utf-8")
         command = [sys.executable, "-c", RUN, str(tmp_path / "results"), "-c", str(ROOT / "pyproject.toml")]
-        plugins = [word for name in PLUGINS for word in ("-p", name)]
         return subprocess.Popen(
-            [*command, "--rootdir", str(tmp_path), *plugins, *options, str(tmp_path / "planted")],
+            [*command, "--rootdir", str(tmp_path), *options, str(tmp_path / "planted")],
             cwd=ROOT,
-            env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -66,38 +66,82 @@ def make_app(root: Path, model: EchoModel | None, options: dict[str, Any]) -> Ap
     return app
 
 
+class Served:
+    """A web application on a port of its own. One that asks for no key serves one App after another: building it takes half a second."""
+
+    def __init__(self, app: App) -> None:
+        self._app, self._engine = app, app.engine
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self._server = uvicorn.Server(uvicorn.Config(build(app), log_config=None, timeout_graceful_shutdown=1, ws="none"))
+        self._watchers = app.engine.watchers
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.005)
+
+    def turn_to(self, app: App) -> None:
+        """Serve `app`: what the routes hold is made the same as it."""
+        app.engine.watchers += self._watchers
+        self._engine.__dict__ = app.engine.__dict__
+        self._app.__dict__ = app.__dict__
+
+    def end(self, app: App | None = None) -> None:
+        """End the server, and `app` meanwhile: streams that it holds open would be waited for."""
+        self._server.should_exit = True
+        if app is not None:
+            app.close()
+        self._thread.join(timeout=10)
+
+
+Idle = dict[str, list[Served]]
+"""Web applications that nobody uses, by the options of their App."""
+
+
 @contextlib.contextmanager
-def servers(root: Path) -> Iterator[Callable[..., Server]]:
-    """start(model, **options) starts a server; all of them end with the block."""
-    running: list[tuple[uvicorn.Server, threading.Thread, Server]] = []
+def servers(root: Path, idle: Idle | None = None) -> Iterator[Callable[..., Server]]:
+    """start(model, **options) starts a server, over a web application of `idle` where one fits; all of them end with the block."""
+    running: list[tuple[Served, Server, str]] = []
 
     def start(model: EchoModel | None = None, *, empty: bool = False, **options: Any) -> Server:
         fake = model or EchoModel()
         app = make_app(root, None if empty else fake, options)
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(build(app), log_config=None, timeout_graceful_shutdown=1, ws="none"))
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.005)
-        running.append((server, thread, Server(f"http://127.0.0.1:{listener.getsockname()[1]}", app, fake)))
-        return running[-1][2]
+        secret = app.access.logins or app.access.api_key or app.access.admin_key
+        key = "" if idle is None or secret else app.options.model_dump_json()
+        if idle and idle.get(key):
+            served = idle[key].pop()
+            served.turn_to(app)
+        else:
+            served = Served(app)
+        running.append((served, Server(served.url, app, fake), key))
+        return running[-1][1]
 
     try:
         yield start
     finally:
-        for server, thread, served in running:
-            for client in served.clients:
+        for served, server, key in running:
+            for client in server.clients:
                 client.close()
-            server.should_exit = True
-            served.app.close()
-            thread.join(timeout=10)
+            if key and idle is not None:
+                server.app.close()
+                idle.setdefault(key, []).append(served)
+            else:
+                served.end(server.app)
+
+
+@pytest.fixture(scope="module")
+def idle() -> Iterator[Idle]:
+    """What the tests of a module leave to each other; None in a module that counts from nothing."""
+    kept: Idle = {}
+    yield kept
+    for served in (one for many in kept.values() for one in many):
+        served.end()
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    with servers(tmp_path) as start:
+def serve(tmp_path: Path, idle: Idle | None) -> Iterator[Callable[..., Server]]:
+    with servers(tmp_path, idle) as start:
         yield start
 
 

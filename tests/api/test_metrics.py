@@ -21,6 +21,11 @@ from tests.fakes import EchoModel
 HI = [{"role": "user", "content": "hello"}]
 
 
+@pytest.fixture
+def idle() -> None:
+    """Each server counts from nothing."""
+
+
 def read(server) -> dict[tuple, float]:
     reply = httpx.get(server.url + "/metrics")
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
