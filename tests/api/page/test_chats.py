@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 from fastapi import FastAPI
@@ -21,17 +23,34 @@ from modules.generation.types import ModelStatus
 from tests.fakes import EchoModel
 from tests.in_process import make_app
 
+Web = tuple[FastAPI, App]
+"""The routes of the page, and the App that they hold."""
+_in_use: WeakKeyDictionary[App, Web] = WeakKeyDictionary()
+_idle: list[Web] = []
+
+
+def web_over(app: App) -> FastAPI:
+    """The routes of the page over `app`. Making them takes half a second: those of an App that is closed (`apps`) serve another."""
+    if app not in _in_use:
+        if _idle:
+            web, held = _idle.pop()
+            held.__dict__ = app.__dict__  # is `app` from here on
+        else:
+            web, held = FastAPI(), copy(app)
+            held.__dict__ = app.__dict__
+            errors.install(web)
+            web.include_router(chats.router(held))
+            web.add_middleware(guard.SiteGuard)
+        _in_use[app] = web, held
+    return _in_use[app][0]
+
 
 class Page:
     """A browser's calls to one app."""
 
     def __init__(self, app: App, user: str | None = None) -> None:
-        web = FastAPI()
-        errors.install(web)
-        web.include_router(chats.router(app))
-        web.add_middleware(guard.SiteGuard)
         self.app = app
-        self.http = TestClient(web)
+        self.http = TestClient(web_over(app))
         if user:
             self.http.cookies[COOKIE] = app.access.log_in(user, f"{user}-password", "test")
 
@@ -86,6 +105,8 @@ def apps(tmp_path: Path) -> Iterator[Any]:
     yield make
     for app in made:
         app.close()
+        if app in _in_use:
+            _idle.append(_in_use.pop(app))
 
 
 def text_of(message: dict[str, Any]) -> str:
