@@ -10,8 +10,8 @@ import pytest
 from modules.library.hardware import keep_one_heap
 
 ROOT = Path(__file__).resolve().parent.parent
-TRAINERS = {"make_run", "jobs"}
-"""Fixtures whose tests train a model."""
+GIVEN = {"training": {"make_run", "jobs"}, "browser": {"browser"}}
+"""Marks, and the fixtures whose tests have them."""
 pytest_plugins = (
     "tests.harness.pace",
     "tests.harness.alone",
@@ -64,8 +64,9 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if TRAINERS & set(getattr(item, "fixturenames", ())):
-            item.add_marker("training")
+        for marker, fixtures in GIVEN.items():
+            if fixtures & set(getattr(item, "fixturenames", ())):
+                item.add_marker(marker)
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
         return

@@ -353,6 +353,7 @@ def acting(site: dict[str, Any]) -> list[tuple[Any, str, str]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", OTHER_SITES)
 def test_a_page_of_another_site_changes_nothing(open_site, how):
     before = state(open_site)
@@ -368,6 +369,7 @@ def test_a_page_of_another_site_changes_nothing(open_site, how):
     assert state(open_site) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", OTHER_SITES)
 def test_nor_does_it_with_the_cookie_of_an_administrator(site, how):
     before = state(site)

@@ -46,6 +46,7 @@ def imported_by(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_page_and_the_api_are_built_without_heavy_libraries(tmp_path):
     build = (
         "from pathlib import Path\nfrom modules import web\nfrom modules.app import App\n"

@@ -40,6 +40,7 @@ class SlowLoad:
         return EchoModel()
 
 
+@pytest.mark.slow
 def test_requests_of_all_kinds_wait_for_one_load_and_nobody_else_does(serve):
     server, load = serve(), SlowLoad()
     engine = server.app.engine

@@ -63,6 +63,7 @@ LIMITS = settings(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_request_breaks_the_server_or_its_promises(schema, mode):
     """Every operation of the schema: requests that fit it, and bodies that do not."""

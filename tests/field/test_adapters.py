@@ -135,6 +135,7 @@ def tie(folder: Path) -> None:
     keep(folder, tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -529,6 +529,7 @@ def words_in(text: str) -> frozenset[str]:
     return frozenset(word for word in WORDS_OF_CHATS if word in text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by_line", [False, True], ids=["list", "lines"])
 @pytest.mark.parametrize("form", FORMS)
 def test_damaged_files_lose_nothing_and_mix_nothing(form: str, by_line: bool):

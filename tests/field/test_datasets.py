@@ -344,6 +344,7 @@ def test_what_a_file_was_before_it_was_converted_stays_each_time(tmp_path):
 # --- how it is shown
 
 
+@pytest.mark.slow
 def test_the_beginning_is_shown_at_once_and_all_is_counted_elsewhere(places, tokenizer, tiny_llama_folder):
     rows = [{"question": f"q{number}", "answer": "a" if number % 100 else None} for number in range(500)]
     read(places.datasets, "d.json", json.dumps(rows))

@@ -194,6 +194,7 @@ def test_text_that_spells_a_control_token_is_written_with_ordinary_tokens(name: 
 # --- white space
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", forms("written"))
 def test_json_does_not_drown_in_white_space_and_ends_with_its_last_bracket(name: str, model: LoadedModel) -> None:
     form = read("written", name)

@@ -23,6 +23,8 @@ from modules.services.preferences import Preferences
 from tests.fakes import EchoModel
 from tests.in_process import make_app, serving
 
+pytestmark = pytest.mark.slow
+
 
 def fill(store: ChatStore) -> None:
     """As a full disk does: SQLite gets no further page."""

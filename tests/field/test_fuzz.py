@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,6 +25,8 @@ from modules.api.legacy import routes as legacy_routes
 from modules.app import App
 from tests.fakes import EchoModel
 from tests.in_process import make_app
+
+pytestmark = pytest.mark.slow
 
 LONG = "n" * 300
 STRINGS = {
@@ -262,8 +265,13 @@ def _walk_leaves(site: Site, kind: Any, value: Any) -> None:
 
 def _example(model: type[BaseModel], *, everything: bool = False) -> Any:
     """A body that fits the schema of `model`: what is required, or every field."""
-    schema = model.model_json_schema()
+    schema = _schema(model)
     return _value(schema, schema.get("$defs", {}), everything, 0)
+
+
+@cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
 
 
 def _value(schema: dict[str, Any], known: dict[str, Any], everything: bool, depth: int) -> Any:

@@ -69,6 +69,7 @@ def outcomes() -> dict[str, Any]:
     return dict(zip(HOSTILE, lines + [["died", told.stderr[-300:]]] * (len(HOSTILE) - len(lines)), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_template_is_refused_with_a_sentence(outcomes, name):
     outcome, said = outcomes[name]
@@ -317,6 +318,7 @@ def test_a_request_that_is_never_finished_is_hung_up_on(site, monkeypatch, piece
     assert b"HTTP/1.1 408" in talk(site, *pieces) or b"/health" in b"".join(pieces)
 
 
+@pytest.mark.slow
 def test_a_slow_reply_is_not_hung_up_on(tmp_path, monkeypatch):
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
     app = make_app(tmp_path, EchoModel(lambda request: "a long reply", pace=0.1))

@@ -504,6 +504,7 @@ def test_every_folder_that_cannot_be_written_is_named_and_a_models_folder_works_
 PLAIN = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONIOENCODING": ""}
 
 
+@pytest.mark.slow
 def test_an_ascii_terminal_ends_no_server(place, tiny_llama_folder):
     (place / "models").mkdir()
     copied(tiny_llama_folder, place / "models" / "千问")

@@ -6,6 +6,7 @@ import html
 import re
 import time
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,7 @@ LOOPS = {
 }
 
 
-@pytest.mark.alone
+@pytest.mark.slow
 @pytest.mark.parametrize("line", LOOPS.values(), ids=LOOPS)
 def test_a_model_that_repeats_itself_costs_in_proportion_to_its_text(line: str):
     def seconds(size: int) -> float:
@@ -259,8 +260,11 @@ def test_a_model_that_repeats_itself_costs_in_proportion_to_its_text(line: str):
         return time.process_time() - begun
 
     seconds(1000)
-    small, large = (min(seconds(size) for _ in range(3)) for size in (8_000, 64_000))
-    assert large < 24 * max(small, 0.02)  # eight times the text; squared it would be sixty-four times the time
+    small = min(seconds(8_000) for _ in range(3))
+    larger: list[float] = []
+    while len(larger) < 3 and min(larger, default=inf) >= 24 * max(small, 0.02):
+        larger.append(seconds(64_000))
+    assert min(larger) < 24 * max(small, 0.02)  # eight times the text; squared it would be sixty-four times the time
 
 
 def test_a_formula_without_end_is_shown_as_it_was_written():

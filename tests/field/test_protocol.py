@@ -237,6 +237,7 @@ def test_a_response_that_is_cut_is_incomplete(slow: Server) -> None:
     assert end["response"]["usage"]["output_tokens"] == len(text) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_the_end_of_the_server_is_told_to_those_who_read(tmp_path: Path, sign: signal.Signals) -> None:
     program = ["-c", SCRIPTED.replace('"word " * 100, name="tiny", pace=0.002', '"word " * 700, name="tiny", pace=0.01')]

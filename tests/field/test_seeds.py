@@ -14,6 +14,8 @@ from modules.generation.sampling import SamplingParams
 from modules.generation.types import Finished, GenerationRequest, Message, TextDelta
 from tests.tiny import write_tiny_llama
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["bfloat16", "float16"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalModel]:

@@ -358,6 +358,7 @@ def test_more_requests_than_slots_are_all_answered_alike(model: LlamacppModel) -
     wait_for(lambda: model.status().running == 0)
 
 
+@pytest.mark.slow
 def test_together_they_never_overfill_the_cache(model: LlamacppModel) -> None:
     """llama.cpp would end all replies with an error."""
     half = [ask(letter * 600, sampling={"max_tokens": 300, "ban_eos": True}) for letter in "abcd"]
@@ -365,6 +366,7 @@ def test_together_they_never_overfill_the_cache(model: LlamacppModel) -> None:
     assert [end_of(events).usage.completion_tokens for events in replies] == [300] * 4
 
 
+@pytest.mark.slow
 def test_replies_without_a_limit_share_the_cache_and_come_out_whole(
     model: LlamacppModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,7 @@ def test_what_does_not_fit_goes_by_whole_turns_and_the_context_stays(mode, lengt
     assert "Mira keeps a lighthouse" in render_chat(stage.template or "", kept)
 
 
+@pytest.mark.slow
 @given(
     names=st.tuples(st.text(min_size=1, max_size=30), st.text(min_size=1, max_size=30)),
     said=st.text(max_size=80),

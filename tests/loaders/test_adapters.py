@@ -70,6 +70,7 @@ def scores(model: LoadedModel, **adapter: Any) -> torch.Tensor:
     return torch.tensor([found[token] for token in sorted(found)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_an_adapter_changes_quantised_weights_as_it_does_full_ones(folders: dict[str, Path], way: str) -> None:
     with loaded(folders.get(way, folders["plain"]), cpu=True, **WAYS[way]) as model:

@@ -190,6 +190,7 @@ def test_everyone_may_look_and_only_administrators_change(tmp_path: Path) -> Non
         app.close()
 
 
+@pytest.mark.slow
 def test_the_memory_of_the_replaced_model_counts_as_free(app: App, tiny_llama_folder: Path) -> None:
     from modules.library import memory
     from modules.services.models import Models, wish_of

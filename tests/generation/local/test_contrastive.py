@@ -16,6 +16,8 @@ from tests.generation.local.conftest import generated, greedy, tokens_of
 from tests.generation.local.test_kinds import ENDS, random_model
 from tests.generation.local.test_rows import finished, reply_of, some_prompt
 
+pytestmark = pytest.mark.slow
+
 ALPHA, TOP_K = 0.6, 4
 
 

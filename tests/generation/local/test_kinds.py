@@ -11,6 +11,8 @@ from modules.generation.local.model import Limits, LocalModel
 from tests.generation.local.conftest import generated, greedy, tokens_of
 from tests.generation.local.test_rows import finished, reply_of, some_prompt
 
+pytestmark = pytest.mark.slow
+
 SHAPE = {"vocab_size": 260, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
 MANY = {**SHAPE, "num_key_value_heads": 2, "max_position_embeddings": 1024}
 ENDS = {"eos_token_id": 259, "pad_token_id": 257, "bos_token_id": 256}

@@ -68,6 +68,7 @@ def engines(tiny_model: Any, tiny_tokenizer: Any, truth: Any) -> Any:
         model.close()
 
 
+@pytest.mark.slow
 @settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(which=st.integers(0, 2), schedule=steps)
 def test_every_reply_is_what_it_would_be_alone(engines: Any, truth: Any, which: int, schedule: Any) -> None:
