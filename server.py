@@ -65,8 +65,7 @@ class Running:
 
     def stop(self) -> None:
         """End all replies, close the port and give the model's memory back. Idempotent."""
-        self.app.replies.close()
-        self.app.notebooks.close()
+        self.app.stop()
         self._server.should_exit = True
         until = time.monotonic() + SECONDS_TO_END
         while not self._ended.is_set() and time.monotonic() < until:

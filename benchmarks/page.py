@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import tempfile
 import time
@@ -209,7 +210,8 @@ def follow(url: str, question: str, model: PacedModel) -> tuple[float, float]:
     with httpx.Client(base_url=url, timeout=600) as client:
         reply = client.post("/chats/send", json={"content": question}).json()["reply"]
         times = []
-        with client.stream("GET", f"/chats/replies/{reply}/events") as answer:
+        topics = json.dumps({"reply": {"kind": "reply", "of": str(reply)}})
+        with client.stream("GET", "/chats/events", params={"topics": topics}) as answer:
             for line in answer.iter_lines():
                 if line.startswith(("data:[", 'data:{"last"', 'data:{"at"')):
                     times.append(time.time())

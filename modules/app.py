@@ -89,6 +89,8 @@ class App:
         self.trash.sweep()
         self.started = time.time()
         self._closing = threading.Event()
+        self.on_stop: list[Callable[[], None]] = []
+        """What ends when the server stops, before its connections are closed."""
         if self.options.idle_timeout:
             threading.Thread(target=self._unload_when_idle, name="idle", daemon=True).start()
 
@@ -158,6 +160,13 @@ class App:
                 self._embedder = embedding.load(spec, self.loading)
                 log.info("loaded %s for embeddings", spec.name)
             return self._embedder
+
+    def stop(self) -> None:
+        """End all replies and event streams: connections wait for them. Idempotent."""
+        self.replies.close()
+        self.notebooks.close()
+        for end in self.on_stop:
+            end()
 
     def close(self) -> None:
         """Stop what runs and give everything back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
 from collections.abc import Callable
 from types import ModuleType
@@ -120,6 +121,11 @@ def _within_a_loop(make: Callable[[], None]) -> None:
         make()
 
 
+def _stream_name(app: App, owner: str) -> str:
+    """Another one for each user and each start of the server: tabs that were open before speak for themselves."""
+    return hashlib.sha256(f"{app.started} {owner}".encode()).hexdigest()[:16]
+
+
 def _add_page(web: FastAPI, app: App) -> None:
     gradio = _import_gradio()
     from gradio.route_utils import CustomCORSMiddleware
@@ -137,6 +143,7 @@ def _add_page(web: FastAPI, app: App) -> None:
         page_head.EarlyHead,
         page_of=lambda connection: Preferences(app, app.access.user_of(connection) or ANYONE).page,
         opens_on=page.opens_on(app),
+        stream_of=lambda connection: _stream_name(app, app.access.user_of(connection) or ANYONE),
     )
     web.add_middleware(uploads.UploadRoom, folder=uploads.prepare(app.data))
     if app.access.logins:
@@ -153,6 +160,8 @@ def _add_page(web: FastAPI, app: App) -> None:
         **page.mount_options(),
     )
     mounted: Any = web.router.routes[-1]
+    # Each tab would hold a connection, of which browsers have six to a host, only to have its few values forgotten sooner.
+    mounted.app.get_blocks().config["connect_heartbeat"] = False
     errors.install_for_users(mounted.app)
     # It lets the pages of other servers of this machine read with the visitor's cookie.
     mounted.app.user_middleware = [entry for entry in mounted.app.user_middleware if entry.cls is not CustomCORSMiddleware]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from modules.app import App
 from modules.generation.types import LoadedModel
@@ -55,7 +57,16 @@ def serving(app: App, port: int = 0) -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            app.replies.close()
-            app.notebooks.close()
+            app.stop()
             server.should_exit = True
             thread.join(timeout=10)
+
+
+def events_of(client: Any, kind: str, of: object = "", **more: object) -> Iterator[Any]:
+    """What the event stream tells of one topic, to its end. client: of httpx or of starlette's tests, at the address of the server."""
+    topics = json.dumps({"it": {"kind": kind, "of": str(of), **more}})
+    with client.stream("GET", "/chats/events", params={"topics": topics}) as answer:
+        answer.raise_for_status()
+        for line in answer.iter_lines():
+            if line.startswith("data:"):
+                yield json.loads(line[5:])

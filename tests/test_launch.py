@@ -20,6 +20,7 @@ import httpx
 import openai
 import pytest
 
+from tests.in_process import events_of
 from tests.leash import leashed
 from tests.serving import ROOT, SCRIPTED, Server
 
@@ -258,8 +259,7 @@ def test_behind_a_proxy_streams_come_piece_by_piece(proxied):
     assert len(times) > 20 and times[-1] - times[0] > 0.01
     with httpx.Client(base_url=proxied, timeout=60) as client:
         reply = client.post("/chats/send", json={"content": "hi"}).json()["reply"]
-        events = client.get(f"/chats/replies/{reply}/events").text
-        assert '"ending":' in events
+        assert "ending" in list(events_of(client, "reply", reply))[-1]["over"]["figures"]
 
 
 # --- the command line of July 2023

@@ -40,6 +40,8 @@ CHECKERS = {
     "ruff format": ["ruff", "format", "--check", "."],
     "lint-imports": ["lint-imports"],
     "pyright": ["pyright"],
+    "types of the script": [sys.executable, "-m", "tools.check_script", "types"],
+    "biome": [sys.executable, "-m", "tools.check_script", "lint"],
 }
 PREPARATION = [["download-model.py", "starter"], ["download-model.py", "starter", "--as", "transformers"]]
 """What Python runs first, beside the checkers: the models that tests use."""

@@ -87,6 +87,7 @@ class Reply:
         self._saved_version = 0
         self._save_due = self._begun + SAVE_SECONDS
         self._given_up = threading.Event()
+        self._on_change: list[Callable[[], None]] = []
 
     @property
     def progress(self) -> Progress:
@@ -98,6 +99,14 @@ class Reply:
     @property
     def version(self) -> int:
         return self._progress.version
+
+    def on_change(self, version: int, call: Callable[[], None]) -> None:
+        """Call `call` once, from any thread, when the reply is newer than `version`; at once where it is already."""
+        with self._lock:
+            if self._progress.version == version:
+                self._on_change.append(call)
+                return
+        call()
 
     def stop(self) -> None:
         """End the reply; what is there stays."""
@@ -189,6 +198,9 @@ class Reply:
     def _change(self, **values: object) -> None:
         with self._lock:
             self._progress = replace(self._progress, version=self._progress.version + 1, **values)  # type: ignore[arg-type]
+            waiting, self._on_change = self._on_change, []
+        for call in waiting:
+            call()
 
     def _save(self) -> bool:
         """Whether all there is, is kept."""

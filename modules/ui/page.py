@@ -49,5 +49,5 @@ def build(app: App) -> gr.Blocks:
 
 
 def mount_options() -> dict[str, Any]:
-    """What gr.mount_gradio_app is told about the look, the words and uploads. Our own style is in the page early (early.py)."""
+    """What gr.mount_gradio_app is told about the look, the words and uploads. Our own style is in the page early (page_head.py)."""
     return {"theme": theme(), "i18n": words(), "max_file_size": uploads.LARGEST}

@@ -31,9 +31,12 @@ window.TEXTLOOM = %s;
 """
 
 
-def head(page: PageSettings, opens_on: str) -> bytes:
-    """What is put into the page for a user with these settings; opens_on: the tab that Gradio shows by itself."""
-    values = {"page": page.model_dump(mode="json"), "tabs": get_args(Tab), "opens_on": opens_on}
+def head(page: PageSettings, opens_on: str, stream: str) -> bytes:
+    """What is put into the page for a user with these settings.
+
+    opens_on: the tab that Gradio shows by itself; stream: pages with the same one share an event stream.
+    """
+    values = {"page": page.model_dump(mode="json"), "tabs": get_args(Tab), "opens_on": opens_on, "stream": stream}
     settings = json.dumps(values, separators=(",", ":"))[:-1] + f",{_words()}}}"
     scheme = "light dark" if page.theme == "auto" else page.theme  # of the empty page, before there is a style
     return (_HEAD % (scheme, _preloads(), settings, _script())).encode()
@@ -41,7 +44,7 @@ def head(page: PageSettings, opens_on: str) -> bytes:
 
 @lru_cache(maxsize=1)
 def _script() -> str:
-    return (STATIC / "early.js").read_text(encoding="utf-8")
+    return (STATIC / "bootstrap.js").read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1)
@@ -53,7 +56,7 @@ def _preloads() -> str:
         name = waiting.pop()
         if name not in found:
             found.append(name)
-            waiting += re.findall(r'from "\./([\w.]+)"', (STATIC / name).read_text(encoding="utf-8"))
+            waiting += re.findall(r'(?:from|^import) "\./([\w.]+)"', (STATIC / name).read_text(encoding="utf-8"), re.MULTILINE)
     return "".join(f'<link rel="modulepreload" href="chats/static/{name}">' for name in found)
 
 
@@ -66,10 +69,17 @@ def _words() -> str:
 class EarlyHead:
     """ASGI middleware: puts `head()` at the beginning of the page's <head>."""
 
-    def __init__(self, app: ASGIApp, page_of: Callable[[HTTPConnection], PageSettings], opens_on: str) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        page_of: Callable[[HTTPConnection], PageSettings],
+        opens_on: str,
+        stream_of: Callable[[HTTPConnection], str],
+    ) -> None:
         self._app = app
         self._page_of = page_of
         self._opens_on = opens_on
+        self._stream_of = stream_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = path_of(scope)
@@ -90,8 +100,10 @@ class EarlyHead:
             headers = MutableHeaders(raw=start["headers"])
             whole = bytes(body)
             if headers.get("content-type", "").startswith("text/html"):
-                own = await asyncio.to_thread(self._page_of, HTTPConnection(scope))
-                whole = whole.replace(b"<head>", b"<head>" + head(own, self._opens_on), 1)
+                connection = HTTPConnection(scope)
+                own = await asyncio.to_thread(self._page_of, connection)
+                stream = await asyncio.to_thread(self._stream_of, connection)
+                whole = whole.replace(b"<head>", b"<head>" + head(own, self._opens_on, stream), 1)
                 if "content-length" in headers:
                     headers["content-length"] = str(len(whole))
             await send({**start, "headers": headers.raw})

@@ -31,7 +31,7 @@ CLICK = """() => {
 }"""
 """Clicks the next button of the tab (or dialog) in front twice; what was to be seen after the first click, in the same moment."""
 BY_ITSELF = re.compile(
-    r"GET .*/chats(/(pulse|models|server|deleted|menus|training(/[^/]+)?|writing/\w+)?(\?.*)?)?$|POST .*/chats/(context|writing/distribution|\d+/view)$"
+    r"GET .*/chats(/(pulse|models|server|deleted|menus|events|training(/[^/]+)?|writing/\w+)?(\?.*)?)?$|POST .*/chats/(context|events/[\w-]+|writing/distribution|\d+/view)$"
 )
 """What the page asks for by itself, or after a button did its work in the browser."""
 
@@ -58,7 +58,8 @@ class SlowServer:
 
     def refuse_until_idle(self, page: Page, name: str) -> list[str]:
         """What a click asked for until no button is busy any more; the first question may come after one to the server's pulse."""
-        page.wait_for_timeout(25)  # for what the click asks for to be asked
+        # What the click asks for comes after some steps of the page's own: they are waited for there, however slow it is.
+        page.evaluate("new Promise((done) => setTimeout(() => requestAnimationFrame(() => setTimeout(done, 25)), 25))")
         asked = self.refuse()
         for _ in range(1200):
             if not page.locator("button[aria-busy=true]").count():
@@ -66,6 +67,21 @@ class SlowServer:
             page.wait_for_timeout(25)
             asked += self.refuse()
         raise AssertionError(f"{name} stays busy though all that it asked for was answered: {asked}")
+
+
+def gradio_is_idle(page: Page) -> None:
+    """Until all that Gradio was asked for is answered, twice in a row: one answer may ask for the next."""
+    for _ in range(2):
+        page.wait_for_function(
+            """() => {
+              const seen = performance.getEntriesByType("resource").filter(({name}) => name.includes("/gradio_api/queue/"));
+              window.asked_of_gradio ??= 0;
+              const quiet = seen.length === window.asked_of_gradio && seen.every(({responseEnd}) => responseEnd);
+              window.asked_of_gradio = seen.length;
+              return quiet;
+            }""",
+            polling=300,
+        )
 
 
 @pytest.mark.parametrize("tab", TABS)
@@ -80,6 +96,7 @@ def test_every_button_shows_what_it_does_before_the_server_answers_and_asks_once
     if tab == "models":
         page.locator(".tl-card").first.click()
         expect(page.locator(".tl-chosen h2").first).not_to_be_empty()
+    gradio_is_idle(page)
     server = SlowServer(page)
     walked, wrong = 0, []
     while (found := page.evaluate(CLICK)) is not None and walked < 150:

@@ -6,7 +6,7 @@ import re
 from datetime import datetime, timedelta
 
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
 from tests.browser.conftest import Site, message_menu, reply, say
 
@@ -144,21 +144,16 @@ def test_the_list_is_grouped_by_date(site: Site):
         expect(page.locator(".tl-list section", has_text="a dated chat").locator("h2")).to_have_text(group)
 
 
-def test_what_was_asked_before_a_chat_was_opened_does_not_close_it(site: Site):
-    chat = site.app.store.for_owner("local").chats.create(title="opened meanwhile")
-    page = site.open()
-    late: list[Route] = []
-    page.route("**/pulse", lambda route: late.append(route))  # what is asked while no chat is open
-    page.wait_for_timeout(2000)
-    page.locator(".tl-row-title", has_text="opened meanwhile").click()
-    page.wait_for_url(f"**/?chat={chat.id}")
-    assert late
-    for route in late:
-        route.continue_()
-    page.wait_for_timeout(1000)
-    say(page, "where does this go?")
-    assert reply(page) == "An answer."
-    assert site.app.store.for_owner("local").messages.path(chat.id)[0].message.content == "where does this go?"
+def test_what_is_told_of_a_chat_that_was_left_does_not_close_the_one_that_is_open(site: Site):
+    left, opened = (site.app.store.for_owner("local").chats.create(title=title) for title in ("left", "opened"))
+    page = site.open(f"?chat={left.id}")
+    page.locator(".tl-row-title", has_text="opened").click()
+    page.wait_for_url(f"**/?chat={opened.id}")
+    site.app.store.for_owner("local").chats.delete(left.id)
+    expect(page.locator(".tl-row-title", has_text="left")).to_have_count(0)
+    assert page.url.endswith(f"chat={opened.id}")
+    site.app.store.for_owner("local").chats.delete(opened.id)
+    page.wait_for_function("!location.search.includes('chat=')")
 
 
 def test_branching_makes_a_chat_of_its_own(site: Site):

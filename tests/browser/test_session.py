@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, expect
 
+from modules.api.page import views
 from modules.services.preferences import Preferences
-from tests.browser.conftest import Site, copied, reply, say, until
+from modules.services.workspace import Workspace
+from tests.browser.conftest import Site, copied, reply, say
 
 pytestmark = pytest.mark.browser
 
@@ -60,17 +64,22 @@ def test_what_the_page_opens_on_is_chosen_and_saved_for_all(site: Site):
     site.app.page = type(site.app.page)()
 
 
-def test_nothing_moves_when_the_server_has_told_of_itself(site: Site):
+def test_nothing_moves_when_the_server_has_told_of_itself(site: Site, monkeypatch: pytest.MonkeyPatch):
+    told, view = threading.Event(), views.server_view
+
+    def when_told(workspace: Workspace) -> dict[str, Any]:
+        told.wait(60)
+        return view(workspace)
+
+    monkeypatch.setattr(views, "server_view", when_told)
     page = site.open()
-    held: list[Route] = []
-    page.route("**/chats/server", lambda route: held.append(route))
     open_tab(page, "session")
     button = page.get_by_role("button", name="Import a file")
     before = button.bounding_box()
-    until(page, lambda: bool(held))
-    expect(page.locator("#tab-session").get_by_role("button", name="Save as default")).to_be_hidden()
-    held[0].continue_()
-    expect(page.locator("#tab-session").get_by_role("button", name="Save as default")).to_be_visible()
+    defaults = page.locator("#tab-session").get_by_role("button", name="Save as default")
+    expect(defaults).to_be_hidden()
+    told.set()
+    expect(defaults).to_be_visible()
     assert button.bounding_box() == before
 
 

@@ -126,3 +126,40 @@ def test_no_event_of_the_page_is_a_public_endpoint(site: Site):
         "fetch('gradio_api/info').then(answer => answer.json()).then(info => Object.keys(info.named_endpoints))"
     )
     assert names == []
+
+
+HOLD = """
+const ask = window.fetch;
+window.fetch = async (...request) => {
+  const reply = await ask(...request);
+  if (!String(request[0].url ?? request[0]).includes("/queue/data")) return reply;
+  const held = new TransformStream({async transform(part, controller) {
+    const text = new TextDecoder().decode(part);
+    if (!text.includes("close_stream")) return controller.enqueue(part);
+    const at = text.lastIndexOf("data:", text.indexOf("close_stream"));
+    controller.enqueue(new TextEncoder().encode(text.slice(0, at)));
+    if (window.hold) await new Promise((done) => { window.release = done; });
+    controller.enqueue(new TextEncoder().encode(text.slice(at)));
+  }});
+  return new Response(reply.body.pipeThrough(held), {headers: reply.headers});
+};
+"""
+"""The end of Gradio's stream arrives when `release` is called, while `hold` is set."""
+
+
+def test_an_answer_is_not_lost_though_its_button_was_pressed_while_the_stream_of_answers_ended(site: Site):
+    page = site.empty()
+    page.add_init_script(HOLD)
+    page.goto(site.url)
+    page.wait_for_selector(".tl-composer textarea")
+    open_tab(page, "Parameters")
+    page.evaluate("window.hold = true")
+    button = page.locator("#parameters-neutral")
+    button.click()
+    page.wait_for_function("Boolean(window.release)")
+    expect(button).not_to_have_attribute("aria-busy", "true")
+    with page.expect_response(lambda answer: "/queue/join" in answer.url):
+        button.click()
+    expect(button).to_have_attribute("aria-busy", "true")
+    page.evaluate("hold = false; release()")
+    expect(button).not_to_have_attribute("aria-busy", "true")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import sqlite3
@@ -16,6 +15,7 @@ import httpx
 import pytest
 
 from modules.api.page.markdown import Block
+from tests.in_process import events_of
 from tests.serving import Server
 from tests.shown import after
 
@@ -45,15 +45,14 @@ class Reader:
     def __init__(self, url: str, reply: int) -> None:
         self.lengths: list[tuple[float, int]] = []
         self._blocks: list[Block] = []
-        self._thread = threading.Thread(target=self._follow, args=(f"{url}/chats/replies/{reply}/events",), daemon=True)
+        self._thread = threading.Thread(target=self._follow, args=(url, reply), daemon=True)
         self._thread.start()
 
-    def _follow(self, address: str) -> None:
+    def _follow(self, url: str, reply: int) -> None:
         try:
-            with httpx.stream("GET", address, timeout=60) as answer:
-                for line in answer.iter_lines():
-                    if line.startswith("data:"):
-                        self._take(json.loads(line[5:]))
+            with httpx.Client(base_url=url, timeout=60) as client:
+                for event in events_of(client, "reply", reply):
+                    self._take(event)
         except httpx.TransportError:  # the kill
             pass
 

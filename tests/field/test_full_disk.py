@@ -21,7 +21,7 @@ from modules.generation.sampling import SamplingParams
 from modules.library import paths
 from modules.services.preferences import Preferences
 from tests.fakes import EchoModel
-from tests.in_process import make_app, serving
+from tests.in_process import events_of, make_app, serving
 
 pytestmark = pytest.mark.slow
 
@@ -123,13 +123,11 @@ def test_a_reply_that_does_not_fit_is_held_until_there_is_room(app, monkeypatch)
         reply, id_ = held_reply(app, url)
         assert str(app.data) in reply.progress.unsaved
         assert reply.progress.phase != "over"
-        with httpx.stream("GET", f"{url}/chats/replies/{id_}/events", timeout=30) as events:
-            told = ""
-            for line in events.iter_lines():
-                told += line
-                if "unsaved" in line:
+        with httpx.Client(base_url=url, timeout=30) as client:
+            for event in events_of(client, "reply", id_):
+                if "unsaved" in event:
                     empty(app.store)
-        assert "over" in told
+        assert "over" in event
         assert app.store.for_owner("local").messages.get(id_).content == LONG
         assert app.store.for_owner("local").messages.get(id_).state == "whole"
         assert app.store.for_owner("local").messages.get(id_).figures.error is None

@@ -44,7 +44,7 @@ def test_nothing_else_is_kept():
 
 
 def test_the_scripts_of_the_chat_are_fetched_early_and_exist():
-    head = page_head.head(PageSettings(), "chat").decode()
+    head = page_head.head(PageSettings(), "chat", "").decode()
     names = [part.split('"')[0] for part in head.split('modulepreload" href="chats/static/')[1:]]
     assert {"start.js", "main.js", "api.js", "words.js"} <= set(names) and len(names) == len(set(names))
     assert all((page_head.STATIC / name).is_file() for name in names)

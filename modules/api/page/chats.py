@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import FileResponse, Response, StreamingResponse
+from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, Field
 
 from modules.api import administration, training
-from modules.api.page import characters, files, messages, notebook, undo, views
-from modules.api.page.dependencies import CurrentWorkspace, Said, Start, download, file_of
-from modules.api.page.reply_stream import Renderings, event_response, follow, over
+from modules.api.guard import READS
+from modules.api.page import characters, events, files, messages, notebook, undo, views
+from modules.api.page.changes import ACTED
+from modules.api.page.dependencies import CurrentWorkspace, Said, download, file_of
+from modules.api.page.topics import Topics
 from modules.app import App
 from modules.chats import images, incoming
 from modules.chats.chat_table import PAGE_OF_CHATS
-from modules.chats.records import PathMessage, Place
+from modules.chats.records import Place
 from modules.errors import NotFound, UserError
 from modules.generation.sampling import SamplingParams
 from modules.library import character_files
@@ -98,8 +100,16 @@ def router(app: App) -> APIRouter:
     async def of_whole_characters(request: Request) -> None:
         check_text(getattr(request, "_json", None))  # what FastAPI has read; a route that takes a file reads it itself
 
-    checks = [Depends(let_in), Depends(of_whole_characters)]
+    topics = Topics(app)
+
+    async def tell_streams(request: Request) -> AsyncIterator[None]:
+        yield
+        if request.method not in READS:
+            topics.changes.notify(ACTED)
+
+    checks = [Depends(let_in), Depends(of_whole_characters), Depends(tell_streams)]
     routes = APIRouter(prefix="/chats", include_in_schema=False, dependencies=checks)
+    routes.include_router(events.router(app, topics))
     routes.include_router(administration.page_router())
     routes.include_router(training.page_router())
     routes.include_router(messages.router(app))
@@ -107,7 +117,6 @@ def router(app: App) -> APIRouter:
     routes.include_router(files.router())
     routes.include_router(notebook.router())
     routes.include_router(undo.router())
-    renderings = Renderings[int]()
 
     # --- the list and the chats
 
@@ -240,26 +249,5 @@ def router(app: App) -> APIRouter:
     @routes.post("/replies/{message_id}/stop")
     def stop(workspace: CurrentWorkspace, message_id: int) -> dict[str, bool]:
         return {"stopped": workspace.chats.stop(message_id)}
-
-    @routes.get("/replies/{message_id}/events")
-    async def events(workspace: CurrentWorkspace, message_id: int, start: Start, tokens: bool = False) -> StreamingResponse:
-        def final() -> dict[str, Any]:
-            message = workspace.history.messages.get(message_id)
-            path = workspace.history.messages.path(message.chat_id, leaf=message_id)
-            return views.reply_view(workspace, path[-1] if path else PathMessage(message, (message_id,)), {})
-
-        await asyncio.to_thread(workspace.history.messages.get, message_id)
-
-        async def stream() -> AsyncIterator[str]:
-            reply = workspace.replies.get(message_id)
-            if reply is None:
-                yield over(await asyncio.to_thread(final))
-                return
-            streaming = workspace.preferences.page.stream
-            with renderings.watched(message_id, reply) as rendering:
-                async for piece in follow(rendering, start, final, tokens=tokens, streaming=streaming):
-                    yield piece
-
-        return event_response(stream())
 
     return routes

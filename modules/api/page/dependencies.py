@@ -7,7 +7,7 @@ import tempfile
 from typing import Annotated, BinaryIO
 from urllib.parse import quote
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import Depends, Request
 from fastapi.responses import Response
 from pydantic import BaseModel
 
@@ -24,14 +24,6 @@ def _workspace(request: Request) -> Workspace:
 
 CurrentWorkspace = Annotated[Workspace, Depends(_workspace)]
 """What the user who asks can do. The router's own dependency has made it."""
-
-
-def _start(position: Annotated[int, Query(alias="from")] = 0, last_event_id: Annotated[int | None, Header()] = None) -> int:
-    return position if last_event_id is None else last_event_id
-
-
-Start = Annotated[int, Depends(_start)]
-"""What a reader of events has already: as it was asked for, or, where the line broke, what came last."""
 
 
 class AttachedFile(BaseModel):

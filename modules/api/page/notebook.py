@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from modules.api.page.dependencies import CurrentWorkspace, Start
+from modules.api.page.dependencies import CurrentWorkspace
 from modules.api.page.markdown import as_html, render
-from modules.api.page.reply_stream import Renderings, event_response, follow, follow_text, over
-from modules.api.page.views import figures_view
-from modules.chats.notebook import How, NotebookPage
+from modules.api.page.views import page_view
+from modules.chats.notebook import How
 from modules.services.undo import told
 
 
@@ -90,14 +86,12 @@ def _add_tokens(routes: APIRouter) -> None:
 
 
 def _add_pages(routes: APIRouter) -> None:
-    renderings = Renderings[tuple[str, str]]()
-
     @routes.get("/{name}")
     def read(workspace: CurrentWorkspace, name: str, have: int | None = None) -> dict[str, Any]:
         page = workspace.notebook.pages.read(name)
         if have == page.revision and page.state != "streaming":
             return {"revision": page.revision}
-        return _view(page)
+        return page_view(page)
 
     @routes.patch("/{name}")
     def change(workspace: CurrentWorkspace, name: str, body: Typed) -> dict[str, int]:
@@ -105,7 +99,7 @@ def _add_pages(routes: APIRouter) -> None:
 
     @routes.post("/{name}/write")
     def write(workspace: CurrentWorkspace, name: str, body: Write) -> dict[str, Any]:
-        return _view(workspace.notebook.write(name, body.how, body.adapter or None))
+        return page_view(workspace.notebook.write(name, body.how, body.adapter or None))
 
     @routes.post("/{name}/stop")
     def stop(workspace: CurrentWorkspace, name: str) -> dict[str, bool]:
@@ -113,7 +107,7 @@ def _add_pages(routes: APIRouter) -> None:
 
     @routes.post("/{name}/undo")
     def undo(workspace: CurrentWorkspace, name: str) -> dict[str, Any]:
-        return _view(workspace.notebook.pages.undo(name))
+        return page_view(workspace.notebook.pages.undo(name))
 
     @routes.get("/{name}/rendered")
     def rendered(
@@ -124,44 +118,3 @@ def _add_pages(routes: APIRouter) -> None:
             return {"html": as_html(page.text)}
         blocks = render(page.text, page.figures.opened) if page.text else []
         return {"blocks": [[block.start, block.kind, block.html] for block in blocks]}
-
-    @routes.get("/{name}/events")
-    async def events(
-        workspace: CurrentWorkspace,
-        name: str,
-        start: Start,
-        how: Annotated[Literal["text", "markdown"], Query(alias="as")] = "text",
-    ) -> StreamingResponse:
-        notebook = workspace.notebook.pages
-        reply = notebook.reply(name)
-
-        def final() -> dict[str, Any]:
-            view = _view(notebook.read(name))
-            return view if how == "markdown" else {field: value for field, value in view.items() if field != "text"}
-
-        async def stream() -> AsyncIterator[str]:
-            streaming = workspace.preferences.page.stream
-            if reply is None:
-                yield over(_view(await asyncio.to_thread(notebook.read, name)))
-            elif how == "text":
-                async for piece in follow_text(reply, start, final, streaming=streaming):
-                    yield piece
-            else:
-                with renderings.watched((workspace.owner, name), reply) as rendering:
-                    async for piece in follow(rendering, start, final, streaming=streaming):
-                        yield piece
-
-        return event_response(stream())
-
-
-def _view(page: NotebookPage) -> dict[str, Any]:
-    """A page as the browser gets it; `length` is the position that its text ends at."""
-    return {
-        "prompt": page.prompt,
-        "text": page.text,
-        "length": len(page.text),
-        "state": page.state,
-        "revision": page.revision,
-        "figures": figures_view(page.figures),
-        "steps": page.steps,
-    }

@@ -1,17 +1,15 @@
-"""A reply on its way to browsers: what is new since a position, in as few bytes as can be."""
+"""Events of a running reply for browsers: what is new since a position, in as few bytes as can be."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
-
-from starlette.responses import StreamingResponse
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from modules.api.page.markdown import Block, LiveMarkdown
 from modules.chats.replies import Progress, Reply
@@ -22,19 +20,14 @@ from modules.services.tokens import token_row
 PERIOD = 1 / 30
 """Seconds between two events: two frames of a screen, so that each event is drawn two frames after the last one."""
 FIGURES_PERIOD = 0.5
-HEARTBEAT = 15.0
 Key = TypeVar("Key", bound=Hashable)
 
 
-def event_response(events: AsyncIterator[str]) -> StreamingResponse:
-    """Server-sent events as an answer."""
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+class News(NamedTuple):
+    """One event of a topic. position: where a reader goes on who has it; "" leaves that as it was."""
 
-
-def over(final: dict[str, Any]) -> str:
-    """The event that ends a stream: there is nothing more to follow."""
-    return frame(final, event="over")
+    data: Any
+    position: str = ""
 
 
 class Rendering:
@@ -141,12 +134,6 @@ def _common(old: str, new: str) -> int:
     return bisect_left(range(1, min(len(old), len(new)) + 1), True, key=lambda size: old[:size] != new[:size])
 
 
-def frame(data: Any, position: int | None = None, event: str | None = None) -> str:
-    """One server-sent event."""
-    head = (f"event:{event}\n" if event else "") + (f"id:{position}\n" if position is not None else "")
-    return f"{head}data:{json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
-
-
 async def follow(
     rendering: Rendering,
     position: int,
@@ -154,32 +141,32 @@ async def follow(
     *,
     tokens: bool = False,
     streaming: bool = True,
-) -> AsyncIterator[str]:
-    """Server-sent events of a reply for a browser that has the blocks before `position`, to its end.
+) -> AsyncIterator[News]:
+    """Events of a reply for a browser that has the blocks before `position`, to its end.
 
-    final: the message as it is stored, once the reply is over; sent as the last event, named "over".
+    final: the message as it is stored, once the reply is over; the last event is {"over": message}.
     tokens: send {"tokens": rows, "from": n} too, as far as they are placed in the text.
     streaming: off shows how far the reply is, and its text at the end.
     """
     placed = 0
     sent: list[Block] | None = None
 
-    async def look() -> tuple[Progress, list[str]]:
+    async def look() -> tuple[Progress, list[News]]:
         nonlocal placed, sent
         await rendering.refresh()
-        progress, blocks, pieces = rendering.progress, rendering.blocks if streaming else [], []
+        progress, blocks, news = rendering.progress, rendering.blocks if streaming else [], []
         if sent is None:
             first = next((index for index, block in enumerate(blocks) if block.start == position), 0)
             sent = blocks[:first]
             if first == 0:
-                pieces.append(frame({"at": 0, "b": []}))
+                news.append(News({"at": 0, "b": []}))
         if change := difference(sent, blocks):
-            pieces.append(frame(change, blocks[-1].start if blocks and isinstance(change, dict) else None))
+            news.append(News(change, str(blocks[-1].start) if blocks and isinstance(change, dict) else ""))
             sent = list(blocks)
         if tokens and streaming and (rows := rendering.token_rows(placed)):
-            pieces.append(frame({"tokens": rows, "from": placed, "at": rendering.tokens_at}))
+            news.append(News({"tokens": rows, "from": placed, "at": rendering.tokens_at}))
             placed += len(rows)
-        return progress, pieces
+        return progress, news
 
     def last() -> dict[str, Any]:
         message = final()
@@ -187,55 +174,68 @@ async def follow(
             del message["blocks"]  # the browser has them all
         return message
 
-    async for piece in _told(look, last):
-        yield piece
+    async for news in _with_status(rendering.reply, look, last):
+        yield news
 
 
 async def follow_text(
     reply: Reply, position: int, final: Callable[[], dict[str, Any]], *, streaming: bool = True
-) -> AsyncIterator[str]:
+) -> AsyncIterator[News]:
     """The same for a browser that shows the plain text and has its first `position` characters.
 
-    Each piece comes as {"t": text}, with the position behind it as its id.
+    Each piece comes as {"t": text}, with the position behind it.
     """
 
-    async def look() -> tuple[Progress, list[str]]:
+    async def look() -> tuple[Progress, list[News]]:
         nonlocal position
         progress = reply.progress
         if not (streaming or progress.phase == "over") or len(progress.text) <= position:
             return progress, []
         begun, position = position, len(progress.text)
-        return progress, [frame({"t": progress.text[begun:]}, position)]
+        return progress, [News({"t": progress.text[begun:]}, str(position))]
 
-    async for piece in _told(look, final):
-        yield piece
+    async for news in _with_status(reply, look, final):
+        yield news
 
 
-async def _told(
-    look: Callable[[], Awaitable[tuple[Progress, list[str]]]], last: Callable[[], dict[str, Any]]
-) -> AsyncIterator[str]:
-    """All events of a reply to its end: the pieces that `look` finds, how far it is, and signs of life where nothing else is said."""
-    said: dict[str, Any] = {}
-    due = figures_due = heard = time.monotonic()
-    yield "retry:500\n\n"
+async def _with_status(
+    reply: Reply, look: Callable[[], Awaitable[tuple[Progress, list[News]]]], last: Callable[[], dict[str, Any]]
+) -> AsyncIterator[News]:
+    """All events of a reply to its end: what `look` finds at each beat, and how far the reply is, twice a second."""
+    sent: dict[str, Any] = {}
+    due = figures_due = time.monotonic()
     while True:
         began = time.monotonic()
-        progress, pieces = await look()
+        progress, news = await look()
+        status = _status(progress)
         if progress.phase == "over":
-            pieces.append(over(await asyncio.to_thread(last)))
-        elif (status := _status(progress)) != said and (began >= figures_due or status["phase"] != said.get("phase")):
-            pieces.append(frame(status))
-            said, figures_due = status, began + FIGURES_PERIOD
-        elif not pieces and began - heard > HEARTBEAT:
-            pieces.append(":\n\n")
-        if pieces:
-            yield "".join(pieces)
-            heard = began
+            news.append(News({"over": await asyncio.to_thread(last)}))
+        elif status != sent and (began >= figures_due or status["phase"] != sent.get("phase")):
+            news.append(News(status))
+            sent, figures_due = status, began + FIGURES_PERIOD
+        for one in news:
+            yield one
         if progress.phase == "over":
             return
         now = time.monotonic()
         due = max(due + PERIOD, now + (now - began) / 2)  # to the beat, and never more than two thirds of the time
         await asyncio.sleep(due - now)
+        await _newer(reply, progress.version, None if status == sent else figures_due - time.monotonic())
+
+
+async def _newer(reply: Reply, version: int, patience: float | None) -> None:
+    """Wait until the reply is newer than `version`, or for `patience` seconds."""
+    if reply.version != version:
+        return
+    loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(changed.set)
+
+    reply.on_change(version, wake)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(changed.wait(), patience)
 
 
 def _status(progress: Progress) -> dict[str, Any]:

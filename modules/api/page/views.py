@@ -12,8 +12,9 @@ from typing import Any
 
 from modules.api.model_answers import engine_view, model_view, starter_download
 from modules.api.page.markdown import Block, render
-from modules.app import VERSION
+from modules.app import VERSION, App
 from modules.chats import files
+from modules.chats.notebook import NotebookPage
 from modules.chats.records import Figures, ListedChat, PathMessage, StoredMessage
 from modules.i18n.sentences import said
 from modules.library.disk import size_text
@@ -114,18 +115,33 @@ def list_view(entries: list[ListedChat]) -> list[dict[str, Any]]:
 
 
 def pulse_view(workspace: Workspace, chat_id: int | None) -> dict[str, Any]:
-    """What changes by itself: small, and asked for every second or two."""
-    app = workspace.app
-    revision = workspace.history.chats.revision(chat_id) if chat_id is not None else None
+    """What changes by itself, as it is now; the event stream tells it as it changes."""
+    chats = workspace.history.chats
+    revision = chats.revision(chat_id) if chat_id is not None else None
+    return {
+        **engine_status_view(workspace.app),
+        **own_status_view(workspace),
+        "list": chats.list_revision(),
+        "chat": revision,
+    }
+
+
+def engine_status_view(app: App) -> dict[str, Any]:
+    """The part of the status that is the same for everyone, but for the language."""
+    engine = engine_view(app, app.engine.status)
     return {
         "epoch": app.started,
-        "list": workspace.history.chats.list_revision(),
-        "chat": revision,
-        "engine": engine_view(app, app.engine.status),
-        "preset": workspace.preferences.sampling[1],
-        "tokens": workspace.preferences.token_view,
+        "engine": engine.model_copy(update={"seconds": int(engine.seconds)}),  # it is told once a second
         "models": len(app.models.all()),
         "starter": starter_download(app),
+    }
+
+
+def own_status_view(workspace: Workspace) -> dict[str, Any]:
+    """The part of the status that is a user's own."""
+    return {
+        "preset": workspace.preferences.sampling[1],
+        "tokens": workspace.preferences.token_view,
         "admin": workspace.is_admin,
     }
 
@@ -138,6 +154,19 @@ def menus_view(workspace: Workspace) -> dict[str, Any]:
         "presets": workspace.preferences.presets(),
         "templates": app.templates.names(),
         "admin": workspace.is_admin,
+    }
+
+
+def page_view(page: NotebookPage) -> dict[str, Any]:
+    """A page of the notebook as the browser gets it; `length` is the position that its text ends at."""
+    return {
+        "prompt": page.prompt,
+        "text": page.text,
+        "length": len(page.text),
+        "state": page.state,
+        "revision": page.revision,
+        "figures": figures_view(page.figures),
+        "steps": page.steps,
     }
 
 

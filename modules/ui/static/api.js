@@ -7,14 +7,16 @@ const BASE = new URL("chats", document.baseURI).href;
 
 export const address = (path) => `${BASE}${path}`;
 
-// A style that some tabs need. Like the page's own (early.js) it stands behind Gradio's, wherever those are.
+// A style that some tabs need. Like the page's own (bootstrap.js) it stands behind Gradio's, wherever those are.
 export function addStyle(name) {
   const sheet = new CSSStyleSheet();
   document.adoptedStyleSheets.push(sheet);
   fetch(address(`/static/${name}`)).then((reply) => reply.text()).then((text) => sheet.replaceSync(text));
 }
 
-export class Refused extends Error {}
+export class Refused extends Error {
+  status = 0; // of the answer; 0 where there was none
+}
 
 async function call(method, path, body) {
   return (await fetched(method, path, body)).json();

@@ -31,7 +31,7 @@ export class Attachments {
       event.preventDefault();
       this.add(files);
     });
-    this.allow({});
+    this.allow({engine: null});
   }
 
   // What is dropped anywhere on `element`: files, and text that is no file goes into the box.

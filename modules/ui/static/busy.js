@@ -57,7 +57,7 @@ function lost() {
 const ask = window.fetch;
 window.fetch = async (...request) => {
   const reply = ask(...request);
-  if (String(request[0]?.url ?? request[0]).includes("/gradio_api/queue/")) reply.then((answer) => answer.ok || lost(), lost);
+  if (String(request[0] instanceof Request ? request[0].url : request[0]).includes("/gradio_api/queue/")) reply.then((answer) => answer.ok || lost(), lost);
   return reply;
 };
 
@@ -73,6 +73,6 @@ window.addEventListener("click", (event) => {
   else if (button.classList.contains("tl-asks") && !button.disabled) ends.set(button.id, busy(button));
 }, true);
 window.addEventListener("submit", (event) => {
-  if (event.target.querySelector("[type=submit]")?.ariaBusy === "true") stop(event);
+  if (/** @type {Element} */ (event.target).querySelector("[type=submit]")?.ariaBusy === "true") stop(event);
 }, true);
 window.TEXTLOOM.answered = answered;

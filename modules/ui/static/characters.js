@@ -3,7 +3,7 @@
 import {address, attempt, get, post, put, remove, send} from "./api.js";
 import {onSubmit} from "./busy.js";
 import {reportUploads} from "./card_report.js";
-import {h, icon, iconButton, toast} from "./dom.js";
+import {h, icon, iconButton} from "./dom.js";
 import {chooseFiles, openSheet} from "./sheet.js";
 import {say} from "./undo.js";
 import {takeDrops} from "./transfer.js";

@@ -84,7 +84,7 @@ export async function chooseColumns(chat, draft) {
     h("label", {class: "tl-check"}, third, t("compare.third")));
   return new Promise((resolve) => {
     showForm(chat.host, t("compare"), content, t("compare.start"), async () => {
-      const chosen = columns.filter((one, number) => number < 2 || third.checked).map((one) => one.read());
+      const chosen = columns.filter((_, number) => number < 2 || third.checked).map((one) => one.read());
       localStorage.setItem(KEPT, JSON.stringify(chosen));
       resolve(await begin(chat, draft, chosen));
     }, () => resolve(false));

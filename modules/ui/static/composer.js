@@ -10,7 +10,7 @@ const joined = (one, other) => ({pictures: [...new Set([...one.pictures, ...othe
 
 export class Composer {
   // controller: {send(text, {pictures, files}) → true when it was taken, stop(), editLast(), drafted()}; parts: {menu, chip, context} around it
-  constructor(controller, {menu, chip, context} = {}) {
+  constructor(controller, {menu, chip, context}) {
     this.controller = controller;
     this.chat = null; // whose draft this is; null: of one that is not there yet
     this.text = h("textarea", {rows: "1", placeholder: t("composer.placeholder"), "aria-label": t("composer.label"), enterkeyhint: "send"});

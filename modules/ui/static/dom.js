@@ -69,6 +69,21 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
+const drawnOf = new WeakMap(); // element → the value that was drawn in it last, as JSON
+
+// Draw what shows `value` in `element`, where that is not what was drawn there last: what people have under their hands stays.
+export function keyed(element, value, draw) {
+  const key = JSON.stringify(value);
+  if (drawnOf.get(element) === key) return;
+  drawnOf.set(element, key);
+  draw();
+}
+
+// Have `keyed` draw the next time, whatever the value.
+export function forgetDrawn(element) {
+  drawnOf.delete(element);
+}
+
 // A button that is only an icon: its label is its name for screen readers, and its tooltip.
 export function iconButton(name, label, action, extra = {}) {
   const button = h("button", {type: "button", "aria-label": label, title: label, onclick: action, ...extra}, icon(name));
@@ -212,6 +227,7 @@ export function showDialog(host, title, fields, label, run, content = null, {can
     h("div", {class: "tl-dialog-foot"},
       cancel ? h("button", {type: "button", class: "tl-quiet", onclick: () => dialog.close()}, t("cancel")) : null,
       h("button", {type: "submit", class: "tl-strong"}, label)));
+  /** @returns {[string, any][]} */
   const read = () => [...controls].map(([name, control]) => [name, control.value]);
   const before = new Map(read());
   form.addEventListener("submit", () => run(Object.fromEntries(read()), Object.fromEntries(read().filter(([name, value]) => value !== before.get(name)))));

@@ -1,12 +1,13 @@
 // The chat view: one conversation in front, the list beside it, and the server's replies as they come.
 
-import {address, attempt, get, patch, post} from "./api.js";
+import {attempt, get, patch, post} from "./api.js";
 import {drawSpeakers} from "./characters.js";
 import {Columns} from "./compare.js";
 import {Composer} from "./composer.js";
 import {ComposerMenu} from "./composer_menu.js";
 import {ContextBar} from "./context.js";
-import {closeMenu, h, iconButton, showDialog, toast} from "./dom.js";
+import {closeMenu, h, iconButton, keyed, showDialog, toast} from "./dom.js";
+import {follow, onConnection} from "./events.js";
 import {keyList} from "./keys.js";
 import {showMap} from "./map.js";
 import {MessageView} from "./message.js";
@@ -28,9 +29,10 @@ export class Chat {
     this.current = null;
     this.settings = {};
     this.views = new Map(); // message id → MessageView, in the order shown
-    this.streams = new Map(); // message id → EventSource
+    this.streams = new Map(); // message id → the reply as it is followed on the server
     this.limit = PAGE;
-    this.seen = {};
+    /** @type {any} */
+    this.seen = {}; // the status as the server told it last
     this.actions = messageActions(this);
     this.build();
   }
@@ -74,22 +76,16 @@ export class Chat {
     growth.observe(this.column);
     growth.observe(this.columns.element);
     document.addEventListener("keydown", (event) => this.pressed(event));
-    document.addEventListener("visibilitychange", () => this.seenAgain());
     window.addEventListener("popstate", () => this.open(this.fromAddress(), null, {push: false}));
   }
 
   async start() {
-    await this.pulse();
-    this.sidebar.refresh();
+    onConnection((there) => { this.host.dataset.offline = String(!there); });
     const id = this.fromAddress();
-    if (id) await this.open(id, null, {push: false});
+    if (id) this.open(id, null, {push: false});
     else this.fresh({push: false});
-    const beat = async () => {
-      if (!document.hidden || this.waiting.message) await this.pulse();
-      const busy = this.seen.engine && comesSoon(this.seen);
-      setTimeout(beat, busy ? 700 : 1500);
-    };
-    setTimeout(beat, 1500);
+    follow({kind: "status"}, (status) => this.statusChanged(status), {hidden: () => Boolean(this.waiting.message)});
+    follow({kind: "list"}, () => this.sidebar.refresh());
   }
 
   fromAddress() {
@@ -105,47 +101,34 @@ export class Chat {
 
   // --- what changes by itself: the model, other tabs, other devices
 
+  // Ask for the status now, where the next step depends on it.
   async pulse() {
-    const asked = this.current;
-    let pulse;
-    try {
-      pulse = await get(`/pulse${asked ? `?chat=${asked}` : ""}`);
-    } catch {
-      this.host.dataset.offline = "true";
-      return;
-    }
-    this.host.dataset.offline = "false";
+    const status = await get("/pulse").catch(() => null);
+    if (status) this.statusChanged(status);
+  }
+
+  statusChanged(status) {
     const before = this.seen;
-    this.seen = pulse;
-    this.top.draw(pulse);
-    if (before.tokens !== pulse.tokens) this.drawTokens();
-    if (before.engine?.state !== pulse.engine.state || before.preset !== pulse.preset) this.context.soon(0);
-    this.composer.attached.allow(pulse);
+    this.seen = status;
+    this.top.draw(status);
+    if (before.tokens !== status.tokens) this.drawTokens();
+    if (before.engine?.state !== status.engine.state || before.preset !== status.preset) this.context.soon(0);
+    this.composer.attached.allow(status);
     const was = before.engine;
-    if (was && pulse.engine.state === "empty" && pulse.engine.error && (was.state === "loading" || was.loads !== pulse.engine.loads)) {
-      toast(pulse.engine.error, {wrong: true});
+    if (was && status.engine.state === "empty" && status.engine.error && (was.state === "loading" || was.loads !== status.engine.loads)) {
+      toast(status.engine.error, {wrong: true});
     }
     this.drawWelcome();
     this.drawHint();
-    this.waiting.look(pulse);
-    if (!before.epoch) return;
-    if (before.list !== pulse.list || before.epoch !== pulse.epoch) this.sidebar.refresh();
-    if (!asked || asked !== this.current) return; // another chat was opened meanwhile: this says nothing about it
-    if (pulse.chat === null && pulse.epoch) this.gone();
-    else if (pulse.chat !== this.revision) this.refresh();
+    this.waiting.look(status);
+    if (before.epoch && before.epoch !== status.epoch && this.current) this.refresh(); // what ran on the server before has ended
   }
 
-  gone() {
-    this.fresh({push: false});
-  }
-
-  seenAgain() {
-    if (document.hidden) {
-      this.detach(); // a tab that nobody sees needs no stream: it catches up when it is looked at
-      return;
-    }
-    this.pulse();
-    if (this.current) this.refresh();
+  // The chat that is open was changed here or elsewhere.
+  chatChanged(id, {revision}) {
+    if (id !== this.current) return;
+    if (revision === null) this.fresh({push: false});
+    else if (revision !== this.revision) this.refresh();
   }
 
   // --- which chat is shown
@@ -174,6 +157,8 @@ export class Chat {
     closeMenu();
     this.waiting.element.hidden = true;
     this.detach();
+    this.following?.close();
+    this.following = null;
     this.views.clear();
     this.column.replaceChildren();
     this.columns.clear();
@@ -186,7 +171,7 @@ export class Chat {
     if (!id) return this.fresh({push});
     if (id !== this.current) {
       this.leave();
-      this.current = id;
+      this.turnTo(id);
       this.toAddress(id, push);
       this.composer.turnTo(id);
       this.composer.busy(false);
@@ -199,6 +184,11 @@ export class Chat {
     this.scrollToEnd();
     if (messageId) this.showMessage(messageId);
     else this.composer.focus();
+  }
+
+  turnTo(id) {
+    this.current = id;
+    this.following = follow({kind: "chat", of: String(id)}, (change) => this.chatChanged(id, change));
   }
 
   async showMessage(id) {
@@ -277,7 +267,7 @@ export class Chat {
     const writing = [...messages, ...columns].filter((message) => message.state === "streaming");
     for (const message of writing) this.attach(message.id);
     for (const id of [...this.streams.keys()]) if (!this.viewOf(id)) this.detach(id);
-    this.column.querySelectorAll(".tl-last").forEach((element) => element.classList.remove("tl-last"));
+    for (const element of this.column.querySelectorAll(".tl-last")) element.classList.remove("tl-last");
     before?.classList.add("tl-last");
     this.composer.busy(writing.length > 0);
     this.drawTokens();
@@ -287,37 +277,33 @@ export class Chat {
   // --- a reply on its way
 
   attach(id) {
-    if (this.streams.has(id) || document.hidden) return;
-    const from = this.viewOf(id)?.blocks.position ?? 0;
-    const source = new EventSource(address(`/replies/${id}/events?from=${from}&tokens=${Boolean(this.seen.tokens)}`));
-    this.streams.set(id, source);
-    source.onmessage = (event) => {
-      const change = JSON.parse(event.data);
-      this.viewOf(id)?.live(change);
-      if (change.p && this.streams.size === 1) this.context.live(change.p, change.n);
-    };
-    source.addEventListener("over", (event) => {
-      this.detach(id);
-      const message = JSON.parse(event.data);
-      this.viewOf(id)?.update(message);
-      this.drawTokens();
-      this.context.soon(100);
-      this.composer.busy(this.streams.size > 0);
-      this.voice.textContent = message.figures.error ?? (message.state === "cut" ? t("voice.stopped") : t("voice.finished"));
-      if (this.atEnd) this.scrollToEnd();
-      this.pulse();
+    if (this.streams.has(id)) return;
+    const after = String(this.viewOf(id)?.blocks.position ?? 0);
+    const reply = follow({kind: "reply", of: String(id), after, tokens: Boolean(this.seen.tokens)}, (change) => {
+      if (change.over) this.replyEnded(id, change.over);
+      else if (change.error) this.detach(id);
+      else {
+        this.viewOf(id)?.live(change);
+        if (change.p && this.streams.size === 1) this.context.live(change.p, change.n);
+      }
     });
-    source.onerror = () => {
-      if (source.readyState !== EventSource.CLOSED) return; // it tries again by itself, from where it was
-      this.detach(id);
-      setTimeout(() => { if (this.current) this.refresh(); }, 1000);
-    };
+    this.streams.set(id, reply);
+  }
+
+  replyEnded(id, message) {
+    this.detach(id);
+    this.viewOf(id)?.update(message);
+    this.drawTokens();
+    this.context.soon(100);
+    this.composer.busy(this.streams.size > 0);
+    this.voice.textContent = message.figures.error ?? (message.state === "cut" ? t("voice.stopped") : t("voice.finished"));
+    if (this.atEnd) this.scrollToEnd();
   }
 
   detach(id = null) {
-    for (const [key, source] of this.streams) {
+    for (const [key, reply] of this.streams) {
       if (id !== null && key !== id) continue;
-      source.close();
+      reply.close();
       this.streams.delete(key);
     }
   }
@@ -375,7 +361,7 @@ export class Chat {
   // A chat has got something new: show it, wherever one was.
   async began(id) {
     if (!this.current) {
-      this.current = id;
+      this.turnTo(id);
       this.toAddress(id, true);
       this.composer.follow(id);
     }
@@ -496,9 +482,10 @@ export class Chat {
     if (!empty || !this.seen.engine) return;
     const {engine, models, starter, admin} = this.seen;
     this.starter.draw(starter, admin);
-    const key = [engine.state, engine.name, engine.error, engine.progress, models].join("|");
-    if (this.welcome.dataset.key === key) return;
-    this.welcome.dataset.key = key;
+    keyed(this.welcome, [engine.state, engine.name, engine.error, engine.progress, models], () => this.drawWelcomeOf(engine, models));
+  }
+
+  drawWelcomeOf(engine, models) {
     const parts = [h("h1", {}, t("welcome"))];
     if (["ready", "asleep"].includes(engine.state)) {
       if (engine.error) parts.push(h("p", {class: "tl-wrong-text"}, t("welcome.gone", {name: engine.name, error: engine.error})));
@@ -541,9 +528,7 @@ export class Chat {
     } else if (engine.state === "ready" && engine.no_place_for?.includes("system") && this.settings.system_prompt && !this.settings.template && (this.settings.mode ?? "instruct") === "instruct") {
       words = t("template.no_system", {name: engine.name});
     }
-    const key = words;
-    if (this.composer.hint.dataset.key === key) return;
-    this.composer.hint.dataset.key = key;
-    this.composer.hint.replaceChildren(h("span", {}, words), ...(button ? [" ", button] : []));
+    const {hint} = this.composer;
+    keyed(hint, words, () => hint.replaceChildren(h("span", {}, words), ...(button ? [" ", button] : [])));
   }
 }

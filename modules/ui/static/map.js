@@ -63,8 +63,8 @@ function laidOut(messages) {
 
 function drawn(rows, byId, shown, width) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("width", width);
-  svg.setAttribute("height", rows.length * ROW);
+  svg.setAttribute("width", String(width));
+  svg.setAttribute("height", String(rows.length * ROW));
   svg.setAttribute("aria-hidden", "true");
   svg.classList.add("tl-map-lines");
   rows.forEach((row, index) => { row.x = row.lane * LANE + 10; row.y = index * ROW + ROW / 2; });

@@ -2,7 +2,7 @@
 
 import {drawPictures} from "./attach.js";
 import {Blocks} from "./blocks.js";
-import {h, icon, iconButton, showMenu} from "./dom.js";
+import {h, icon, iconButton, keyed, showMenu} from "./dom.js";
 import {drawFiles} from "./text_files.js";
 import {TokenView, tokenLegend} from "./tokens.js";
 import {count, t, when} from "./words.js";
@@ -58,9 +58,11 @@ export class MessageView {
 
   drawTools() {
     const {view, actions} = this;
-    const key = JSON.stringify([view.id, view.state === "streaming", view.versions, view.extra?.good]);
-    if (this.toolsKey === key) return; // a menu may stand under one of them
-    this.toolsKey = key;
+    // A menu may stand under one of them.
+    keyed(this.tools, [view.id, view.state === "streaming", view.versions, view.extra?.good], () => this.drawToolsOf(view, actions));
+  }
+
+  drawToolsOf(view, actions) {
     const tools = [];
     if (view.versions.length > 1 && !this.compared) {
       const at = view.versions.indexOf(view.id);

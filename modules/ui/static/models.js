@@ -1,7 +1,8 @@
 // The Models tab's list: what is on disk, and what is loaded. What stands beside it listens to the same news.
 
 import {attempt, get, post, remove} from "./api.js";
-import {h, iconButton} from "./dom.js";
+import {h, iconButton, keyed} from "./dom.js";
+import {followWhileShown} from "./events.js";
 import {about, bytes, count, loadingWords, t} from "./words.js";
 
 function loadWords(load) {
@@ -22,31 +23,24 @@ export class Models {
     this.list = h("ul", {class: "tl-cards", "aria-label": t("tab.models")});
     host.replaceChildren(h("div", {class: "tl-engine-box"}, this.status, this.bar, this.log), this.list);
     for (const news of ["tl-models-changed", "tl-changed"]) window.addEventListener(news, () => this.refresh());
-    window.addEventListener("tl-restored", ({detail}) => {
+    window.addEventListener("tl-restored", (/** @type {CustomEvent} */ {detail}) => {
       if (this.chosen && ["loading", "defaults"].includes(detail)) this.pick(this.chosen); // how it is loaded is another
     });
-    const beat = async () => {
-      if (host.isConnected && host.offsetParent && !document.hidden) await this.refresh();
-      const busy = this.view?.engine.state === "loading" || this.view?.downloads.some((job) => ["asking", "running"].includes(job.state));
-      setTimeout(beat, busy ? 500 : 2000);
-    };
-    beat();
+    followWhileShown(host, {kind: "models"}, (view) => this.draw(view));
   }
 
+  // Ask now, where something was changed here.
   async refresh() {
-    let view;
-    try {
-      view = await get("/models");
-    } catch {
-      return; // the next beat tries again
-    }
+    const view = await get("/models").catch(() => null);
+    if (view) this.draw(view);
+  }
+
+  draw(view) {
     const was = this.view?.engine;
     this.view = view;
     this.drawStatus(view.engine, view.load);
     if (was && was.loads !== view.engine.loads) this.status.scrollIntoView({block: "nearest", behavior: "smooth"}); // on a phone it is above
-    const key = JSON.stringify([view.models, view.engine.name, view.engine.state, view.loaded, this.chosen]);
-    if (key !== this.key) this.drawList(view);
-    this.key = key;
+    keyed(this.list, [view.models, view.engine.name, view.engine.state, view.loaded, this.chosen], () => this.drawList(view));
     window.dispatchEvent(new CustomEvent("tl-models", {detail: view}));
     if (this.chosen && view.models.length && !view.models.some((model) => model.name === this.chosen)) this.chosen = null; // it is gone
     if (!this.chosen && view.models.length) this.choose(view.engine.state === "ready" ? this.nameLoaded() : (view.models.find((model) => !model.problem) ?? view.models[0]).name);
@@ -63,7 +57,7 @@ export class Models {
     this.chosen = name;
     for (const card of this.list.querySelectorAll(".tl-card")) card.ariaPressed = String(card.dataset.name === name);
     this.pick(name);
-    this.refresh();
+    this.draw(this.view);
   }
 
   drawStatus(engine, load) {
@@ -79,9 +73,10 @@ export class Models {
     if (share) this.bar.value = Number(share) / 100;
     else this.bar.removeAttribute("value");
     this.drawLog(engine);
-    const key = JSON.stringify([words, engine.state, engine.again, this.view.admin]);
-    if (this.statusKey === key) return;
-    this.statusKey = key;
+    keyed(this.status, [words, engine.state, engine.again, this.view.admin], () => this.drawEngine(engine, words));
+  }
+
+  drawEngine(engine, words) {
     this.status.dataset.state = engine.error && ["empty", "asleep"].includes(engine.state) ? "wrong" : engine.state;
     const act = (label, name, action) => iconButton(name, label, async () => {
       await attempt(action);

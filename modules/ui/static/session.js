@@ -1,7 +1,8 @@
 // The Session tab: what the user prefers, the keys, everything as one file, and what the server runs.
 
-import {address, attempt, get, patch, post, send} from "./api.js";
+import {address, attempt, patch, post, send} from "./api.js";
 import {copyText, h, toast} from "./dom.js";
+import {followWhileShown} from "./events.js";
 import {keyList} from "./keys.js";
 import {chooseFiles} from "./sheet.js";
 import {deletedList, say} from "./undo.js";
@@ -34,7 +35,6 @@ function everything() {
     toast(t("session.imported", found), {seconds: 9});
     say(found.replaced);
     for (const problem of found.problems) toast(problem, {wrong: true});
-    window.textloomChat?.sidebar.refresh();
   })}, t("session.import"));
   return h("section", {}, h("h2", {}, t("session.everything")), h("p", {}, t("session.everything.help")),
     h("div", {class: "tl-row-of-buttons"},
@@ -62,11 +62,8 @@ export async function start(element) {
     h("section", {}, h("h2", {}, t("session.keys")), keyList()),
     h("section", {}, h("h2", {}, t("server")), facts, copy),
     account);
-  const draw = async () => {
-    if (!host.offsetParent || document.hidden) return;
-    deleted.draw();
-    const server = await get("/server").catch(() => null); // in three seconds it is asked for again
-    if (!server) return;
+  followWhileShown(host, {kind: "deleted"}, deleted.draw);
+  followWhileShown(host, {kind: "server"}, (server) => {
     defaults.style.visibility = server.admin ? "" : "hidden"; // its place is kept: nothing below moves under the pointer
     facts.replaceChildren(...Object.entries(server.facts).flatMap(([name, value]) =>
       value === "" ? [] : [h("dt", {}, t(`fact.${name}`) === `fact.${name}` ? name : t(`fact.${name}`)), h("dd", {}, value.words ? t(value.words, value.values) : String(value))]));
@@ -74,7 +71,5 @@ export async function start(element) {
       account.replaceChildren(h("section", {}, h("h2", {}, t("session.account")), h("p", {}, t("session.login", {name: server.owner})),
         h("form", {method: "post", action: address("/../logout")}, h("button", {class: "tl-quiet"}, t("session.logout")))));
     }
-  };
-  new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) draw(); }).observe(host);
-  setInterval(draw, 3000);
+  });
 }

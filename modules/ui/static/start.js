@@ -1,6 +1,7 @@
 // The chat view from the first moment: in a page of its own while Gradio makes the tabs, then in its tab, as it is.
 
 import {h} from "./dom.js";
+import "./gradio_stream.js";
 import "./undo.js";
 import {Chat} from "./main.js";
 import {nameInOurWords} from "./gradio_names.js";

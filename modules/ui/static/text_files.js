@@ -9,6 +9,7 @@ export const MOST_FILES = 16;
 export const MOST_CHARACTERS = 1_000_000;
 const LARGEST = 4 * MOST_CHARACTERS; // bytes of so many characters
 const DOCUMENT = /\.(pdf|docx?|xlsx?|pptx?|odt|ods|odp|rtf|epub|pages|numbers|key)$/i;
+/** @type {[number[], string][]} */
 const MARKS = [[[0xef, 0xbb, 0xbf], "utf-8"], [[0xff, 0xfe], "utf-16le"], [[0xfe, 0xff], "utf-16be"]];
 
 // {name, text} of a file; what is none is told in one sentence, and undefined comes back. take({name, text}): for what

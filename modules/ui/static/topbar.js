@@ -1,12 +1,12 @@
 // What answers and how: the model, the preset and the settings of the chat, above the conversation.
 
-import {attempt, get, patch, post, remove} from "./api.js";
+import {attempt, get, post, remove} from "./api.js";
 import {CharacterPick} from "./characters.js";
 import {h, icon, iconButton, showDialog, showMenu} from "./dom.js";
 import {showMap} from "./map.js";
 import {showMarks} from "./marks.js";
 import {say} from "./undo.js";
-import {bytes, count, t} from "./words.js";
+import {bytes, t} from "./words.js";
 
 export class TopBar {
   // controller: {sidebar, current, settings, host, settingsChanged(values), pulse()}
@@ -109,6 +109,7 @@ export class TopBar {
     const own = this.engine?.template === "model" ? t("template.own") :
       this.engine?.template ? t("template.fitting", {name: this.engine.template}) : t("template.missing");
     const adapters = this.engine?.adapters ?? [];
+    /** @type {object[]} */
     const fields = [
       {name: "mode", words: t("mode"), kind: "choice", value: settings.mode ?? "instruct", help: t("mode.help"),
         choices: ["instruct", "chat", "chat-instruct"].map((name) => [name, t(`mode.${name}`)])},

@@ -1,9 +1,10 @@
-// The Training tab: the list of runs, and the chosen one with its curves, replies and buttons. All of it is read anew from the
-// server, so that a reload loses nothing.
+// The Training tab: the list of runs, and the chosen one with its curves, replies and buttons. All of it comes from the server, so
+// that a reload loses nothing.
 
 import {addStyle, attempt, get, post, remove} from "./api.js";
 import {untilAnswered} from "./busy.js";
-import {copyText, h, openChat, showDialog, toast} from "./dom.js";
+import {copyText, forgetDrawn, h, keyed, openChat, showDialog, toast} from "./dom.js";
+import {followWhileShown} from "./events.js";
 import {Comparison} from "./training_compare.js";
 import {say} from "./undo.js";
 import {count, t} from "./words.js";
@@ -36,45 +37,44 @@ class Training {
     this.detail.append(this.head, this.buttons, this.kinds, this.plot, this.legend, this.comparison.element, this.rest);
     host.replaceChildren(h("h2", {}, t("training.runs")), this.list, this.detail);
     new ResizeObserver(() => this.drawPlot()).observe(this.plot);
-    const beat = async () => {
-      if (!host.isConnected) return;
-      if (host.offsetParent && !document.hidden) await this.refresh();
-      setTimeout(beat, this.busy ? 1000 : 2500);
-    };
-    beat();
+    followWhileShown(host, {kind: "training"}, (view) => this.draw(view));
     window.addEventListener("tl-changed", () => host.offsetParent && this.refresh());
   }
 
+  // Ask now, where something was changed here.
   async refresh() {
-    let view;
-    try {
-      view = await get("/training");
-    } catch {
-      return; // the next beat tries again
-    }
+    const view = await get("/training").catch(() => null);
+    if (!view) return;
+    this.draw(view);
+    const run = this.chosen && await get(`/training/${encodeURIComponent(this.chosen)}`).catch(() => null);
+    if (run?.id === this.chosen) this.drawDetail(run);
+  }
+
+  draw(view) {
     this.admin = view.admin;
     this.busy = view.jobs.some((job) => job.active || job.state === "queued");
     const known = view.jobs.find((job) => job.id === this.chosen);
     if (!known) this.chosen = (view.jobs.find((job) => job.active) ?? view.jobs[0])?.id ?? null;
     if (this.newest !== undefined && view.jobs[0] && view.jobs[0].id !== this.newest) this.chosen = view.jobs[0].id;
     this.newest = view.jobs[0]?.id ?? null;
-    const key = JSON.stringify([view.jobs, this.chosen]);
-    if (key !== this.listKey) this.drawList(view.jobs);
-    this.listKey = key;
+    keyed(this.list, [view.jobs, this.chosen], () => this.drawList(view.jobs));
     this.detail.hidden = !this.chosen;
-    if (this.chosen) await this.refreshDetail();
+    this.followRun();
   }
 
-  async refreshDetail() {
-    let run;
-    try {
-      run = await get(`/training/${encodeURIComponent(this.chosen)}`);
-    } catch {
-      return;
-    }
-    const key = JSON.stringify([run, this.saves(run)]);
-    if (key === this.detailKey) return;
-    this.detailKey = key;
+  // The run that is chosen tells by itself what is new of it.
+  followRun() {
+    if (this.followed?.id === this.chosen) return;
+    this.followed?.close();
+    const id = this.chosen;
+    this.followed = id && {id, ...followWhileShown(this.host, {kind: "run", of: id}, (run) => run.id === this.chosen && this.drawDetail(run))};
+  }
+
+  drawDetail(run) {
+    keyed(this.detail, [run, this.saves(run)], () => this.drawRun(run));
+  }
+
+  drawRun(run) {
     this.run = run;
     this.drawHead(run);
     this.drawButtons(run);
@@ -91,14 +91,17 @@ class Training {
       this.stopping.delete(run.id);
       return false;
     }
-    if (!this.stopping.has(run.id)) this.stopping.set(run.id, performance.now());
+    if (!this.stopping.has(run.id)) {
+      this.stopping.set(run.id, performance.now());
+      setTimeout(() => this.run?.id === run.id && this.drawDetail(this.run), SAVING + 100);
+    }
     return performance.now() - this.stopping.get(run.id) < SAVING;
   }
 
   choose(id) {
     this.chosen = id;
     for (const card of this.list.querySelectorAll(".tl-card")) card.ariaPressed = String(card.dataset.id === id);
-    this.refresh();
+    this.followRun();
   }
 
   drawList(jobs) {
@@ -131,7 +134,7 @@ class Training {
   drawButtons(run) {
     const path = `/training/${encodeURIComponent(run.id)}`;
     const button = (words, action, kind = "tl-quiet") => h("button", {type: "button", class: kind, onclick: async () => {
-      if (await attempt(action) === undefined) this.buttonKey = this.detailKey = null; // what was switched off comes back
+      if (await attempt(action) === undefined) [this.buttons, this.detail].forEach(forgetDrawn); // what was switched off comes back
       await this.refresh();
     }}, words);
     const buttons = [];
@@ -160,10 +163,8 @@ class Training {
           say(note);
         }, h("p", {}, t("training.delete.help")), {cancel: true})}, t("delete")));
     }
-    const key = [run.id, run.state, this.admin, this.busy, this.saves(run), ...run.checkpoints].join();
-    if (this.buttonKey === key) return;
-    this.buttonKey = key;
-    this.buttons.replaceChildren(...(this.admin ? buttons : []));
+    keyed(this.buttons, [run.id, run.state, this.admin, this.busy, this.saves(run), run.checkpoints],
+      () => this.buttons.replaceChildren(...(this.admin ? buttons : [])));
   }
 
   async use(path, checkpoint) {

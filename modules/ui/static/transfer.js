@@ -120,7 +120,7 @@ export function takeDrops(element, accepts, run, otherwise = "drop.nowhere") {
 // A file that is dropped where nothing takes it: the browser would leave the page for it.
 export function refuseOtherDrops() {
   for (const kind of ["dragover", "drop"]) {
-    window.addEventListener(kind, (event) => {
+    window.addEventListener(kind, (/** @type {DragEvent} */ event) => {
       if (event.defaultPrevented || !carried(event)) return;
       event.preventDefault();
       if (kind === "drop") toast(t("drop.nowhere", {name: event.dataTransfer.files[0]?.name ?? ""}), {wrong: true});

@@ -45,15 +45,14 @@ export function deletedList(host) {
         await attempt(() => remove(`/deleted/${kept.id}`));
         changed();
       }, h("p", {}, t("deleted.forget.help")), {cancel: true})));
-  let key = "";
-  const draw = async () => {
-    if (!host.offsetParent || document.hidden) return;
-    const all = await get("/deleted").catch(() => null);
-    if (!all || key === (key = JSON.stringify(all))) return;
+  const draw = (all) => {
     list.replaceChildren(...all.map(row));
     if (!all.length) list.append(h("li", {class: "tl-nothing"}, t("deleted.none")));
   };
-  window.addEventListener("tl-changed", draw);
+  window.addEventListener("tl-changed", async () => {
+    const all = host.offsetParent && await get("/deleted").catch(() => null);
+    if (all) draw(all);
+  });
   return {section, draw};
 }
 

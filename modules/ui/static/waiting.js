@@ -2,7 +2,8 @@
 
 import {attempt, get, post} from "./api.js";
 import {pictureAt} from "./attach.js";
-import {h, toast} from "./dom.js";
+import {h, keyed, toast} from "./dom.js";
+import {follow, soon} from "./events.js";
 import {t} from "./words.js";
 
 const KEY = "textloom-waiting";
@@ -15,12 +16,16 @@ export const waitsFor = ({engine}) => engine.name ?? t("model");
 
 // Until no model is being loaded.
 export async function modelReady() {
-  for (let told = false; ; told = true) {
-    const {engine} = await get("/pulse");
-    if (engine.state !== "loading") return;
-    if (!told) toast(t("waiting.begins", {name: engine.name}), {seconds: 6});
-    await new Promise((done) => setTimeout(done, 700));
-  }
+  const {engine} = await get("/pulse");
+  if (engine.state !== "loading") return;
+  toast(t("waiting.begins", {name: engine.name}), {seconds: 6});
+  await /** @type {Promise<void>} */ (new Promise((done) => {
+    const status = follow({kind: "status"}, (now) => {
+      if (now.engine.state === "loading") return;
+      status.close();
+      done();
+    }, {hidden: () => true});
+  }));
 }
 
 // A message that was sent while a model loads: it stands below its conversation, also after a reload, and can be taken back.
@@ -47,6 +52,7 @@ export class Waiting {
 
   remember(message) {
     this.message = message;
+    soon(); // with a message that waits, the status is followed while nobody sees the page
     sessionStorage.removeItem(KEY);
     try {
       if (message) sessionStorage.setItem(KEY, JSON.stringify(message));
@@ -61,14 +67,11 @@ export class Waiting {
     this.element.hidden = !message || message.chat !== chat.current;
     if (this.element.hidden || !chat.seen.engine) return;
     const words = t("waiting.sent", {name: waitsFor(chat.seen)});
-    const key = JSON.stringify([message, words, this.going]);
-    if (this.key === key) return;
-    this.key = key;
-    this.element.replaceChildren(h("article", {class: "tl-message", "data-role": "user"},
+    keyed(this.element, [message, words, this.going], () => this.element.replaceChildren(h("article", {class: "tl-message", "data-role": "user"},
       message.pictures.length ? h("div", {class: "tl-pictures"}, message.pictures.map((id) => h("img", {src: pictureAt(id, true), alt: ""}))) : null,
       h("div", {class: "tl-body"}, [message.content, ...message.files.map(({name}) => name)].filter(Boolean).join("\n")),
       h("div", {class: "tl-status"}, h("span", {class: "tl-pulse", "aria-hidden": "true"}), h("span", {}, words),
-        this.going ? null : h("button", {type: "button", class: "tl-link", onclick: () => this.takeBack()}, t("waiting.take.back")))));
+        this.going ? null : h("button", {type: "button", class: "tl-link", onclick: () => this.takeBack()}, t("waiting.take.back"))))));
   }
 
   // Where nothing loads any more, it goes out; where there is no model after all, it is a draft again.

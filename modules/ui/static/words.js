@@ -2,7 +2,7 @@
 
 const tables = window.TEXTLOOM?.words ?? {en: {}};
 
-export const language = navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en"; // early.py puts the chosen one there
+export const language = navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en"; // page_head.py puts the chosen one there
 
 // Values take the places that the words leave for them: {n}.
 export function t(key, values = {}) {

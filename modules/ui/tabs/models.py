@@ -22,7 +22,7 @@ import(new URL("chats/static/models.js", document.baseURI).href)
   .then((models) => models.start(element, (name) => trigger("pick", {name})));
 """
 _MORE = """
-import(new URL("chats/static/beside_models.js", document.baseURI).href)
+import(new URL("chats/static/model_sidebar.js", document.baseURI).href)
   .then((beside) => beside.start(element));
 """
 _FOLDED = ("Device", "Engine", "Longer context")

@@ -1,11 +1,11 @@
-"""The Default and Notebook tabs: the places where static/writing.js builds its pages."""
+"""The Default and Notebook tabs: the places where static/notebook.js builds its pages."""
 
 from __future__ import annotations
 
 import gradio as gr
 
 _START = """
-import(new URL("chats/static/writing.js", document.baseURI).href).then((writing) => writing.start(element, "NAME"));
+import(new URL("chats/static/notebook.js", document.baseURI).href).then((notebook) => notebook.start(element, "NAME"));
 """
 
 

@@ -21,7 +21,7 @@ from modules.app import App
 from modules.errors import Unavailable
 from modules.generation.types import ModelStatus
 from tests.fakes import EchoModel
-from tests.in_process import make_app
+from tests.in_process import events_of, make_app
 
 Web = tuple[FastAPI, App]
 """The routes of the page, and the App that they hold."""
@@ -80,18 +80,9 @@ class Page:
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    def events(self, message_id: int, position: int = 0) -> list[tuple[str, Any]]:
-        """All events of a reply to its end, as (name, data)."""
-        found: list[tuple[str, Any]] = []
-        name = ""
-        with self.http.stream("GET", f"/chats/replies/{message_id}/events?from={position}") as answer:
-            for line in answer.iter_lines():
-                if line.startswith("event:"):
-                    name = line[6:]
-                elif line.startswith("data:"):
-                    found.append((name, json.loads(line[5:])))
-                    name = ""
-        return found
+    def events(self, message_id: int, position: int = 0) -> list[Any]:
+        """All events of a reply to its end."""
+        return list(events_of(self.http, "reply", message_id, after=str(position)))
 
 
 @pytest.fixture
@@ -136,12 +127,12 @@ def test_a_reply_arrives_in_pieces_and_ends_with_the_stored_message(apps: Any):
     page = Page(apps(EchoModel(lambda request: "One.\n\nTwo, and more.", pace=0.02)))
     sent = page.say("go")
     events = page.events(sent["reply"])
-    assert events[-1][0] == "over"
-    assert events[-1][1]["state"] == "whole" and events[-1][1]["figures"]["tokens"] == 20
-    changes = [data for name, data in events if not name and (isinstance(data, list) or "b" in data)]
+    over = events[-1]["over"]
+    assert over["state"] == "whole" and over["figures"]["tokens"] == 20
+    changes = [data for data in events if isinstance(data, list) or "b" in data]
     assert len(changes) > 3
-    assert "blocks" not in events[-1][1], "the browser has them already"
-    assert page.events(sent["reply"])[-1][1]["blocks"], "a reader who comes later gets the whole text"
+    assert "blocks" not in over, "the browser has them already"
+    assert page.events(sent["reply"])[-1]["over"]["blocks"], "a reader who comes later gets the whole text"
 
 
 def test_a_reader_who_comes_back_gets_what_is_new_since_a_position(apps: Any):
@@ -149,7 +140,7 @@ def test_a_reader_who_comes_back_gets_what_is_new_since_a_position(apps: Any):
     sent = page.say("go")
     while (reply := page.app.replies.for_owner("local").get(sent["reply"])) and len(reply.progress.text) < 30:
         time.sleep(0.005)
-    blocks = [data for name, data in page.events(sent["reply"], position=18) if not name and "b" in data]
+    blocks = [data for data in page.events(sent["reply"], position=18) if "b" in data]
     assert all(change.get("at", 18) >= 18 for change in blocks)
     assert "First" not in json.dumps(blocks)
 
@@ -270,7 +261,7 @@ def test_users_see_and_touch_only_their_own(apps: Any):
     assert bob.ok("GET", "") == [] and bob.ok("GET", "?search=secret") == []
     assert bob.refused("POST", f"/{sent['chat']}/view", {})[0] == 404
     assert bob.refused("POST", f"/replies/{sent['reply']}/stop")[0] == 404
-    assert bob.refused("GET", f"/replies/{sent['reply']}/events")[0] == 404
+    assert bob.events(sent["reply"]) == [{"error": "There is no such chat."}]
     assert bob.refused("GET", f"/messages/{sent['reply']}")[0] == 404
     assert bob.refused("POST", "/send", {"content": "x", "chat": sent["chat"], "after": sent["reply"]})[0] == 404
     assert bob.ok("GET", f"/pulse?chat={sent['chat']}")["chat"] is None
@@ -278,7 +269,7 @@ def test_users_see_and_touch_only_their_own(apps: Any):
     for method, path in (
         ("GET", ""),
         ("POST", "/send"),
-        ("GET", f"/replies/{sent['reply']}/events"),
+        ("GET", "/events?topics={}"),
         ("GET", "/static/chat.css"),
     ):
         assert stranger.refused(method, path, {"content": "x"} if method == "POST" else None)[0] == 401

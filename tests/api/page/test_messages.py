@@ -18,6 +18,7 @@ from modules.training.formats import guess_format, read_format
 from modules.training.rows import read_rows
 from tests.api.page.test_chats import Page, apps, text_of
 from tests.fakes import EVERYTHING, EchoModel
+from tests.in_process import events_of
 
 assert apps  # the fixture
 
@@ -57,11 +58,10 @@ def test_tokens_come_with_the_reply_while_it_is_written(apps: Any):
     page.ok("POST", "/token-view", {"on": True})
     sent = page.say("go")
     rows: list[Any] = []
-    with page.http.stream("GET", f"/chats/replies/{sent['reply']}/events?tokens=true") as answer:
-        for line in answer.iter_lines():
-            if line.startswith("data:") and "from" in (data := json.loads(line[5:])):
-                assert data["from"] == len(rows)
-                rows += data["tokens"]
+    for data in events_of(page.http, "reply", sent["reply"], tokens=True):
+        if "from" in data:
+            assert data["from"] == len(rows)
+            rows += data["tokens"]
     assert "".join(row[0] for row in rows) == "live tokens"
 
 

@@ -34,6 +34,7 @@
   if (page.theme !== "auto") {
     const query = window.matchMedia.bind(window);
     const nothing = () => {};
+    // @ts-expect-error what Gradio asks of it
     window.matchMedia = (text) => text.includes("prefers-color-scheme")
       ? {matches: text.includes(page.theme), media: text, addEventListener: nothing, removeEventListener: nothing,
          addListener: nothing, removeListener: nothing}
@@ -59,7 +60,7 @@
   window.requestAnimationFrame = (callback) => (counts(callback) ? 0 : frame(callback));
 
   // Ours comes after Gradio's styles, which arrive one by one; sheets of this kind are behind all others, wherever those are.
-  const style = document.getElementById("tl-style");
+  const style = /** @type {HTMLLinkElement} */ (document.getElementById("tl-style"));
   const sheet = new CSSStyleSheet();
   const own = [...style.sheet.cssRules].filter((rule) => !(rule instanceof CSSFontFaceRule)); // a font is found beside its first sheet
   sheet.replaceSync(own.map((rule) => rule.cssText).join("\n"));

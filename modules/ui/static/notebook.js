@@ -1,19 +1,19 @@
 // The Default and Notebook tabs: text that the model continues. The server writes; this page shows it from a position on.
 
-import {address, attempt, get, patch, post, remove} from "./api.js";
+import {attempt, get, patch, post, remove} from "./api.js";
 import {Blocks} from "./blocks.js";
 import {drawDistribution, visible} from "./distribution.js";
 import {copyText, h, iconButton, showDialog, toast} from "./dom.js";
+import {follow, followWhileShown} from "./events.js";
 import {modelReady} from "./waiting.js";
 import {say} from "./undo.js";
 import {count, t} from "./words.js";
 
 const VIEWS = ["raw", "markdown", "html", "tokens", "next"];
 const SAVE_AFTER = 500; // milliseconds after the last key
-const LOOK_EVERY = 3000;
 const HTML_EVERY = 700;
 
-class Writing {
+class Notebook {
   constructor(host, name) {
     this.host = host;
     this.name = name;
@@ -22,7 +22,7 @@ class Writing {
     this.sheet = {};
     this.source = null;
     this.view = "raw";
-    this.saving = Promise.resolve();
+    this.saving = Promise.resolve(true);
     this.build();
     this.begin();
   }
@@ -77,17 +77,13 @@ class Writing {
     this.drawPrompts();
     window.addEventListener("tl-changed", () => this.drawPrompts(this.prompts.value));
     await this.look();
+    followWhileShown(this.host, {kind: "notebook", of: this.name}, async ({revision}) => {
+      await this.saving; // what was typed here is no news
+      if (revision !== this.revision) this.look();
+    });
     new IntersectionObserver((entries) => {
-      if (!entries.some((entry) => entry.isIntersecting)) return;
-      this.look();
-      this.drawAdapters();
+      if (entries.some((entry) => entry.isIntersecting)) this.drawAdapters();
     }).observe(this.host);
-    const beat = async () => {
-      if (this.visible) await this.look();
-      setTimeout(beat, LOOK_EVERY);
-    };
-    setTimeout(beat, LOOK_EVERY);
-    document.addEventListener("visibilitychange", () => (document.hidden ? this.detach() : this.look()));
   }
 
   get visible() {
@@ -105,7 +101,7 @@ class Writing {
     try {
       sheet = await get(`/writing/${this.name}${this.revision === null ? "" : `?have=${this.revision}`}`);
     } catch {
-      return; // the next beat tries again
+      return; // the next change tries again
     }
     if (this.dirty || this.source || !("state" in sheet)) return;
     this.draw(sheet);
@@ -180,6 +176,7 @@ class Writing {
   }
 
   // Put a text on the page as if it were typed.
+  /** @param {{prompt?: string, text?: string}} texts */
   put({prompt, text}) {
     if (this.writing) return;
     if (prompt !== undefined && this.prompt) this.prompt.value = prompt;
@@ -191,31 +188,27 @@ class Writing {
   // --- a reply on its way
 
   attach(from) {
-    if (this.source || document.hidden) return;
+    if (this.source) return;
     const markdown = this.view === "markdown";
-    this.source = new EventSource(address(`/writing/${this.name}/events?as=${markdown ? "markdown" : "text"}&from=${markdown ? 0 : from}`));
     if (markdown) this.clearView();
-    this.source.onmessage = (event) => {
-      const change = JSON.parse(event.data);
-      if ("t" in change) this.grow(change.t, Number(event.lastEventId));
+    const topic = {kind: "writing", of: this.name, form: markdown ? "markdown" : "text", after: String(markdown ? 0 : from)};
+    this.source = follow(topic, (change, position) => {
+      if (change.over) this.ended(change.over);
+      else if (change.error) this.detach();
+      else if ("t" in change) this.grow(change.t, Number(position));
       else if ("phase" in change) this.drawStatus(change);
       else {
         this.blocks.apply(change);
         this.blocks.drawSoon(() => this.follow(this.shown));
       }
-    };
-    this.source.addEventListener("over", (event) => {
-      this.detach();
-      const sheet = {text: this.raw.value, ...JSON.parse(event.data)};
-      if (sheet.text.length !== this.raw.value.length && !this.visible) this.raw.value = sheet.text;
-      this.draw({...sheet, prompt: this.prompt && this.dirty ? this.prompt.value : sheet.prompt});
     });
-    this.source.onerror = () => {
-      if (this.source?.readyState !== EventSource.CLOSED) return; // it tries again by itself, from where it was
-      this.detach();
-      this.revision = null;
-      setTimeout(() => this.look(), 1000);
-    };
+  }
+
+  ended(over) {
+    this.detach();
+    const sheet = {text: this.raw.value, ...over};
+    if (sheet.text.length !== this.raw.value.length && !this.visible) this.raw.value = sheet.text;
+    this.draw({...sheet, prompt: this.prompt && this.dirty ? this.prompt.value : sheet.prompt});
   }
 
   detach() {
@@ -239,7 +232,7 @@ class Writing {
   }
 
   follow(element) {
-    if (this.reading !== false) element.scrollTop = element.scrollHeight;
+    element.scrollTop = element.scrollHeight;
   }
 
   scrollToEnd() {
@@ -405,5 +398,5 @@ export function start(element, name) {
   const host = element.querySelector(".tl-writing");
   if (host.dataset.started) return;
   host.dataset.started = "true";
-  new Writing(host, name);
+  new Notebook(host, name);
 }

@@ -1,15 +1,15 @@
-// What stands beside the models: adapters, downloads, remote engines. The list of models asks the server; this listens.
+// The sidebar of the Models tab: adapters, downloads, remote engines. The list of models asks the server; this listens.
 
 import {attempt, post, remove} from "./api.js";
 import {onSubmit} from "./busy.js";
-import {h, iconButton, openChat, toast} from "./dom.js";
+import {h, iconButton, keyed, openChat, toast} from "./dom.js";
 import {say} from "./undo.js";
 import {bytes, t} from "./words.js";
 
 const DAY = 86400;
 const changed = () => window.dispatchEvent(new Event("tl-models-changed"));
 
-class Beside {
+class ModelSidebar {
   constructor(host) {
     this.strengths = new Map();
     this.busy = new Set();
@@ -20,20 +20,15 @@ class Beside {
       h("h2", {}, t("adapters")), this.adapters,
       h("h2", {}, t("downloads")), this.downloads, this.downloadForm(),
       h("h2", {}, t("engines")), this.engines, this.engineForm());
-    window.addEventListener("tl-models", (event) => this.draw(event.detail));
+    window.addEventListener("tl-models", (/** @type {CustomEvent} */ {detail}) => this.draw(detail));
     changed();
   }
 
   draw(view) {
-    for (const [name, value, draw] of [
-      ["adapters", [view.adapters, view.engine.takes_adapters, view.engine.name, view.engine.state, view.admin, [...this.busy]], () => this.drawAdapters(view)],
-      ["downloads", view.downloads, () => this.drawDownloads(view.downloads)],
-      ["engines", view.engines, () => this.drawEngines(view)],
-    ]) {
-      const key = JSON.stringify(value);
-      if (this[`${name}Key`] !== key) draw();
-      this[`${name}Key`] = key;
-    }
+    const {adapters, admin, downloads, engine, engines} = view;
+    keyed(this.adapters, [adapters, engine.takes_adapters, engine.name, engine.state, admin, [...this.busy]], () => this.drawAdapters(view));
+    keyed(this.downloads, downloads, () => this.drawDownloads(downloads));
+    keyed(this.engines, engines, () => this.drawEngines(view));
   }
 
   // --- adapters
@@ -171,5 +166,5 @@ function time(seconds) {
 }
 
 export function start(element) {
-  new Beside(element.querySelector(".tl-beside-models"));
+  new ModelSidebar(element.querySelector(".tl-beside-models"));
 }
