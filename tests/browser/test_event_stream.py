@@ -60,7 +60,7 @@ def test_a_stream_that_breaks_goes_on_where_it_was(slow: Site):
     slow.app.on_stop[-1]()  # what a restart does to streams
     before = length(page)
     page.wait_for_function("before => document.querySelector('.tl-last .tl-body').textContent.length > before + 50", arg=before)
-    reply = slow.app.replies.get(last_reply(slow))
+    reply = slow.app.replies.for_owner("local").get(last_reply(slow))
     assert reply is not None
     text = page.locator(".tl-last .tl-body").inner_text()
     assert reply.progress.text.startswith(text), "nothing is lost, and nothing is there twice"
@@ -94,7 +94,7 @@ def test_a_tab_that_nobody_sees_follows_nothing_and_catches_up(slow: Site):
     with page.expect_event("requestfailed", lambda request: "/chats/events" in request.url):  # it is given up
         hide(page, True)
     before = length(page)
-    reply = slow.app.replies.get(last_reply(slow))
+    reply = slow.app.replies.for_owner("local").get(last_reply(slow))
     assert reply is not None
     until(page, lambda: len(reply.progress.text) > before + 200)
     assert length(page) == before
