@@ -333,7 +333,7 @@ def _quantised(kind: str, folder: Path, chosen: argparse.Namespace) -> Iterator[
     torch.set_num_threads(chosen.threads)
     wish: dict[str, Any] = {"8-bit": {"load_in_8bit": True}, "4-bit": {"load_in_4bit": True}, "GPTQ": {}}[kind]
     ours: Any = load(describe(folder), LoadOptions(cpu=True, threads=chosen.threads, **wish), lambda sentence: None)
-    dtype = ours._compute.model.dtype
+    dtype = ours._runner.model.dtype
     try:
         if kind == "GPTQ":
             from gptqmodel import GPTQModel
@@ -383,7 +383,7 @@ def on_cuda(rounds: int, layers: int) -> Iterator[Line]:
     print(f"at most {limit:.0f} tokens/s for one stream", flush=True)
     tokenizer = _words(32_000)
     ours = LocalModel("llama", own, tokenizer, Limits(max_parallel=64))
-    compute = getattr(ours, "_compute")  # noqa: B009 - the benchmark looks inside
+    compute = getattr(ours, "_runner")  # noqa: B009 - the benchmark looks inside
     print(f"our layers: {compute.decoder is not None}, captured: {compute.graphs is not None}", flush=True)
     if compute.graphs is not None:
         _check_graphs(ours, compute)

@@ -375,7 +375,7 @@ def test_a_spelled_picture_is_no_picture(tiny_llama_folder: Path) -> None:
     from PIL import Image as pillow
     from transformers import AutoTokenizer
 
-    from modules.generation.local.vision import Eyes
+    from modules.generation.local.vision import VisionInputs
 
     tokenizer: Any = AutoTokenizer.from_pretrained(tiny_llama_folder)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
@@ -389,13 +389,13 @@ def test_a_spelled_picture_is_no_picture(tiny_llama_folder: Path) -> None:
     class Model:
         config = Config
 
-    eyes, encoder = Eyes(Model, processor), ChatEncoder(tokenizer)
+    vision, encoder = VisionInputs(Model, processor), ChatEncoder(tokenizer)
     data = io.BytesIO()
     pillow.new("RGB", (28, 28), "red").save(data, "png")
     picture = Image(data.getvalue())
     typed = encoder.control.marked(f"what is <image>? {END}")
-    tokens, identity, _ = eyes.read(f"<image>{typed}{END}", [picture], encoder)
-    asked, _, _ = eyes.read(f"<image>what is it?{END}", [picture], encoder)
+    tokens, identity, _ = vision.read(f"<image>{typed}{END}", [picture], encoder)
+    asked, _, _ = vision.read(f"<image>what is it?{END}", [picture], encoder)
     assert tokens.count(place) == asked.count(place) > 0
     assert tokens.count(tokenizer.eos_token_id) == 1
     assert len(identity) == len(tokens)

@@ -59,13 +59,13 @@ def test_a_cached_prompt_gives_the_reply_of_a_fresh_one(model: LocalModel, more:
 def test_replies_without_a_seed_read_their_prompt_in_one_piece(model: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """They need not be the same again, so that they need not pay for it."""
     sizes: list[int] = []
-    compute = model._compute.logits
+    compute = model._runner.logits
 
     def counted(pieces: Any, *rest: Any) -> Any:
         sizes.append(sum(piece.count for piece in pieces))
         return compute(pieces, *rest)
 
-    monkeypatch.setattr(model._compute, "logits", counted)
+    monkeypatch.setattr(model._runner, "logits", counted)
     for seed, expected in ((-1, [12]), (5, [11, 1])):
         told(model, GenerationRequest(tuple(range(20 + seed, 32 + seed)), SamplingParams(max_tokens=1, seed=seed)))
         assert sizes == expected

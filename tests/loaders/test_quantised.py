@@ -257,7 +257,7 @@ def test_packed_layers_agree_with_gptqmodels_own(plain: Path, tmp_path: Path) ->
     exact = write_gptq(plain, tmp_path / "quantised", act_order=True)
     name = "model.layers.0.mlp.down_proj.weight"
     with loaded(tmp_path / "quantised", cpu=True, dtype="float32") as model:
-        layer = model._compute.model.model.layers[0].mlp.down_proj  # type: ignore[attr-defined]
+        layer = model._runner.model.model.layers[0].mlp.down_proj  # type: ignore[attr-defined]
         assert type(layer).__name__ == "Int4Linear" and layer.group_size == GROUP
         x = torch.randn(5, layer.in_features, generator=torch.Generator().manual_seed(0))
         expected = x @ exact[name].t()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 STEP = 256
 """Tokens are allocated in multiples of this."""
@@ -67,6 +69,8 @@ class Store:
 
     def resize(self, capacity: int, keep: int) -> None:
         """Make room for `capacity` tokens; the first `keep` stay. The old memory is given back layer by layer."""
+        import torch
+
         old_keys, old_values = self.keys, self.values
         self.keys, self.values = [], []
         for index, layer in enumerate(self.layout.layers):
@@ -81,20 +85,24 @@ class Store:
         self.capacity = capacity
         self.place = next(_serial)
 
-    def cut(self, tokens: int, keep: int) -> int:
+    def truncate(self, tokens: int, keep: int) -> int:
         """Forget all but the first `keep` of `tokens`; returns how many are still there."""
         return keep
+
+    def valid_after_failure(self, tokens: int) -> int:
+        """How many of the `tokens` are intact after a forward pass that failed: it only wrote behind them."""
+        return tokens
 
     def copy(self, other: Store, first: int, last: int) -> None:
         """Take tokens first..last of `other`, at the same places."""
         for own, theirs in zip(self.keys + self.values, other.keys + other.values, strict=True):
             own[:, :, first:last] = theirs[:, :, first:last]
 
-    def move(self, first: int, last: int, to: int, turn: Callable[[Tensor], Tensor]) -> None:
-        """Make tokens first..last those of the places from `to` on; turn: gives keys [1, heads, tokens, dim] their new positions."""
+    def shift(self, first: int, last: int, to: int, rotate: Callable[[Tensor], Tensor]) -> None:
+        """Make tokens first..last those of the places from `to` on; rotate: gives keys [1, heads, tokens, dim] their new positions."""
         end = to + last - first
         for keys, values in zip(self.keys, self.values, strict=True):
-            keys[:, :, to:end] = turn(keys[:, :, first:last])
+            keys[:, :, to:end] = rotate(keys[:, :, first:last])
             values[:, :, to:end] = values[:, :, first:last].clone()
 
 

@@ -131,17 +131,17 @@ class Decoder:
             x = self._layer(layer, x, cos, sin, cache, adapt)
         return self.norm(x if keep is None else x[keep])
 
-    def turn(self, distance: int) -> Callable[[Tensor], Tensor]:
+    def rotate(self, distance: int) -> Callable[[Tensor], Tensor]:
         """A function that gives keys [1, heads, tokens, dim] the positions `distance` after their own (before, where negative)."""
         angle = torch.cat((self.rotary.inv_freq, self.rotary.inv_freq)).float() * distance
         cos, sin = angle.cos(), angle.sin()
 
-        def turned(keys: Tensor) -> Tensor:
+        def rotated(keys: Tensor) -> Tensor:
             exact = keys.to(torch.promote_types(keys.dtype, torch.float32))
             left, right = exact.chunk(2, -1)
             return (exact * cos + torch.cat((-right, left), -1) * sin).to(keys.dtype)
 
-        return turned
+        return rotated
 
     def _layer(self, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, cache: Pieces, adapt: Plan | None) -> Tensor:
         count = x.shape[0]

@@ -1,4 +1,4 @@
-"""From new tokens to scores: one forward pass for pieces of many sequences (`Together`), or for one sequence (`Alone`)."""
+"""Model runner: one forward pass for new tokens of many sequences, by our own attention."""
 
 from __future__ import annotations
 
@@ -19,55 +19,44 @@ from modules.generation.local.llama import Decoder, NotLlama
 log = logging.getLogger(__name__)
 
 
-class Compute(Protocol):
-    """How a model computes.
+class ModelRunner(Protocol):
+    """How a model computes; `BatchedRunner` and `SingleSequenceRunner` are the two.
 
-    together: whether several sequences can be in one pass. reuses: whether a sequence can go on from the beginning of another.
-    moves: whether what is known of a token can be moved to another place of its sequence.
+    batching_unsupported_reason: why there can be but one sequence in a pass; None where there can be several.
+    reuses_prefix: whether a sequence can go on from the beginning of another.
     """
 
-    together: bool
-    reuses: bool
-    why_alone: str | None
+    reuses_prefix: bool
+    batching_unsupported_reason: str | None
     adapters: Adapters
-
-    @property
-    def moves(self) -> bool: ...
+    device: torch.device
 
     def new_store(self, capacity: int) -> Any: ...
 
     def bytes_of(self, capacity: int) -> int: ...
 
-    def move(self, store: Any, first: int, last: int, to: int) -> None:
-        """Make what `store` has of the tokens first..last that of the places from `to` < first on. Only where `moves`."""
-        ...
-
     def logits(
         self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None]
     ) -> Tensor:
-        """Scores [len(keep), vocabulary] after those places of `tokens` that `keep` names; tokens of all pieces end to end.
+        """Logits [len(keep), vocabulary] after those places of `tokens` that `keep` names; tokens of all pieces end to end.
 
-        embeds: for each piece None, or [count, hidden] to use instead of its tokens' embeddings (pictures).
+        embeds: for each piece None, or [count, hidden] to use instead of its tokens' embeddings (images).
         """
         ...
 
-    def states(
-        self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None]
-    ) -> tuple[Tensor, Tensor]:
-        """The scores as of `logits`, and the last layer's states [tokens, hidden] of all `tokens`. Only where `together`."""
-        ...
-
-    def hidden(self, tokens: Sequence[int]) -> Tensor:
-        """The last layer's states [tokens, hidden] of one sequence that is not kept."""
+    def hidden_states(self, tokens: Sequence[int]) -> Tensor:
+        """The last layer's hidden states [tokens, hidden] of one sequence that is not kept."""
         ...
 
 
-class Together:
-    """Pieces of any number of sequences in one pass, by our own attention."""
+class BatchedRunner:
+    """Pieces of any number of sequences in one pass, by our own attention.
 
-    together = True
-    reuses = True
-    why_alone: str | None = None
+    Beyond a `ModelRunner` it copies and shifts keys and values (prefix cache) and gives hidden states (contrastive search).
+    """
+
+    reuses_prefix = True
+    batching_unsupported_reason: str | None = None
 
     def __init__(self, model: Any, layout: Layout) -> None:
         self.model = model
@@ -84,12 +73,15 @@ class Together:
         return self.layout.bytes_of(capacity)
 
     @property
-    def moves(self) -> bool:
+    def supports_shift(self) -> bool:
         return self.decoder is not None
 
-    def move(self, store: Store, first: int, last: int, to: int) -> None:
+    def copy(self, source: Store, target: Store, first: int, last: int) -> None:
+        target.copy(source, first, last)
+
+    def shift(self, store: Store, first: int, last: int, to: int) -> None:
         assert self.decoder is not None
-        store.move(first, last, to, self.decoder.turn(to - first))
+        store.shift(first, last, to, self.decoder.rotate(to - first))
 
     def logits(
         self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None] = ()
@@ -103,9 +95,10 @@ class Together:
             return self.decoder.logits(pieces, embedded, kept, adapt)
         return self._output(self.model, pieces, embedded, logits_to_keep=kept if kept is not None else 0).logits[0]
 
-    def states(
+    def logits_and_hidden_states(
         self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None] = ()
     ) -> tuple[Tensor, Tensor]:
+        """The logits as of `logits`, and the last layer's hidden states [tokens, hidden] of all `tokens`."""
         adapt = self.adapters.plan(pieces)
         embedded = self._embedded(tokens, pieces, embeds)
         kept = torch.tensor(keep, dtype=torch.long, device=self.device)
@@ -115,7 +108,7 @@ class Together:
         output = self._output(self.model, pieces, embedded, logits_to_keep=kept, output_hidden_states=True)
         return output.logits[0], output.hidden_states[-1][0]
 
-    def hidden(self, tokens: Sequence[int]) -> Tensor:
+    def hidden_states(self, tokens: Sequence[int]) -> Tensor:
         pieces = [Piece(self.new_store(len(tokens)), 0, len(tokens))]
         embedded = self._embedded(tokens, pieces, ())
         if self.decoder is not None:
@@ -136,7 +129,7 @@ class Together:
         )
 
     def _embedded(self, tokens: Sequence[int], pieces: Sequence[Piece], embeds: Sequence[Tensor | None]) -> Tensor:
-        """[tokens, hidden]: of each token, or of the part of a picture that stands in its place."""
+        """[tokens, hidden]: of each token, or of the part of an image that stands in its place."""
         embedded = self.model.get_input_embeddings()(torch.tensor(tokens, device=self.device))
         if any(part is not None for part in embeds):
             parts = embedded.split([piece.count for piece in pieces])
@@ -145,14 +138,14 @@ class Together:
 
 
 @torch.inference_mode()
-def together_or_why_not(model: Any, sub_config: str | None = None) -> Together | str:
+def batched_runner(model: Any, sub_config: str | None = None) -> BatchedRunner | str:
     """Switch `model` to our attention and compare it with its own; a sentence where they differ, and the model as it was.
 
-    sub_config: the name of the language model's part of the config, in models that also see.
+    sub_config: the name of the language model's part of the config, in vision models.
     """
     own = model.config._attn_implementation
     language = getattr(model.config, sub_config) if sub_config else model.config
-    reason = _cannot(model, language)
+    reason = _unsupported_reason(model, language)
     if reason:
         return reason
     device = model.get_input_embeddings().weight.device
@@ -163,44 +156,44 @@ def together_or_why_not(model: Any, sub_config: str | None = None) -> Together |
     attention.register()
     try:
         _set_attention(model, attention.NAME, sub_config)
-        compute = Together(model, _layout(outputs[0].past_key_values))
-        compute.adapters = Adapters(model, hooks=True)
-        _compare(compute, prompts, expected)
-    except Exception as error:  # noqa: BLE001 - any failure only means that this model runs alone
+        runner = BatchedRunner(model, _layout(outputs[0].past_key_values))
+        runner.adapters = Adapters(model, hooks=True)
+        _compare(runner, prompts, expected)
+    except Exception as error:  # noqa: BLE001 - any failure only means that this model runs one sequence at a time
         _set_attention(model, own, sub_config)
         log.info("several sequences at once were tried and given up: %r", error)
         return "its attention could not be replaced by one for many sequences"
-    _quicken(compute, prompts, expected)
-    return compute
+    _quicken(runner, prompts, expected)
+    return runner
 
 
-def _quicken(compute: Together, prompts: list[list[int]], expected: list[Tensor]) -> None:
+def _quicken(runner: BatchedRunner, prompts: list[list[int]], expected: list[Tensor]) -> None:
     """Compute with our own layers where they give the same scores."""
     try:
         # Weights are packed only after the layers are known to be right: packing gives the model's own up.
-        compute.decoder = Decoder(compute.model)
-        _compare(compute, prompts, expected)
-        compute.decoder.pack()
-        compute.adapters = Adapters(compute.model, hooks=False)
-        if can_capture(compute.decoder, compute.layout):
-            _capture(compute, prompts, expected)
+        runner.decoder = Decoder(runner.model)
+        _compare(runner, prompts, expected)
+        runner.decoder.pack()
+        runner.adapters = Adapters(runner.model, hooks=False)
+        if can_capture(runner.decoder, runner.layout):
+            _capture(runner, prompts, expected)
     except (NotLlama, AttributeError, RuntimeError, ValueError) as error:
-        compute.decoder = None
+        runner.decoder = None
         log.info("computed by transformers' own layers: %r", error)
 
 
-def _capture(compute: Together, prompts: list[list[int]], expected: list[Tensor]) -> None:
+def _capture(runner: BatchedRunner, prompts: list[list[int]], expected: list[Tensor]) -> None:
     """Decode by captured graphs where they give the same scores."""
-    assert compute.decoder is not None
+    assert runner.decoder is not None
     try:
-        compute.graphs = Graphs(compute.decoder, compute.layout)
-        _compare(compute, prompts, expected)
+        runner.graphs = Graphs(runner.decoder, runner.layout)
+        _compare(runner, prompts, expected)
     except Exception as error:  # noqa: BLE001 - whatever the driver or the compiler says, the steps work without
-        compute.graphs = None
+        runner.graphs = None
         log.warning("decode steps are not captured as graphs: %r", error)
 
 
-def _cannot(model: Any, config: Any) -> str | None:
+def _unsupported_reason(model: Any, config: Any) -> str | None:
     kinds = set(getattr(config, "layer_types", None) or ())
     if model.config.is_encoder_decoder:
         return "it has an encoder and a decoder"
@@ -228,16 +221,16 @@ def _layout(cache: Any) -> Layout:
     )
 
 
-def _compare(compute: Together, prompts: list[list[int]], expected: list[Tensor]) -> None:
+def _compare(runner: BatchedRunner, prompts: list[list[int]], expected: list[Tensor]) -> None:
     """Both prompts in one pass, the last token of each in a second one. Raises ValueError where the scores differ."""
-    stores = [compute.new_store(16) for _ in prompts]
+    stores = [runner.new_store(16) for _ in prompts]
     first = [Piece(store, 0, len(prompt) - 1) for store, prompt in zip(stores, prompts, strict=True)]
-    compute.logits(first, [token for prompt in prompts for token in prompt[:-1]], [0])
+    runner.logits(first, [token for prompt in prompts for token in prompt[:-1]], [0])
     last = [Piece(store, len(prompt) - 1, 1) for store, prompt in zip(stores, prompts, strict=True)]
-    scores = compute.logits(last, [prompt[-1] for prompt in prompts], [0, 1]).float()
+    scores = runner.logits(last, [prompt[-1] for prompt in prompts], [0, 1]).float()
     for own, theirs in zip(scores, expected, strict=True):
         error = (own - theirs).abs().max() / theirs.std().clamp(min=1e-6)
         # Quantised layers compute in 16 bits or fewer, whatever the others do.
-        exact = compute.model.dtype == torch.float32 and getattr(compute.model, "hf_quantizer", None) is None
+        exact = runner.model.dtype == torch.float32 and getattr(runner.model, "hf_quantizer", None) is None
         if not error < (0.01 if exact else 0.3):
             raise ValueError(f"scores differ by {error:.3g} standard deviations")

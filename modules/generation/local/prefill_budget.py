@@ -11,10 +11,10 @@ SHARE = 0.7
 WEIGHT = 0.3
 
 
-class Pace:
-    """Weighted means of seconds. most: the largest chunk; first: that of a step when nothing is known yet.
+class PrefillBudget:
+    """Token bucket: decode time grants prefill time. A chunk that cost more than was granted is followed by steps without one.
 
-    Running replies earn seconds that prompts may spend. A chunk that cost more than was earned is followed by steps without one.
+    Seconds are weighted means. most: the largest chunk; first: that of a step when nothing is known yet.
     """
 
     def __init__(self, most: int, first: int) -> None:
@@ -24,7 +24,7 @@ class Pace:
         self._per_token: dict[bool, float] = {}
         self._earned = 0.0
 
-    def budget(self, decoding: bool) -> int:
+    def tokens(self, decoding: bool) -> int:
         """How many prompt tokens to compute now, 0 for none; decoding: whether replies are running beside."""
         cost = self._per_token.get(decoding)
         if cost is None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 from modules.errors import UserError
 from modules.generation.context_overflow import far_too_long, fit_messages, fit_tokens, refuse_far_too_long, window
 from modules.generation.control_tokens import ChatEncoder, render_marked, without_marks
-from modules.generation.local.vision import Eyes
+from modules.generation.local.vision import VisionInputs
 from modules.generation.types import GenerationRequest, Messages
 
 
@@ -18,27 +18,29 @@ from modules.generation.types import GenerationRequest, Messages
 class Prompt:
     """text is what `tokens` were made of. starts_reply: the reply is a text of its own, not the continuation of one.
 
-    dropped: how many of the oldest messages were left out. shortened: whether these, or the start of a text, were.
-    identity: the tokens with pictures told apart; seen: what the vision part of the model gets.
+    dropped: how many of the oldest messages were left out. truncated: whether these, or the start of a text, were.
+    identity: the tokens with images told apart; vision: what the vision part of the model gets.
     """
 
     tokens: list[int]
     text: str
     dropped: int = 0
-    shortened: bool = False
+    truncated: bool = False
     starts_reply: bool = True
     identity: list[int] | None = None
-    seen: Mapping[str, Any] | None = None
+    vision: Mapping[str, Any] | None = None
 
 
 class Prompter:
     """Makes prompts for one model. Thread-safe: it only reads the tokenizer."""
 
-    def __init__(self, tokenizer: Any, chat_template: str | None, context_length: int, eyes: Eyes | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, chat_template: str | None, context_length: int, vision: VisionInputs | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
         self.context_length = context_length
-        self._eyes = eyes
+        self._vision = vision
         self._encoder = ChatEncoder(tokenizer)
 
     def prompt(self, request: GenerationRequest) -> Prompt:
@@ -80,7 +82,7 @@ class Prompter:
         kept = fit_tokens(tokens, limit, request.sampling.max_tokens, overflow, keep_first=int(tokens[0] == begins))
         if text is None or len(kept) < len(tokens):
             text = str(self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-        return Prompt(kept, text, shortened=len(kept) < len(tokens), starts_reply=False)
+        return Prompt(kept, text, truncated=len(kept) < len(tokens), starts_reply=False)
 
     def _conversation(self, request: GenerationRequest, messages: Messages) -> Prompt:
         template = request.template or self.chat_template
@@ -89,7 +91,7 @@ class Prompter:
                 "This model has no chat template of its own. Choose one, or send the text as it is to be continued.",
                 param="template",
             )
-        if self._eyes is None and any(message.images for message in messages):
+        if self._vision is None and any(message.images for message in messages):
             raise UserError("This model cannot see pictures. Leave them out, or load a model that can.", param="messages")
         done: dict[int, Prompt | None] = {}
 
@@ -107,7 +109,7 @@ class Prompter:
         assert prompt is not None  # it fits
         if not prompt.tokens:
             raise UserError("The chat template made an empty prompt of this conversation.", param="template")
-        return replace(prompt, dropped=dropped, shortened=dropped > 0)
+        return replace(prompt, dropped=dropped, truncated=dropped > 0)
 
     def _read(self, request: GenerationRequest, messages: Messages, template: str) -> Prompt | None:
         """None for a conversation that is far too long."""
@@ -123,10 +125,10 @@ class Prompter:
         images = [image for message in messages for image in message.images]
         if not images and far_too_long(text, self._encoder.encode, self.context_length):
             return None
-        if not images or self._eyes is None:
+        if not images or self._vision is None:
             return Prompt(self._encoder.encode(text), shown, starts_reply=starts)
-        tokens, identity, seen = self._eyes.read(text, images, self._encoder)
-        return Prompt(tokens, shown, starts_reply=starts, identity=identity, seen=seen)
+        tokens, identity, inputs = self._vision.read(text, images, self._encoder)
+        return Prompt(tokens, shown, starts_reply=starts, identity=identity, vision=inputs)
 
     def _markers(self) -> Mapping[str, Any]:
         return {name: str(text) for name, text in self.tokenizer.special_tokens_map.items() if isinstance(text, str)}

@@ -1,4 +1,4 @@
-"""Models that compute one sequence at a time, with the cache that transformers makes for them."""
+"""Single-sequence runner: models that compute one sequence at a time, with transformers' own attention and cache."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from modules.generation.local.kv_cache import Piece
 log = logging.getLogger(__name__)
 
 
-class AloneStore:
-    """What one sequence has left behind: a transformers cache, and the encoder's output where there is an encoder."""
+class SingleSequenceStore:
+    """One sequence in a transformers cache, with the encoder's output where there is an encoder."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -50,7 +50,7 @@ class AloneStore:
     def resize(self, capacity: int, keep: int) -> None:
         """transformers' caches grow by themselves."""
 
-    def cut(self, tokens: int, keep: int) -> int:
+    def truncate(self, tokens: int, keep: int) -> int:
         """Forget all but the first `keep` of `tokens`; returns how many are still there: none, where the state cannot be cut."""
         if keep == tokens:
             return keep
@@ -63,19 +63,18 @@ class AloneStore:
         self.reset()
         return 0
 
-    def copy(self, other: AloneStore, first: int, last: int) -> None:
-        raise NotImplementedError("sequences of a model that runs alone are never copied")
+    def valid_after_failure(self, tokens: int) -> int:
+        """None: the pass may have changed the cache of some layers and not of others."""
+        self.reset()
+        return 0
 
 
-class Alone:
-    """One sequence at a time, by the model's own attention and transformers' own cache."""
+class SingleSequenceRunner:
+    """One sequence in a pass, by the model's own attention and transformers' own cache."""
 
-    together = False
-    moves = False
-
-    def __init__(self, model: Any, why: str) -> None:
+    def __init__(self, model: Any, reason: str) -> None:
         self.model = model
-        self.why_alone: str | None = why
+        self.batching_unsupported_reason: str | None = reason
         self.device = model.get_input_embeddings().weight.device
         self.adapters = Adapters(model, hooks=True)
         accepted = inspect.signature(model.forward).parameters
@@ -84,19 +83,18 @@ class Alone:
             raise UserError(f"The engine cannot run {type(model).__name__}: it takes no cache.")
         self._cache_name = names[0]
         # A running state can neither be cut back nor, in many models, be continued by several tokens at once.
-        layers = getattr(AloneStore(model).cache, "layers", ())
-        self.reuses = (
-            bool(layers) and not model.config.is_encoder_decoder and not any(AloneStore.is_state(layer) for layer in layers)
+        layers = getattr(SingleSequenceStore(model).cache, "layers", ())
+        self.reuses_prefix = (
+            bool(layers)
+            and not model.config.is_encoder_decoder
+            and not any(SingleSequenceStore.is_state(layer) for layer in layers)
         )
 
-    def new_store(self, capacity: int) -> AloneStore:
-        return AloneStore(self.model)
+    def new_store(self, capacity: int) -> SingleSequenceStore:
+        return SingleSequenceStore(self.model)
 
     def bytes_of(self, capacity: int) -> int:
         return 0
-
-    def move(self, store: Any, first: int, last: int, to: int) -> None:
-        raise NotImplementedError("what a model that runs alone has read is never moved")
 
     def logits(
         self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None] = ()
@@ -106,22 +104,17 @@ class Alone:
         store: Any = piece.store
         ids = torch.tensor([tokens], device=self.device)
         if self.model.config.is_encoder_decoder:
-            return self._decoded(store, ids, piece.start)
+            return self._decoder_logits(store, ids, piece.start)
         inputs: dict[str, Any] = {"input_ids": ids} if not embeds or embeds[0] is None else {"inputs_embeds": embeds[0][None]}
         output = self.model(**inputs, use_cache=True, **{self._cache_name: store.cache})
         return output.logits[0, list(keep)]
 
-    def states(
-        self, pieces: Sequence[Piece], tokens: Sequence[int], keep: Sequence[int], embeds: Sequence[Tensor | None] = ()
-    ) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError("what a model that runs alone has read cannot be taken back, so nothing is tried")
-
-    def hidden(self, tokens: Sequence[int]) -> Tensor:
+    def hidden_states(self, tokens: Sequence[int]) -> Tensor:
         self.adapters.plan(())
         output = self.model.base_model(input_ids=torch.tensor([tokens], device=self.device), use_cache=False)
         return output.last_hidden_state[0]
 
-    def _decoded(self, store: Any, ids: Tensor, start: int) -> Tensor:
+    def _decoder_logits(self, store: Any, ids: Tensor, start: int) -> Tensor:
         """The first piece is the whole prompt, for the encoder; later ones are for the decoder."""
         if start == 0:
             store.encoded = self.model.get_encoder()(input_ids=ids)

@@ -1,26 +1,49 @@
-"""Guesses of the next tokens, for a reply that runs alone: the model checks them all in one pass, so the text stays the same."""
+"""Speculative decoding: draft tokens for a request that runs alone; one pass verifies them all, so the text stays the same."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from modules.generation.local.kv_cache import Piece, rounded
-from modules.generation.local.model_runner import Together
-from modules.generation.local.prefix_cache import common
+from modules.generation.local.prefix_cache import common_prefix
 
-RUN = 3
-"""A guess needs this many last tokens to have been there before."""
+if TYPE_CHECKING:
+    from modules.generation.local.model_runner import BatchedRunner
+
+log = logging.getLogger(__name__)
+NGRAM = 3
+"""A draft needs this many last tokens to have been there before."""
 
 
-class Guesser(Protocol):
-    def next(self, tokens: list[int]) -> list[int]:
+class Proposer(Protocol):
+    """Makes drafts."""
+
+    def propose(self, tokens: list[int]) -> list[int]:
         """What may follow `tokens`; empty for no idea."""
         ...
 
 
-class Lookup:
-    """Guesses that what followed the last tokens before follows them again: good for code, quotes and summaries."""
+class ProposerGuard:
+    """A proposer that is given up at its first failure: requests go on without drafts."""
+
+    def __init__(self, proposer: Proposer) -> None:
+        self._proposer: Proposer | None = proposer
+
+    def propose(self, tokens: list[int]) -> list[int]:
+        if self._proposer is None:
+            return []
+        try:
+            return self._proposer.propose(tokens)
+        except Exception:
+            log.exception("speculative decoding failed and is given up")
+            self._proposer = None
+            return []
+
+
+class PromptLookupProposer:
+    """Prompt lookup: what followed the last tokens before may follow them again. Good for code, quotes and summaries."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -28,38 +51,38 @@ class Lookup:
         self._after: dict[tuple[int, ...], int] = {}
         self._indexed = 0
 
-    def next(self, tokens: list[int]) -> list[int]:
+    def propose(self, tokens: list[int]) -> list[int]:
         if tokens is not self._tokens:
-            self._tokens, self._after, self._indexed = tokens, {}, RUN
-        # The last run itself is not indexed: it would only find itself.
+            self._tokens, self._after, self._indexed = tokens, {}, NGRAM
+        # The last n-gram itself is not indexed: it would only find itself.
         for end in range(self._indexed, len(tokens)):
-            self._after[tuple(tokens[end - RUN : end])] = end
-        self._indexed = max(RUN, len(tokens))
-        found = self._after.get(tuple(tokens[-RUN:]))
+            self._after[tuple(tokens[end - NGRAM : end])] = end
+        self._indexed = max(NGRAM, len(tokens))
+        found = self._after.get(tuple(tokens[-NGRAM:]))
         return tokens[found : found + self._count] if found is not None else []
 
 
-class Draft:
-    """Guesses what a small model of the same vocabulary would say."""
+class DraftModelProposer:
+    """A small model of the same vocabulary: its likeliest tokens."""
 
-    def __init__(self, compute: Together, count: int) -> None:
-        self._compute = compute
+    def __init__(self, runner: BatchedRunner, count: int) -> None:
+        self._runner = runner
         self._count = count
-        self._store = compute.new_store(rounded(1))
+        self._store = runner.new_store(rounded(1))
         self._known: list[int] = []
 
-    def next(self, tokens: list[int]) -> list[int]:
-        # Its last guesses may have been wrong: go on from what both have in common.
-        kept = min(common(self._known, tokens), len(tokens) - 1)
+    def propose(self, tokens: list[int]) -> list[int]:
+        # Its last draft may have been wrong: go on from what both have in common.
+        kept = min(common_prefix(self._known, tokens), len(tokens) - 1)
         total = len(tokens) + self._count
         if total > self._store.capacity:
             self._store.resize(rounded(total * 5 // 4), kept)
-        guesses = [self._likeliest(tokens[kept:], kept)]
-        while len(guesses) < self._count:
-            guesses.append(self._likeliest(guesses[-1:], len(tokens) + len(guesses) - 1))
-        self._known = [*tokens, *guesses[:-1]]
-        return guesses
+        draft = [self._likeliest(tokens[kept:], kept)]
+        while len(draft) < self._count:
+            draft.append(self._likeliest(draft[-1:], len(tokens) + len(draft) - 1))
+        self._known = [*tokens, *draft[:-1]]
+        return draft
 
     def _likeliest(self, tokens: Sequence[int], start: int) -> int:
         piece = Piece(self._store, start, len(tokens))
-        return int(self._compute.logits([piece], tokens, [len(tokens) - 1], [None])[0].argmax())
+        return int(self._runner.logits([piece], tokens, [len(tokens) - 1], [None])[0].argmax())

@@ -1,4 +1,4 @@
-"""Pictures in a prompt, for models of the LLaVA kind: their features stand where the prompt has picture tokens."""
+"""Vision inputs of LLaVA-style models: image features stand where the prompt has image tokens."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ KINDS = {"llava", "llava_next", "vipllava", "idefics3", "smolvlm", "mistral3"}
 """Models whose picture tokens have ordinary positions and see only what came before them, as text does."""
 
 
-class Eyes:
-    """The part of a model that sees. `read` is for any thread, `embedded` for the model's own."""
+class VisionInputs:
+    """Images in the prompts of one vision model. `read` is for any thread, `embedded` for the model's own."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         """Raises UserError for kinds of models whose pictures need more than features in their place."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modules.generation.samplers.candidates import NEVER, Candidates
-from modules.generation.samplers.contrastive import MOST_CANDIDATES
+from modules.generation.samplers.contrastive import MAX_CANDIDATES
 from modules.generation.samplers.guidance import guide
 from modules.generation.samplers.mirostat import corrected, surprise
 from modules.generation.samplers.pipeline import Batch, on_device, run
@@ -64,7 +64,7 @@ def choose(logits: Tensor, rows: Sequence[RowSampler], *, logprobs: Sequence[int
 def likeliest(logits: Tensor, row: RowSampler) -> tuple[Tensor, Tensor]:
     """The candidates of a row of contrastive search: ids [k] and probabilities [k] float32, best first; none where all are out."""
     scores = _walked(logits, [row]).by_id(logits.shape[-1]).scores[0]
-    best = torch.softmax(scores, -1).topk(min(row.params.top_k, MOST_CANDIDATES, len(scores)))
+    best = torch.softmax(scores, -1).topk(min(row.params.top_k, MAX_CANDIDATES, len(scores)))
     possible = best.values > 0
     return best.indices[possible], best.values[possible]
 

@@ -38,7 +38,7 @@ def test_rows_with_different_adapters_share_a_batch(make_local, tiny_model, gene
     if not ours:
         monkeypatch.setattr("modules.generation.local.model_runner._quicken", lambda *arguments: None)
     model = make_local(prefill_chunk=16)
-    assert (model._compute.decoder is not None) == ours
+    assert (model._runner.decoder is not None) == ours
     prompt = some_prompt(60)
     truths: dict[str | None, list[int]] = {None: generate(prompt, 25)}
     for seed, more in ((1, {}), (2, {"use_rslora": True, "alpha_pattern": {"down_proj": 3}})):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modules.generation.local.model import Limits, LocalModel
-from modules.generation.samplers.contrastive import MOST_CANDIDATES
+from modules.generation.samplers.contrastive import MAX_CANDIDATES
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest
 from tests.generation.local.conftest import generated, greedy, tokens_of
@@ -115,7 +115,7 @@ def test_probabilities_are_those_of_the_model_and_the_plot_shows_what_is_tried(m
     left = model.next_tokens(contrastive(prompt, 100), 300).left
     assert [other.id for other in left] == truth.topk(TOP_K).indices.tolist()
     many = SamplingParams(do_sample=False, top_k=200, penalty_alpha=0.1)
-    assert len(model.next_tokens(GenerationRequest(tuple(prompt), many), 300).left) == MOST_CANDIDATES
+    assert len(model.next_tokens(GenerationRequest(tuple(prompt), many), 300).left) == MAX_CANDIDATES
 
 
 def test_a_grammar_leaves_what_it_allows(make_local) -> None:

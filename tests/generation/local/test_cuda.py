@@ -31,7 +31,7 @@ def test_captured_steps_give_the_scores_of_plain_ones(key_heads: int, tiny_token
     )
     llama: Any = LlamaForCausalLM(config)
     model = LocalModel("tiny", llama.to("cuda", torch.bfloat16), tiny_tokenizer, Limits(cache_bytes=1 << 28))
-    compute: Any = model._compute
+    compute: Any = model._runner
     assert compute.graphs is not None
 
     @torch.inference_mode()

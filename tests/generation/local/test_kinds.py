@@ -82,7 +82,7 @@ def test_every_kind_gives_what_generate_gives(kind: str, tiny_tokenizer: Any) ->
     )
     try:
         assert (model.capabilities.max_parallel > 1) == together
-        assert (getattr(model._compute, "decoder", None) is not None) == own_layers
+        assert (getattr(model._runner, "decoder", None) is not None) == own_layers
         prompts = [some_prompt(length, length) for length in (9, 70, 33)]
         streams = [model.stream(greedy(prompt, 20)) for prompt in prompts]
         replies = [tokens_of(stream) for stream in streams]

@@ -94,7 +94,7 @@ def test_what_was_moved_serves_no_prompt_that_is_whole(local: Any, tiny_model: A
 
 
 def test_keys_are_turned_to_their_new_places(local: Any, one_layer: Any) -> None:
-    compute = local(one_layer())._compute
+    compute = local(one_layer())._runner
     tokens = list(range(20, 120))
 
     @torch.inference_mode()
@@ -105,7 +105,7 @@ def test_keys_are_turned_to_their_new_places(local: Any, one_layer: Any) -> None
 
     store, right = read(tokens), read(tokens[:10] + tokens[40:])
     with torch.inference_mode():
-        compute.move(store, 40, 100, 10)
+        compute.shift(store, 40, 100, 10)
     assert torch.allclose(store.keys[0][:, :, :70], right.keys[0][:, :, :70], atol=1e-5)
     assert torch.allclose(store.values[0][:, :, :70], right.values[0][:, :, :70], atol=1e-9)
 

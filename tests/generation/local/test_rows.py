@@ -53,7 +53,7 @@ def test_packed_weights_in_float32_give_the_scores_of_the_model_itself(tiny_llam
 
     reference, model = single(), LocalModel("tiny", single(), tiny_tokenizer, Limits(cache_bytes=1 << 26))
     try:
-        compute: Any = model._compute
+        compute: Any = model._runner
         assert compute.decoder.layers[0].out._packed is not None
         for prompt in (some_prompt(3), some_prompt(70, 1), some_prompt(600, 2)):
             found = model.next_tokens(GenerationRequest(tuple(prompt)), 260)
@@ -262,14 +262,14 @@ def test_a_mistake_in_one_row_ends_that_row_only(make_local, generate, monkeypat
     prompt = some_prompt(30)
     said = generate(prompt, 30)
     poison = next(token for token in range(60, 250) if token not in [*prompt, *said])
-    real = model._compute.logits
+    real = model._runner.logits
 
     def failing(pieces, tokens, *rest):
         if poison in tokens:
             raise RuntimeError("a broken row")
         return real(pieces, tokens, *rest)
 
-    monkeypatch.setattr(model._compute, "logits", failing)
+    monkeypatch.setattr(model._runner, "logits", failing)
     good = model.stream(greedy(prompt, 30))
     bad = model.stream(greedy([poison] * 40, 30))
     with pytest.raises(Unavailable, match="a broken row"):
@@ -286,14 +286,14 @@ def test_a_sampler_that_cannot_be_made_refuses_the_request(make_local) -> None:
 def test_out_of_memory_gives_up_idle_sequences_and_goes_on(make_local, generate, monkeypatch) -> None:
     model = make_local()
     list(model.stream(greedy(some_prompt(100), 5)))
-    real, failures = model._compute.logits, iter([True])
+    real, failures = model._runner.logits, iter([True])
 
     def short_of_memory(*arguments):
         if next(failures, False):
             raise MemoryError
         return real(*arguments)
 
-    monkeypatch.setattr(model._compute, "logits", short_of_memory)
+    monkeypatch.setattr(model._runner, "logits", short_of_memory)
     other = some_prompt(50, 1)
     assert tokens_of(model.stream(greedy(other, 10))) == reply_of(generate(other, 10))
     assert model.status().cached_tokens == 59
@@ -301,14 +301,14 @@ def test_out_of_memory_gives_up_idle_sequences_and_goes_on(make_local, generate,
 
 def test_without_idle_sequences_the_newest_request_is_given_up(make_local, generate, monkeypatch) -> None:
     model = make_local()
-    real = model._compute.logits
+    real = model._runner.logits
 
     def memory_for_one(pieces, *rest):
         if len(pieces) > 1:
             raise MemoryError
         return real(pieces, *rest)
 
-    monkeypatch.setattr(model._compute, "logits", memory_for_one)
+    monkeypatch.setattr(model._runner, "logits", memory_for_one)
     with model.stream(GenerationRequest("first", SamplingParams(max_tokens=3000, ban_eos=True))) as first:
         assert any(isinstance(event, Started) for event in first)
         with pytest.raises(Unavailable, match="memory is full"):
@@ -327,7 +327,7 @@ def test_a_sequence_that_cannot_grow_ends_its_row_only(make_local, generate, mon
     def no_memory(*arguments):
         raise MemoryError
 
-    for slot in model._loop.slots._slots:
+    for slot in model._loop.cache._sequences:
         monkeypatch.setattr(slot.store, "resize", no_memory)
     with pytest.raises(Unavailable, match="memory is full"):
         list(growing)

@@ -118,6 +118,6 @@ def test_a_thousand_requests_with_cancellations_leave_nothing_behind(make_local:
     status = model.status()
     assert (status.running, status.waiting) == (0, 0)
     assert status.cache_bytes <= 1 << 22
-    assert all(not slot.busy for slot in model._loop.slots._slots)
+    assert all(not slot.busy for slot in model._loop.cache._sequences)
     assert psutil.Process().memory_info().rss - before < 16 << 20
     assert tokens_of(model.stream(greedy(ROOTS[1], 5)))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from modules.generation.local.model import Limits, LocalModel
-from modules.generation.local.speculative import Lookup
+from modules.generation.local.speculative import PromptLookupProposer, ProposerGuard
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest
 from tests.generation.local.conftest import greedy, tokens_of
@@ -16,14 +16,14 @@ from tests.generation.local.test_rows import finished, reply_of, some_prompt
 
 def test_lookup_guesses_what_followed_before() -> None:
     tokens = [1, 2, 3, 4, 5, 6, 1, 2, 3]
-    lookup = Lookup(3)
-    assert lookup.next(tokens) == [4, 5, 6]
+    lookup = PromptLookupProposer(3)
+    assert lookup.propose(tokens) == [4, 5, 6]
     tokens.append(9)
-    assert lookup.next(tokens) == []
+    assert lookup.propose(tokens) == []
     tokens += [2, 3, 9]
-    assert lookup.next(tokens) == [2, 3, 9]
+    assert lookup.propose(tokens) == [2, 3, 9]
     tokens += [1, 2, 3]
-    assert lookup.next(tokens) == [9, 2, 3]
+    assert lookup.propose(tokens) == [9, 2, 3]
 
 
 @pytest.fixture(params=["lookup", "the model itself as draft"])
@@ -31,13 +31,13 @@ def guessing(request: pytest.FixtureRequest, tiny_model: Any, tiny_tokenizer: An
     draft = tiny_model() if request.param != "lookup" else None
     model = LocalModel("tiny", tiny_model(), tiny_tokenizer, Limits(cache_bytes=1 << 28, prompt_lookup=4), draft=draft)
     passes: list[int] = []
-    real = model._compute.logits
+    real = model._runner.logits
 
     def counted(pieces: Any, tokens: Any, keep: Any, embeds: Any = ()) -> Any:
         passes.append(len(tokens))
         return real(pieces, tokens, keep, embeds)
 
-    model._compute.logits = counted
+    model._runner.logits = counted
     yield model, passes
     model.close()
 
@@ -73,11 +73,11 @@ def test_a_guesser_that_fails_is_given_up_and_the_reply_goes_on(make_local: Any,
     class Broken:
         asked = 0
 
-        def next(self, tokens: list[int]) -> list[int]:
+        def propose(self, tokens: list[int]) -> list[int]:
             self.asked += 1
             raise RuntimeError("no idea")
 
     model, broken, prompt = make_local(), Broken(), some_prompt(12)
-    model._loop._guesser = broken
+    model._loop._scheduler._proposer = ProposerGuard(broken)
     assert tokens_of(model.stream(greedy(prompt, 20))) == reply_of(generate(prompt, 20))
     assert broken.asked == 1
