@@ -11,6 +11,8 @@ from modules.errors import ContextTooLong, UserError
 from modules.generation.types import GenerationRequest, Messages
 
 Overflow = Literal["refuse", "drop_oldest"]
+DEFAULT_CONTEXT = 4096
+"""The context length of models whose files do not say."""
 _LETTERS = 16
 """For each token of the context: three or four times what most texts have."""
 _AT_ONCE = 1 << 16

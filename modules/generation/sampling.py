@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 from pydantic import field_validator, model_validator
@@ -199,6 +200,10 @@ class SamplingParams(Settings):
             raise ValueError("choose one of grammar, regex and json_schema")
         return self
 
+    def active(self) -> tuple[SamplerName, ...]:
+        """The samplers whose own parameters change something, wherever they stand in `sampler_order`."""
+        return tuple(name for name in DEFAULT_ORDER if _ACTIVE[name](self))
+
     @property
     def greedy(self) -> bool:
         """Whether the likeliest token is always taken."""
@@ -208,3 +213,31 @@ class SamplingParams(Settings):
     def contrastive(self) -> bool:
         """Whether tokens are chosen by contrastive search."""
         return self.greedy and self.penalty_alpha > 0 and self.top_k > 1
+
+
+def _penalises(p: SamplingParams) -> bool:
+    neutral = p.repetition_penalty == p.encoder_repetition_penalty == 1 and p.frequency_penalty == p.presence_penalty == 0
+    return not neutral or p.no_repeat_ngram_size > 0
+
+
+def _changes_temperature(p: SamplingParams) -> bool:
+    return not p.dynatemp_low == p.dynatemp_high == 1 if p.dynamic_temperature else p.temperature != 1
+
+
+_ACTIVE: dict[SamplerName, Callable[[SamplingParams], bool]] = {
+    "penalties": _penalises,
+    "dry": lambda p: p.dry_multiplier > 0,
+    "quadratic": lambda p: p.smoothing_factor > 0,
+    "temperature": _changes_temperature,
+    "top_n_sigma": lambda p: p.top_n_sigma > 0,
+    "top_k": lambda p: p.top_k > 0,
+    "top_p": lambda p: p.top_p < 1,
+    "typical_p": lambda p: p.typical_p < 1,
+    "epsilon_cutoff": lambda p: p.epsilon_cutoff > 0,
+    "eta_cutoff": lambda p: p.eta_cutoff > 0,
+    "tfs": lambda p: p.tfs < 1,
+    "top_a": lambda p: p.top_a > 0,
+    "min_p": lambda p: p.min_p > 0,
+    "mirostat": lambda p: p.mirostat_mode == 2,
+    "xtc": lambda p: p.xtc_probability > 0,
+}

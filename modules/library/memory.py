@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from modules.generation.context_overflow import DEFAULT_CONTEXT
 from modules.library.disk import size_text
 from modules.library.hardware import Machine
 from modules.library.model_spec import ModelSpec
@@ -19,7 +20,6 @@ _STORED = {"float64": 64, "float32": 32, "float8": 8}
 _BASE = {"gguf": 150 << 20, "folder": 400 << 20}  # llama.cpp's and torch's own libraries and work space
 _READ_AT_ONCE = 512  # prompt tokens whose activations and scores are there at the same time
 _TIGHT = 0.9
-DEFAULT_CONTEXT = 4096
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modules.errors import UserError
+from modules.generation.context_overflow import DEFAULT_CONTEXT
 from modules.library.gguf_header import bytes_per_element, read_control_tokens, read_gguf_header
 from modules.library.model_spec import ModelSpec
 from modules.loaders.options import LoadOptions
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from modules.generation.llamacpp.model import LlamacppModel
     from modules.loaders.choose import Report
 
-DEFAULT_CONTEXT = 4096
 GIB = 1 << 30
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from modules.chats.conversation import ChatSettings
 from modules.errors import Conflict, NotFound, UserError
+from modules.generation.context_overflow import DEFAULT_CONTEXT
 from modules.generation.types import LoadedModel
 from modules.library import memory
 from modules.library.download_jobs import DownloadJob
@@ -228,5 +229,5 @@ def wish_of(options: LoadOptions) -> memory.LoadWish:
         weights = "16-bit"
     else:
         weights = "float32" if options.dtype == "float32" else "stored"
-    context = options.ctx_size or memory.DEFAULT_CONTEXT
+    context = options.ctx_size or DEFAULT_CONTEXT
     return memory.LoadWish(weights, context, slots=1, cache_bytes=bytes_per_element(options.cache_type))

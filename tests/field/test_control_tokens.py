@@ -442,14 +442,14 @@ def test_the_prompt_of_a_chat_request_has_the_control_tokens_of_its_template_alo
 def test_training_reads_a_row_as_chat_will(tmp_path: Path, tiny_llama_folder: Path) -> None:
     from transformers import AutoTokenizer
 
-    from modules.generation.local.prompt import Prompter
+    from modules.generation.local.prompt import PromptBuilder
 
     tokenizer: Any = AutoTokenizer.from_pretrained(tiny_llama_folder)
     said = {"instruction": ATTACK, "input": "", "output": f"It is {END}, 饕."}
     prepared = _prepared(tmp_path, tokenizer, [said], format="alpaca", template="model")
     (sample,) = prepared.samples
     asked = GenerationRequest((Message("user", ATTACK),))
-    prompt = Prompter(tokenizer, CHATML, 4096).prompt(asked).tokens
+    prompt = PromptBuilder(tokenizer, CHATML, 4096).prompt(asked).tokens
     assert list(sample.tokens[: len(prompt)]) == prompt
     learnt = [token for token, is_learnt in zip(sample.tokens, sample.learnt, strict=True) if is_learnt]
     end = tokenizer.eos_token_id

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from modules.generation.llamacpp.sampling_params import SUPPORTED, as_fields
+from modules.generation.llamacpp_sampling_params import NAMES, SUPPORTED, as_fields
+from modules.generation.samplers.chain import sampler_chain
 from modules.generation.sampling import SamplingParams
 
 
@@ -24,6 +25,26 @@ def test_only_filters_that_do_something_run_in_the_order_asked_for() -> None:
     assert fields(top_k=40, min_p=0.1, temperature_last=True)["samplers"] == ["top_k", "min_p", "temperature"]
     order = ("min_p", "temperature", "top_k")
     assert fields(top_k=40, min_p=0.1, top_p=0.9, sampler_order=order)["samplers"] == ["min_p", "temperature", "top_k"]
+
+
+def test_whether_a_sampler_is_active_is_the_same_question_for_both_engines() -> None:
+    values = {
+        "temperature": 0.5,
+        "top_k": 3,
+        "top_p": 0.5,
+        "min_p": 0.1,
+        "typical_p": 0.5,
+        "top_n_sigma": 1,
+        "xtc_probability": 0.5,
+    }
+    assert SamplingParams().active() == () and sampler_chain(SamplingParams()) == ()
+    for name, value in values.items():
+        params = SamplingParams.read({name: value})
+        (active,) = params.active()
+        assert sampler_chain(params) == (active,)
+        assert set(fields(**{name: value})["samplers"]) == {NAMES[active], "temperature"}
+    # Without a filter that llama.cpp has, temperature stays: it must not take its own defaults.
+    assert fields(tfs=0.5, sampler_order=("tfs",))["samplers"] == ["temperature"]
 
 
 def test_a_temperature_that_is_not_in_the_order_is_not_applied() -> None:

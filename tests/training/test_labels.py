@@ -268,12 +268,12 @@ def test_tokens_of_several_characters_are_learnt_where_any_of_them_is(places, st
 
 def test_the_training_text_is_the_prompt_that_chat_will_make(places, bytewise):
     """What stands before a learnt answer is, token for token, the prompt that the engine makes for it."""
-    from modules.generation.local.prompt import Prompter
+    from modules.generation.local.prompt import PromptBuilder
     from modules.generation.types import GenerationRequest, Message
 
     data = prepared(places, bytewise, SHAREGPT, template="model")
     asked = (Message("user", "a"), Message("assistant", "bb"), Message("user", "c"))
-    prompt = Prompter(bytewise, bytewise.chat_template, 4096).prompt(GenerationRequest(asked)).tokens
+    prompt = PromptBuilder(bytewise, bytewise.chat_template, 4096).prompt(GenerationRequest(asked)).tokens
     sample = data.samples[0]
     assert list(sample.tokens[: len(prompt)]) == prompt
     assert sample.learnt[len(prompt)] and not sample.learnt[len(prompt) - 1]

@@ -20,10 +20,11 @@ from modules.generation.context_overflow import far_too_long, fit_messages, fit_
 from modules.generation.control_tokens import MARK, ControlTokens, render_marked, without_marks
 from modules.generation.llamacpp.parts import Joined, told_apart
 from modules.generation.llamacpp.response_parser import ReplyReader, likeliest
-from modules.generation.llamacpp.sampling_params import SUPPORTED, as_fields
 from modules.generation.llamacpp.server_client import Process
 from modules.generation.llamacpp.server_config import Launch
+from modules.generation.llamacpp_sampling_params import SUPPORTED, as_fields
 from modules.generation.reasoning import opened_by
+from modules.generation.reply_thread import forward_reply, start_when_admitted
 from modules.generation.stream import EventStream
 from modules.generation.structured_output.process import Follower, Trials
 from modules.generation.types import (
@@ -35,7 +36,6 @@ from modules.generation.types import (
     NextTokens,
     RenderedPrompt,
     Started,
-    TextDelta,
     Token,
     TokenAlternative,
 )
@@ -271,11 +271,8 @@ class LlamacppModel:
             self._streams.add(events)
         events.on_close(lambda: self._streams.discard(events))
 
-        def start() -> None:
-            arguments = (backend, plan, events, held, asked)
-            threading.Thread(target=self._run, args=arguments, daemon=True, name="llama.cpp reply").start()
-
-        backend.gate.enter(events, held, start)
+        work = partial(self._run, backend, plan, events, held, asked)
+        start_when_admitted(backend.gate, events, held, work, name="llama.cpp reply")
         return events
 
     def _plan(self, request: GenerationRequest, backend: _Backend) -> _Plan:
@@ -359,29 +356,21 @@ class LlamacppModel:
             started=lambda cached: self._started(plan, cached),
             asked=asked,
         )
-        pause = 1 / sampling.max_tokens_per_second if sampling.max_tokens_per_second else 0.0
-        left = threading.Event()
-        events.on_close(left.set)
-        try:
+
+        def reply() -> Iterator[GenerationEvent]:
+            nonlocal held
             while True:
-                for event in self._completion(backend, plan, reader, events, held):
-                    events.put(event)
-                    if pause and isinstance(event, TextDelta):
-                        left.wait(pause * event.tokens)
+                yield from self._completion(backend, plan, reader, events, held)
                 if events.closed or reader.over or reader.tokens >= plan.max_tokens:
                     break
                 wanted = plan.cache_for(reader.tokens)
                 held = wanted if backend.gate.grow(events, held, wanted) else 0
                 if not held:
                     return
-            for event in reader.finish():
-                events.put(event)
-            events.end()
-        except UserError as error:
-            events.fail(error)
-        except Exception as error:
-            log.exception("a reply of %s failed", self._name)
-            events.fail(error)
+            yield from reader.finish()
+
+        try:
+            forward_reply(reply(), events, model=self._name, tokens_per_second=sampling.max_tokens_per_second)
         finally:
             if held:
                 if events.closed or events.error is not None or reader.stopped:

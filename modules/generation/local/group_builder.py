@@ -8,12 +8,12 @@ from functools import partial
 from modules.errors import UserError
 from modules.generation.local.model_runner import ModelRunner
 from modules.generation.local.prefix_cache import Key
-from modules.generation.local.prompt import Prompt, Prompter
+from modules.generation.local.prompt import Prompt, PromptBuilder
 from modules.generation.local.reply_text import ReplyText
 from modules.generation.local.sequence import Sequence, SequenceGroup
 from modules.generation.local.token_formatter import TokenFormatter
 from modules.generation.local.vision import VisionInputs
-from modules.generation.samplers.batch_sampler import RowSampler
+from modules.generation.samplers.batch_sampler import SequenceSampler
 from modules.generation.samplers.contrastive import ContrastiveSearchState
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import SamplingParams
@@ -26,14 +26,14 @@ class SequenceGroupBuilder:
 
     def __init__(
         self,
-        prompter: Prompter,
+        prompter: PromptBuilder,
         vocabulary: Vocabulary,
         formatter: TokenFormatter,
         trials: Trials,
         runner: ModelRunner,
         vision: VisionInputs | None,
     ) -> None:
-        self._prompter = prompter
+        self._prompt_builder = prompter
         self._tokenizer = prompter.tokenizer
         self._context_length = prompter.context_length
         self._vocabulary = vocabulary
@@ -48,10 +48,10 @@ class SequenceGroupBuilder:
 
     def build(self, request: GenerationRequest) -> SequenceGroup:
         """Raises UserError for what cannot be answered."""
-        prompt = self._prompter.prompt(request)
+        prompt = self._prompt_builder.prompt(request)
         sampling = request.sampling
         form = self._trials.form(sampling)
-        sampler = RowSampler(
+        sampler = SequenceSampler(
             sampling,
             prompt=prompt.tokens,
             vocabulary=self._vocabulary,
@@ -87,7 +87,7 @@ class SequenceGroupBuilder:
             )
         if not sampling.negative_prompt:
             return prompt.tokens[-1:]
-        tokens = self._prompter.tokenize(sampling.negative_prompt, begin=sampling.add_bos)
+        tokens = self._prompt_builder.tokenize(sampling.negative_prompt, begin=sampling.add_bos)
         if len(tokens) >= self._context_length:
             raise UserError("The negative prompt does not fit the context.", param="negative_prompt")
         return tokens

@@ -19,12 +19,12 @@ from modules.generation.local.engine_setup import Limits, give_memory_back, star
 from modules.generation.local.group_builder import SequenceGroupBuilder
 from modules.generation.local.model_config import context_length_of, eos_tokens, vocabulary_size
 from modules.generation.local.model_runner import BatchedRunner, batched_runner
-from modules.generation.local.prompt import Prompter, chat_template_of
+from modules.generation.local.prompt import PromptBuilder, chat_template_of
 from modules.generation.local.single_runner import SingleSequenceRunner
 from modules.generation.local.token_formatter import TokenFormatter
 from modules.generation.local.vision import VisionInputs
 from modules.generation.samplers.batch_sampler import remaining
-from modules.generation.samplers.candidates import NEVER
+from modules.generation.samplers.candidates import NEG_INF
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import SamplingParams
 from modules.generation.stream import EventStream
@@ -75,12 +75,14 @@ class LocalModel:
         self._runner: BatchedRunner | SingleSequenceRunner = found
         self._embeddings = not model.config.is_encoder_decoder
         self._context_length = limits.context_length or context_length_of(model.config)
-        self._prompter = Prompter(tokenizer, chat_template or chat_template_of(tokenizer), self._context_length, self._vision)
+        self._prompt_builder = PromptBuilder(
+            tokenizer, chat_template or chat_template_of(tokenizer), self._context_length, self._vision
+        )
         self._vocabulary = _vocabulary(name, model, tokenizer, report)
         self._formatter = TokenFormatter.of(tokenizer, self._vocabulary)
         self._trials = Trials("transformers", lambda text: [name for name in _added_tokens(tokenizer) if name in text])
         self._groups = SequenceGroupBuilder(
-            self._prompter, self._vocabulary, self._formatter, self._trials, found, self._vision
+            self._prompt_builder, self._vocabulary, self._formatter, self._trials, found, self._vision
         )
         self._max_parallel = limits.max_parallel if self._supports_batching else 1
         self._loop = start_engine(found, limits, draft)
@@ -101,7 +103,7 @@ class LocalModel:
 
     @property
     def chat_template(self) -> str | None:
-        return self._prompter.chat_template
+        return self._prompt_builder.chat_template
 
     @property
     def capabilities(self) -> Capabilities:
@@ -127,8 +129,8 @@ class LocalModel:
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         if special:
-            return self._prompter.tokenize(text, begin=True)
-        return self._prompter.tokenize_text(text)
+            return self._prompt_builder.tokenize(text, begin=True)
+        return self._prompt_builder.tokenize_text(text)
 
     def detokenize(self, tokens: Items[int]) -> str:
         if tokens and max(tokens) >= self._vocabulary.size:
@@ -136,7 +138,7 @@ class LocalModel:
         return self._tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def render(self, request: GenerationRequest) -> RenderedPrompt:
-        prompt = self._prompter.prompt(request)
+        prompt = self._prompt_builder.prompt(request)
         return RenderedPrompt(prompt.text, tuple(prompt.tokens), prompt.dropped)
 
     # --- requests
@@ -169,7 +171,7 @@ class LocalModel:
         """The best of logits [1, vocabulary] that may come at all."""
         best = torch.log_softmax(logits[0].float(), -1).topk(min(count, logits.shape[-1]))
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return tuple(self._formatter.alternative(token, value) for token, value in pairs if value > NEVER)
+        return tuple(self._formatter.alternative(token, value) for token, value in pairs if value > NEG_INF)
 
     # --- the rest of LoadedModel
 
@@ -179,7 +181,7 @@ class LocalModel:
         return [self._loop.call(partial(self._embedding, self._embeddable(text))) for text in texts]
 
     def _embeddable(self, text: str) -> list[int]:
-        tokens = self._prompter.tokenize(text, begin=True)
+        tokens = self._prompt_builder.tokenize(text, begin=True)
         if not tokens:
             raise UserError("An empty text has no embedding.", param="input")
         return fit_tokens(tokens, self._context_length, 1, "refuse")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-DEFAULT_CONTEXT = 4096
-"""For models whose configuration does not say."""
+from modules.generation.context_overflow import DEFAULT_CONTEXT
 
 
 def context_length_of(config: Any) -> int:

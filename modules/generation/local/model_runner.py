@@ -168,7 +168,7 @@ def batched_runner(model: Any, sub_config: str | None = None) -> BatchedRunner |
 
 
 def _quicken(runner: BatchedRunner, prompts: list[list[int]], expected: list[Tensor]) -> None:
-    """Compute with our own layers where they give the same scores."""
+    """Compute with our own layers where they give the same logits."""
     try:
         # Weights are packed only after the layers are known to be right: packing gives the model's own up.
         runner.decoder = Decoder(runner.model)
@@ -183,7 +183,7 @@ def _quicken(runner: BatchedRunner, prompts: list[list[int]], expected: list[Ten
 
 
 def _capture(runner: BatchedRunner, prompts: list[list[int]], expected: list[Tensor]) -> None:
-    """Decode by captured graphs where they give the same scores."""
+    """Decode by captured graphs where they give the same logits."""
     assert runner.decoder is not None
     try:
         runner.graphs = Graphs(runner.decoder, runner.layout)
@@ -222,15 +222,15 @@ def _layout(cache: Any) -> Layout:
 
 
 def _compare(runner: BatchedRunner, prompts: list[list[int]], expected: list[Tensor]) -> None:
-    """Both prompts in one pass, the last token of each in a second one. Raises ValueError where the scores differ."""
+    """Both prompts in one pass, the last token of each in a second one. Raises ValueError where the logits differ."""
     stores = [runner.new_store(16) for _ in prompts]
     first = [Piece(store, 0, len(prompt) - 1) for store, prompt in zip(stores, prompts, strict=True)]
     runner.logits(first, [token for prompt in prompts for token in prompt[:-1]], [0])
     last = [Piece(store, len(prompt) - 1, 1) for store, prompt in zip(stores, prompts, strict=True)]
-    scores = runner.logits(last, [prompt[-1] for prompt in prompts], [0, 1]).float()
-    for own, theirs in zip(scores, expected, strict=True):
+    logits = runner.logits(last, [prompt[-1] for prompt in prompts], [0, 1]).float()
+    for own, theirs in zip(logits, expected, strict=True):
         error = (own - theirs).abs().max() / theirs.std().clamp(min=1e-6)
         # Quantised layers compute in 16 bits or fewer, whatever the others do.
         exact = runner.model.dtype == torch.float32 and getattr(runner.model, "hf_quantizer", None) is None
         if not error < (0.01 if exact else 0.3):
-            raise ValueError(f"scores differ by {error:.3g} standard deviations")
+            raise ValueError(f"logits differ by {error:.3g} standard deviations")

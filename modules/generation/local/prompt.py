@@ -31,7 +31,7 @@ class Prompt:
     vision: Mapping[str, Any] | None = None
 
 
-class Prompter:
+class PromptBuilder:
     """Makes prompts for one model. Thread-safe: it only reads the tokenizer."""
 
     def __init__(

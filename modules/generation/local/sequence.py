@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from modules.generation.local.prompt import Prompt
-    from modules.generation.samplers.batch_sampler import Detail, RowSampler
+    from modules.generation.samplers.batch_sampler import SequenceSampler, TokenLogprobs
     from modules.generation.samplers.contrastive import ContrastiveSearchState
 
 
@@ -97,7 +97,7 @@ class SequenceGroup:
         self,
         request: GenerationRequest,
         prompt: Prompt,
-        sampler: RowSampler,
+        sampler: SequenceSampler,
         sequences: Iterable[Sequence],
         text: ReplyText,
         eos: frozenset[int],
@@ -177,7 +177,7 @@ class SequenceGroup:
         """Tell how much of the prompt is computed."""
         self.events.put(Prefill(min(self.sequence.computed, len(self.prompt.tokens)), len(self.prompt.tokens)))
 
-    def note_prompt(self, details: Iterable[Detail | None], first: int) -> None:
+    def note_prompt(self, details: Iterable[TokenLogprobs | None], first: int) -> None:
         """Keep the log-probabilities of the prompt's tokens behind place `first`."""
         if first == 0:
             self.prompt_tokens = [self._prompt_formatter.token(self.prompt.tokens[0], None)]
@@ -186,7 +186,7 @@ class SequenceGroup:
             self._prompt_formatter.token(token, detail) for token, detail in zip(following, details, strict=False)
         ]
 
-    def accept(self, token: int, detail: Detail | None) -> FinishReason | None:
+    def accept(self, token: int, detail: TokenLogprobs | None) -> FinishReason | None:
         """Take the next token: send its text; the reason where the reply is over. Raises UserError from the sampler."""
         self.sampler.accept(token)
         self._last = time.monotonic()

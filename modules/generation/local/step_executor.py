@@ -16,7 +16,7 @@ from modules.generation.local.model_runner import BatchedRunner, ModelRunner
 from modules.generation.local.scheduler import Failure, ScheduledTokens
 from modules.generation.local.sequence import Sequence, SequenceGroup
 from modules.generation.local.threads import OneThread
-from modules.generation.samplers.batch_sampler import Detail, choose, details, guide, likeliest
+from modules.generation.samplers.batch_sampler import TokenLogprobs, choose, details, guide, likeliest
 from modules.generation.samplers.contrastive import ContrastiveSearchState
 from modules.generation.types import FinishReason
 
@@ -196,12 +196,12 @@ class StepExecutor:
         _accept(group, token, detail, outcome)
 
 
-def _detail(group: SequenceGroup, token: int, logits: Tensor) -> Detail | None:
+def _detail(group: SequenceGroup, token: int, logits: Tensor) -> TokenLogprobs | None:
     (found,) = details(logits, torch.tensor([token], device=logits.device), [group.request.logprobs])
     return found
 
 
-def _accept(group: SequenceGroup, token: int, detail: Detail | None, outcome: Outcome) -> None:
+def _accept(group: SequenceGroup, token: int, detail: TokenLogprobs | None, outcome: Outcome) -> None:
     try:
         reason = group.accept(token, detail)
     except Exception as error:  # noqa: BLE001 - it ends this request only

@@ -11,7 +11,7 @@ from modules.generation.stop_strings import REPLACEMENT
 from modules.generation.types import Token, TokenAlternative
 
 if TYPE_CHECKING:
-    from modules.generation.samplers.batch_sampler import Detail
+    from modules.generation.samplers.batch_sampler import TokenLogprobs
     from modules.generation.samplers.vocabulary import Vocabulary
 
 Spelling = tuple[str, bytes | None]
@@ -38,7 +38,7 @@ class TokenFormatter:
         spelled = partial(_spelled, tokenizer, vocabulary)
         return cls(remembered(partial(spelled, within)), remembered(partial(spelled, [])))
 
-    def token(self, token: int, detail: Detail | None, *, head: bool = False) -> Token:
+    def token(self, token: int, detail: TokenLogprobs | None, *, head: bool = False) -> Token:
         text, raw = (self.at_head if head else self.spelled)(token)
         raw = b"" if token in self.left_out else raw
         if detail is None:

@@ -6,8 +6,8 @@ import json
 from typing import Any, Literal
 
 from modules.errors import UserError
-from modules.generation.llamacpp.sampling_params import SUPPORTED as LLAMACPP_SAMPLERS
-from modules.generation.llamacpp.sampling_params import as_fields
+from modules.generation.llamacpp_sampling_params import SUPPORTED as LLAMACPP_SAMPLERS
+from modules.generation.llamacpp_sampling_params import as_fields
 from modules.generation.sampling import SamplingParams
 
 Dialect = Literal["plain", "vllm", "llama.cpp", "transformers"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import hypot
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from modules.generation.reasoning import opened_by
 from modules.generation.remote.client import Client, Line
 from modules.generation.remote.dialects import Dialect, extra_fields, samplers_of, standard_fields
 from modules.generation.remote.response_parser import ChunkReader
+from modules.generation.reply_thread import forward_reply, start_when_admitted
 from modules.generation.stream import EventStream
 from modules.generation.template import render_chat
 from modules.generation.types import (
@@ -240,11 +241,8 @@ class RemoteModel:
         self._streams.add(events)
         events.on_close(lambda: self._streams.discard(events))
 
-        def start() -> None:
-            arguments = (request, fields, dropped, events, asked)
-            threading.Thread(target=self._run, args=arguments, daemon=True, name="remote reply").start()
-
-        self._gate.enter(events, 1, start)
+        work = partial(self._run, request, fields, dropped, events, asked)
+        start_when_admitted(self._gate, events, 1, work, name="remote reply")
         return events
 
     def next_tokens(self, request: GenerationRequest, count: int) -> NextTokens:
@@ -304,40 +302,34 @@ class RemoteModel:
             return None
 
     def _run(self, request: GenerationRequest, fields: dict[str, Any], dropped: int, events: EventStream, asked: float) -> None:
-        sampling = request.sampling
-        pause = 1 / sampling.max_tokens_per_second if sampling.max_tokens_per_second else 0.0
-        left = threading.Event()
-        events.on_close(left.set)
         line = Line()
         events.on_close(line.cut)
         reader = ChunkReader(
-            sampling,
+            request.sampling,
             prompt_tokens=0,
             dropped=dropped,
             alternatives=request.logprobs,
             asked=asked,
             opened=self._opened(request, fields),
         )
+
+        def explain(error: UserError) -> UserError:
+            return self._or_gone(error) if isinstance(error, Unavailable) and not line.cut_off else error
+
         try:
-            with self._client.errors(self._facts.model):
-                for event in self._events(fields, reader, line):
-                    events.put(event)
-                    if pause and isinstance(event, TextDelta):
-                        left.wait(pause * event.tokens)
-            events.end()
-        except Unavailable as error:
-            events.fail(error if line.cut_off else self._or_gone(error))
-        except UserError as error:
-            events.fail(error)
-        except Exception as error:
-            if not line.cut_off:
-                log.exception("a reply of %s failed", self._name)
-            events.fail(error)
+            forward_reply(
+                self._events(fields, reader, line),
+                events,
+                model=self._name,
+                tokens_per_second=request.sampling.max_tokens_per_second,
+                explain=explain,
+                was_cut_off=lambda: line.cut_off,
+            )
         finally:
             self._gate.leave(1)
 
     def _events(self, fields: dict[str, Any], reader: ChunkReader, line: Line) -> Iterator[GenerationEvent]:
-        with self._client.on(line) as client:
+        with self._client.errors(self._facts.model), self._client.on(line) as client:
             create = client.chat.completions.create if "messages" in fields else client.completions.create
             with create(**fields) as chunks:
                 yield from reader.read(chunks)

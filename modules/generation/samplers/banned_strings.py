@@ -9,7 +9,7 @@ import numpy as np
 from modules.generation.samplers.vocabulary import Vocabulary
 
 
-class BannedTexts:
+class BannedStrings:
     """Watches one reply. A text is caught however it is cut into tokens; what is in the prompt does not matter."""
 
     def __init__(self, texts: Sequence[str], vocabulary: Vocabulary) -> None:

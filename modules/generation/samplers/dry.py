@@ -13,7 +13,7 @@ GREATEST_PENALTY = 1e30
 def dry_penalties(
     tokens: np.ndarray, breaks: np.ndarray, *, multiplier: float, base: float, allowed_length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What to add to the scores of which tokens (Weidmann 2024, text-generation-webui #5677).
+    """What to add to the logits of which tokens (Weidmann 2024, text-generation-webui #5677).
 
     A token that followed an earlier copy of the text's last n tokens, n ≥ `allowed_length`, loses
     multiplier · base^(n - allowed_length); where there are several copies, the longest counts.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from modules.errors import UserError
-from modules.generation.samplers.candidates import NEVER
+from modules.generation.samplers.candidates import NEG_INF
 from modules.generation.samplers.vocabulary import Vocabulary
 
 STEP_SECONDS = 0.03
@@ -88,11 +88,11 @@ def allowed(constraints: Sequence[Constraint]) -> np.ndarray:
     return bits
 
 
-def keep_allowed(scores: Tensor, bits: Tensor) -> Tensor:
-    """Mask the tokens whose bit is not set. scores [rows, vocabulary]; bits [rows, words] int32, 32 tokens each, lowest first."""
+def keep_allowed(logits: Tensor, bits: Tensor) -> Tensor:
+    """Mask the tokens whose bit is not set. logits [rows, vocabulary]; bits [rows, words] int32, 32 tokens each, lowest first."""
     each = torch.arange(32, dtype=torch.int32, device=bits.device)
     wanted = ((bits[:, :, None] >> each) & 1).bool().flatten(1)
-    width, known = scores.shape[-1], wanted.shape[-1]
+    width, known = logits.shape[-1], wanted.shape[-1]
     if known < width:
         wanted = torch.nn.functional.pad(wanted, (0, width - known), value=False)
-    return scores.masked_fill(~wanted[:, :width], NEVER)
+    return logits.masked_fill(~wanted[:, :width], NEG_INF)

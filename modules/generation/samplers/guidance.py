@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor) -> Tensor:
-    """Mix two log-softmaxed scores: unconditional + scale · (conditional - unconditional) (Sanchez et al. 2023, arXiv:2306.17806).
+    """Mix two log-softmaxed logits: unconditional + scale · (conditional - unconditional) (Sanchez et al. 2023, arXiv:2306.17806).
 
     conditional, unconditional [rows, vocabulary]: logits after the prompt and after the negative prompt.
     scale [rows], 1 leaves `conditional` as it is. Returns [rows, vocabulary] float32.

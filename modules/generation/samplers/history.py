@@ -9,7 +9,7 @@ import numpy as np
 from modules.generation.samplers.vocabulary import Vocabulary
 
 
-class Growing:
+class GrowableArray:
     """An array that values are appended to. `values` is a view of what is there."""
 
     def __init__(self, start: np.ndarray) -> None:
@@ -36,7 +36,7 @@ class Counts:
 
     def __init__(self, tokens: np.ndarray) -> None:
         ids, numbers = np.unique(tokens, return_counts=True)
-        self._ids, self._numbers = Growing(ids), Growing(numbers.astype(np.float32))
+        self._ids, self._numbers = GrowableArray(ids), GrowableArray(numbers.astype(np.float32))
         self._place = {token: place for place, token in enumerate(ids.tolist())}
 
     def add(self, token: int) -> None:
@@ -59,14 +59,14 @@ class Counts:
         return self._numbers.values
 
 
-class History:
+class TokenHistory:
     """The tokens of prompt and reply, int64, and their counts."""
 
     def __init__(self, prompt: Sequence[int]) -> None:
         start = np.array(prompt, dtype=np.int64)
         self.prompt = np.unique(start)
         self.prompt_length = len(start)
-        self._tokens = Growing(start)
+        self._tokens = GrowableArray(start)
         self._all, self._reply = Counts(start), Counts(start[:0])
 
     def add(self, token: int) -> None:
@@ -95,7 +95,7 @@ class History:
         return ids, numbers.astype(np.float32)
 
 
-class Breaks:
+class SequenceBreakers:
     """Where one of `texts` ends in a row of tokens: bool, one for each token. Markers such as end-of-turn always break."""
 
     def __init__(self, texts: Sequence[str], prompt: Sequence[int], vocabulary: Vocabulary) -> None:
@@ -105,7 +105,7 @@ class Breaks:
         pieces = [vocabulary.bytes_of(token) for token in prompt]
         whole = b"".join(pieces)
         self._tail = whole[-self._reach :] if self._reach else b""
-        self._at = Growing(self._mark(whole, np.array([len(piece) for piece in pieces], dtype=np.int64)))
+        self._at = GrowableArray(self._mark(whole, np.array([len(piece) for piece in pieces], dtype=np.int64)))
 
     @property
     def at(self) -> np.ndarray:

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from modules.errors import UserError
-from modules.generation.samplers.banned_strings import BannedTexts
-from modules.generation.samplers.candidates import NEVER
+from modules.generation.samplers.banned_strings import BannedStrings
+from modules.generation.samplers.candidates import NEG_INF
+from modules.generation.samplers.chain import numbers, sampler_chain
 from modules.generation.samplers.dry import dry_penalties
 from modules.generation.samplers.grammar import Constraint
-from modules.generation.samplers.history import Breaks, History
+from modules.generation.samplers.history import SequenceBreakers, TokenHistory
 from modules.generation.samplers.penalties import ends_of_repeated_ngrams, frequency_and_presence
-from modules.generation.samplers.pipeline import numbers, path
 from modules.generation.samplers.rng import uniform
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import SamplingParams
@@ -24,10 +24,10 @@ Amounts = tuple[np.ndarray, np.ndarray]
 """Token ids (int64), and what to add to the score of each (float32)."""
 
 
-class RowSampler:
+class SequenceSampler:
     """Made for each reply; `rows.choose` asks it, and `accept` tells it what was chosen. Raises UserError for a bad grammar.
 
-    path: the steps from the model's scores to the choice; rows with the same path are computed together.
+    chain: the steps from the model's logits to the choice; rows with the same chain are computed together.
     seed: the one of `params`, or a new one where they have none.
     """
 
@@ -45,13 +45,13 @@ class RowSampler:
         self.vocabulary = vocabulary
         self.seed = params.seed if params.seed >= 0 else secrets.randbits(63)
         self.accepted = 0
-        self.path = path(params)
+        self.chain = sampler_chain(params)
         self.numbers = numbers(params)
-        self.history = History(prompt) if {"penalties", "dry"} & {*self.path} else None
-        self.breaks = Breaks(params.dry_sequence_breakers, prompt, vocabulary) if "dry" in self.path else None
-        self.surprise_limit = torch.tensor(2 * params.mirostat_tau, device=device) if "mirostat" in self.path else None
-        self._banned = BannedTexts(params.banned_strings, vocabulary) if params.banned_strings else None
-        self._fixed = _fixed_limits(params, vocabulary.size)
+        self.history = TokenHistory(prompt) if {"penalties", "dry"} & {*self.chain} else None
+        self.breaks = SequenceBreakers(params.dry_sequence_breakers, prompt, vocabulary) if "dry" in self.chain else None
+        self.mu = torch.tensor(2 * params.mirostat_tau, device=device) if "mirostat" in self.chain else None
+        self._banned = BannedStrings(params.banned_strings, vocabulary) if params.banned_strings else None
+        self._fixed = _fixed_bias_and_bans(params, vocabulary.size)
         self.constraint = Constraint(lark, vocabulary) if lark is not None else None
 
     @property
@@ -62,7 +62,7 @@ class RowSampler:
     def accept(self, token: int) -> None:
         """Note that `token` was chosen. Raises UserError where `choose` found no token that may come (-1)."""
         if token < 0:
-            raise UserError("No token can be chosen: the settings exclude all, or the model's scores are not numbers.")
+            raise UserError("No token can be chosen: the settings exclude all, or the model's logits are not numbers.")
         if self.constraint is not None:
             self.constraint.accept(token)
         if self.history is not None:
@@ -95,7 +95,7 @@ class RowSampler:
         ids, counts = self.history.said(params.repetition_penalty_range)
         ends = ends_of_repeated_ngrams(self.history.tokens, params.no_repeat_ngram_size)
         amounts = frequency_and_presence(counts, params.frequency_penalty, params.presence_penalty)
-        return np.concatenate([ids, ends]), np.concatenate([amounts, np.full(len(ends), NEVER, np.float32)])
+        return np.concatenate([ids, ends]), np.concatenate([amounts, np.full(len(ends), NEG_INF, np.float32)])
 
     def repeating_tokens(self) -> Amounts:
         """The DRY penalties of this step."""
@@ -109,7 +109,7 @@ class RowSampler:
             allowed_length=params.dry_allowed_length,
         )
 
-    def limits(self) -> Amounts:
+    def bias_and_bans(self) -> Amounts:
         """Biases, and -inf for what is banned at this step."""
         ids, amounts = [self._fixed[0]], [self._fixed[1]]
         banned = [self._banned.next()] if self._banned is not None else []
@@ -117,12 +117,12 @@ class RowSampler:
             banned.append(np.array(self.vocabulary.eos, dtype=np.int64))
         for part in banned:
             ids.append(part)
-            amounts.append(np.full(len(part), NEVER, np.float32))
+            amounts.append(np.full(len(part), NEG_INF, np.float32))
         return np.concatenate(ids), np.concatenate(amounts)
 
 
-def _fixed_limits(params: SamplingParams, size: int) -> Amounts:
-    amounts = {int(token): bias for token, bias in params.logit_bias.items()} | dict.fromkeys(params.banned_tokens, NEVER)
+def _fixed_bias_and_bans(params: SamplingParams, size: int) -> Amounts:
+    amounts = {int(token): bias for token, bias in params.logit_bias.items()} | dict.fromkeys(params.banned_tokens, NEG_INF)
     unknown = next((token for token in amounts if not 0 <= token < size), None)
     if unknown is not None:
         field = "banned_tokens" if unknown in params.banned_tokens else "logit_bias"

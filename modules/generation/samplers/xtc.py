@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from modules.generation.samplers.candidates import NEVER
+from modules.generation.samplers.candidates import NEG_INF
 
 
-def exclude_top_choices(scores: Tensor, threshold: Tensor, excluding: Tensor, protected: Tensor) -> Tensor:
+def exclude_top_choices(logits: Tensor, threshold: Tensor, excluding: Tensor, protected: Tensor) -> Tensor:
     """Mask every token of at least `threshold` probability but the least likely of them (Weidmann 2024, "XTC").
 
-    scores [rows, width] float32, best first; threshold [rows, 1]; excluding [rows, 1] bool: whether this row's lot has come.
+    logits [rows, width] float32, best first; threshold [rows, 1]; excluding [rows, 1] bool: whether XTC triggers for this row.
     protected [rows, width] bool: tokens that must not be lost (ends of replies and lines); a row that would lose one stays as it is.
     Returns the same shape, masked with -inf.
     """
-    likely = torch.softmax(scores, -1) >= threshold
+    likely = torch.softmax(logits, -1) >= threshold
     out = likely & torch.nn.functional.pad(likely[:, 1:], (0, 1), value=False) & excluding
     spared = (out & protected).any(-1, keepdim=True)
-    return scores.masked_fill(out & ~spared, NEVER)
+    return logits.masked_fill(out & ~spared, NEG_INF)

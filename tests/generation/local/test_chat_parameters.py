@@ -47,7 +47,7 @@ def test_a_banned_end_never_comes_and_special_tokens_are_shown_where_wanted(make
 
 def test_the_begin_token_is_added_to_plain_prompts(make_local: MakeLocal):
     model = make_local()
-    model._prompter.tokenizer.add_bos_token = True
+    model._prompt_builder.tokenizer.add_bos_token = True
     with_begin, without = (
         len(model.render(GenerationRequest("Once", SamplingParams(add_bos=add))).tokens) for add in (True, False)
     )

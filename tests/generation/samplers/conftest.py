@@ -8,21 +8,21 @@ from typing import Any
 
 import pytest
 
-from modules.generation.samplers.batch_sampler import RowSampler
+from modules.generation.samplers.batch_sampler import SequenceSampler
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import SamplingParams
 from modules.generation.structured_output.process import Trials
 
-MakeRow = Callable[..., RowSampler]
+MakeRow = Callable[..., SequenceSampler]
 
 
 def sampler_of(
     params: SamplingParams, prompt: Sequence[int], vocabulary: Vocabulary, trials: Trials, device: str = "cpu"
-) -> RowSampler:
+) -> SequenceSampler:
     """The sampler of a reply, with the form that `params` ask for."""
     form = trials.form(params)
     lark = form.lark if form is not None else None
-    return RowSampler(params, prompt=prompt, vocabulary=vocabulary, device=device, lark=lark)
+    return SequenceSampler(params, prompt=prompt, vocabulary=vocabulary, device=device, lark=lark)
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +50,7 @@ def trials() -> Iterator[Trials]:
 def row(vocabulary: Vocabulary, trials: Trials) -> MakeRow:
     """row(prompt, top_p=0.9, …): a sampler with those parameters."""
 
-    def make(prompt: Sequence[int] = (), **sampling: Any) -> RowSampler:
+    def make(prompt: Sequence[int] = (), **sampling: Any) -> SequenceSampler:
         return sampler_of(SamplingParams(**sampling), prompt, vocabulary, trials)
 
     return make

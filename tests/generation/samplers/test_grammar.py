@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from modules.errors import UserError
-from modules.generation.samplers.batch_sampler import RowSampler, choose, remaining
-from modules.generation.samplers.candidates import NEVER
+from modules.generation.samplers.batch_sampler import SequenceSampler, choose, remaining
+from modules.generation.samplers.candidates import NEG_INF
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import SamplingParams
 from modules.generation.structured_output.lark import as_lark
@@ -35,7 +35,7 @@ WORD: /[a-z]{1,3}/
 """
 
 
-def say(sampler: RowSampler, vocabulary: Vocabulary, *, seed: int = 0, longest: int = 400) -> bytes:
+def say(sampler: SequenceSampler, vocabulary: Vocabulary, *, seed: int = 0, longest: int = 400) -> bytes:
     """What a model that wants anything but to end says under `sampler`, until the grammar is complete."""
     said, random = b"", torch.Generator().manual_seed(seed)
     for _ in range(longest):
@@ -63,7 +63,7 @@ def test_an_empty_schema_allows_any_json_and_nothing_else(row: MakeRow, vocabula
         text = say(sampler, vocabulary, seed=seed, longest=2000)
         if sampler.finished:
             json.loads(text)
-    allowed = (remaining(torch.zeros(1, 260), [row(json_schema="{}")]) > NEVER)[0].nonzero()[:, 0].tolist()
+    allowed = (remaining(torch.zeros(1, 260), [row(json_schema="{}")]) > NEG_INF)[0].nonzero()[:, 0].tolist()
     assert {vocabulary.bytes_of(token) for token in allowed} >= {b"{", b"[", b'"', b"t", b"f", b"n", b"-", b"0"}
     assert b"x" not in {vocabulary.bytes_of(token) for token in allowed}
 
@@ -94,7 +94,7 @@ def test_only_the_end_may_follow_a_complete_reply_even_where_the_end_is_banned(r
     sampler.accept(vocabulary.bytes.index(b"a"))
     assert sampler.finished
     left = remaining(torch.zeros(1, 260), [sampler])
-    assert (left > NEVER)[0].nonzero()[:, 0].tolist() == [*vocabulary.eos]
+    assert (left > NEG_INF)[0].nonzero()[:, 0].tolist() == [*vocabulary.eos]
 
 
 def test_a_grammar_and_bans_that_leave_nothing_are_an_error(row: MakeRow, vocabulary: Vocabulary) -> None:

@@ -17,9 +17,9 @@ from transformers import (
 )
 
 from modules.generation.samplers.batch_sampler import choose, remaining
-from modules.generation.samplers.candidates import NEVER
+from modules.generation.samplers.candidates import NEG_INF
 from modules.generation.samplers.dry import dry_penalties
-from modules.generation.samplers.history import Breaks, Counts
+from modules.generation.samplers.history import Counts, SequenceBreakers
 from modules.generation.samplers.penalties import ends_of_repeated_ngrams
 from modules.generation.samplers.vocabulary import Vocabulary
 from tests.generation.samplers.conftest import MakeRow
@@ -76,7 +76,7 @@ def test_frequency_and_presence_count_the_reply_alone(row: MakeRow, logits: Tens
 def test_ngrams_are_banned_as_in_transformers(tokens: list[int], size: int) -> None:
     expected = NoRepeatNGramLogitsProcessor(size)(as_ids(tokens), torch.zeros(1, 8))
     got = torch.zeros(1, 8)
-    got[0, ends_of_repeated_ngrams(np.array(tokens, dtype=np.int64), size)] = NEVER
+    got[0, ends_of_repeated_ngrams(np.array(tokens, dtype=np.int64), size)] = NEG_INF
     assert torch.equal(got, expected)
 
 
@@ -128,8 +128,8 @@ def test_breaks_grow_token_by_token_as_they_are_found_in_the_whole(text: str, br
             return [b"a", b"b", b":", b"\n", b"ab", b""][token]
 
     tokens = ["ab:\n".index(letter) for letter in text] + [5, 4, 4]
-    whole = Breaks(breakers, tokens, Pieces())  # type: ignore[arg-type]
-    grown = Breaks(breakers, tokens[:3], Pieces())  # type: ignore[arg-type]
+    whole = SequenceBreakers(breakers, tokens, Pieces())  # type: ignore[arg-type]
+    grown = SequenceBreakers(breakers, tokens[:3], Pieces())  # type: ignore[arg-type]
     for token in tokens[3:]:
         grown.add(token)
     assert grown.at.tolist() == whole.at.tolist()
@@ -150,7 +150,7 @@ def test_counts_are_those_of_the_whole_text(tokens: list[int], more: list[int]) 
 
 
 def test_a_banned_text_never_comes_however_it_is_cut(row: MakeRow, vocabulary: Vocabulary) -> None:
-    logits = torch.full((1, 260), NEVER)
+    logits = torch.full((1, 260), NEG_INF)
     letters = [token_of(ord(letter)) for letter in "abc"]
     logits[0, letters] = 0
 

@@ -11,8 +11,8 @@ from transformers import MinNewTokensLengthLogitsProcessor
 from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 from modules.errors import UserError
-from modules.generation.samplers.batch_sampler import RowSampler, choose, guide, remaining
-from modules.generation.samplers.candidates import NEVER
+from modules.generation.samplers.batch_sampler import SequenceSampler, choose, guide, remaining
+from modules.generation.samplers.candidates import NEG_INF
 from modules.generation.samplers.vocabulary import Vocabulary
 from modules.generation.sampling import DEFAULT_ORDER, SamplingParams
 from modules.generation.structured_output.process import Trials
@@ -108,14 +108,14 @@ def test_every_sampler_changes_the_scores_and_leaves_something(name: str, row: M
             sampler.accept(token)
     got = remaining(logits, [sampler])
     assert not torch.equal(got, logits)
-    assert (got > NEVER).any()
+    assert (got > NEG_INF).any()
     assert not got.isnan().any()
     assert torch.equal(logits, before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_row_chooses_the_same_alone_and_beside_all_others(dtype: torch.dtype, row: MakeRow) -> None:
-    def samplers() -> list[RowSampler]:
+    def samplers() -> list[SequenceSampler]:
         kinds = [{}, {"temperature": 0.0}, {"top_p": 0.9}, {"top_p": 0.5}, *EFFECTIVE.values()]
         return [row(PROMPT, seed=place, **kind) for place, kind in enumerate(kinds)]
 
@@ -131,7 +131,7 @@ def test_a_row_chooses_the_same_alone_and_beside_all_others(dtype: torch.dtype, 
 
 
 def test_tokens_come_as_often_as_their_probability_says(row: MakeRow) -> None:
-    logits = torch.full((1, 260), NEVER)
+    logits = torch.full((1, 260), NEG_INF)
     logits[0, [3, 70, 259]] = torch.tensor([0.5, 0.3, 0.2]).log()
     sampler, counts = row(seed=1), torch.zeros(260)
     for _ in range(5000):
@@ -164,9 +164,9 @@ def test_temperature_last_filters_the_untempered_scores(row: MakeRow) -> None:
     early = remaining(logits, [row(temperature=5.0, min_p=0.2)])
     late = remaining(logits, [row(temperature=5.0, min_p=0.2, temperature_last=True)])
     plain = remaining(logits, [row(min_p=0.2)])
-    assert torch.equal(late > NEVER, plain > NEVER)
-    assert (early > NEVER).sum() > (late > NEVER).sum()
-    assert torch.allclose(late[late > NEVER], plain[plain > NEVER] / 5)
+    assert torch.equal(late > NEG_INF, plain > NEG_INF)
+    assert (early > NEG_INF).sum() > (late > NEG_INF).sum()
+    assert torch.allclose(late[late > NEG_INF], plain[plain > NEG_INF] / 5)
 
 
 def test_mirostat_brings_the_surprise_to_its_target(row: MakeRow) -> None:
@@ -210,7 +210,7 @@ def test_biases_are_added_to_the_scores(row: MakeRow) -> None:
 
 
 @pytest.mark.parametrize("kind", [{"temperature": 0.0}, {}, {"top_p": 0.9}])
-@pytest.mark.parametrize("value", [NEVER, float("nan")])
+@pytest.mark.parametrize("value", [NEG_INF, float("nan")])
 def test_where_nothing_may_come_the_row_says_so_and_the_others_go_on(kind: dict[str, Any], value: float, row: MakeRow) -> None:
     logits = scores(2)
     logits[0] = value
@@ -255,7 +255,7 @@ def test_logits_wider_than_the_tokenizer_work(tokenizer: Any, trials: Trials) ->
 
 @pytest.mark.gpu
 def test_on_cuda_nothing_waits_for_the_device(vocabulary: Vocabulary, trials: Trials) -> None:
-    def samplers(device: str) -> list[RowSampler]:
+    def samplers(device: str) -> list[SequenceSampler]:
         kinds = [{}, {"temperature": 0.0}, {"top_p": 0.9}, *EFFECTIVE.values()]
         return [
             sampler_of(SamplingParams(seed=place, **kind), PROMPT, vocabulary, trials, device=device)

@@ -113,22 +113,13 @@ def _temperature(sampling: SamplingParams) -> float:
 
 def _order(sampling: SamplingParams) -> list[str]:
     """The filters that do something, in the order asked for. Each one that is left out is time saved at every token."""
-    active = {
-        "penalties": (sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1, 0, 0),
-        "dry": sampling.dry_multiplier > 0,
-        "top_n_sigma": sampling.top_n_sigma > 0,
-        "top_k": sampling.top_k > 0,
-        "top_p": sampling.top_p < 1,
-        "typical_p": sampling.typical_p < 1,
-        "min_p": sampling.min_p > 0,
-        "xtc": sampling.xtc_probability > 0,
-    }
-    order = [name for name in sampling.sampler_order if active.get(name) or name == "temperature"]
+    active = sampling.active()
+    order = [name for name in sampling.sampler_order if name in NAMES and (name in active or name == "temperature")]
     if sampling.greedy or sampling.temperature_last or not order:
         # The likeliest token stays the likeliest, whatever the filters drop.
         kept = [name for name in order if name != "temperature" and (not sampling.greedy or name in ("penalties", "dry"))]
         order = [*kept, "temperature"]
-    return [NAMES[name] for name in order if name in NAMES]
+    return [NAMES[name] for name in order]
 
 
 def _biases(sampling: SamplingParams) -> list[list[Any]]:
