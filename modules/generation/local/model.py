@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class LocalModel:
-    """Many requests on one transformers model. Safe to call from any thread."""
+    """Many requests on one transformers model. Safe to call from any thread. It has all methods of LoadedModel: more than twenty."""
 
     def __init__(
         self,

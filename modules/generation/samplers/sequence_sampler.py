@@ -1,4 +1,4 @@
-"""How one running row chooses its tokens: its parameters, its seed, and what it has read and said so far."""
+"""Sampler of one sequence: its parameters, its seed, and its token history."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Amounts = tuple[np.ndarray, np.ndarray]
 
 
 class SequenceSampler:
-    """Made for each reply; `rows.choose` asks it, and `accept` tells it what was chosen. Raises UserError for a bad grammar.
+    """Made for each reply; `batch_sampler.choose` asks it, and `accept` tells it what was chosen. Raises UserError for a bad grammar.
 
     chain: the steps from the model's logits to the choice; rows with the same chain are computed together.
     seed: the one of `params`, or a new one where they have none.
