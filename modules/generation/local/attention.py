@@ -7,6 +7,7 @@ No padding, no mask between sequences, no copies of the cache: a row costs what 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.cache_utils import Cache
 
+from modules.generation.local.decode_attention import DecodeAttention, Rows
 from modules.generation.local.kv_cache import Piece
 from modules.generation.local.threads import OneThread
 
@@ -23,23 +25,35 @@ SMALL = 4096
 
 
 class Pieces(Cache):
-    """The cache of one forward pass: writes each piece's new keys and values into its own store."""
+    """The cache of one forward pass: writes each piece's new keys and values into its own store.
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
+    decode: computes the pieces of one token, `rows`, all in one call for a layer; `others` are left: (index, where its tokens begin).
+    """
+
+    def __init__(self, pieces: Sequence[Piece], decode: DecodeAttention | None = None) -> None:
         super().__init__(layers=[])
         self.pieces = pieces
+        self.decode = decode
+        self.rows: Rows | None = None
+        starts = accumulate((piece.count for piece in pieces), initial=0)
+        self.others = list(zip(range(len(pieces)), starts, strict=False))
+        if decode is not None and any(piece.count == 1 for piece in pieces):
+            self.rows = Rows(pieces)
+            self.others = [(index, at) for index, at in self.others if pieces[index].count > 1]
         self._masks: dict[tuple[int, int, int | None], Tensor] = {}
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """key_states [1, heads, tokens, key_dim] and value_states of this pass; returned as they are, for `attend`."""
-        at = 0
-        for piece in self.pieces:
+        """key_states [1, heads, tokens, key_dim] and value_states of this pass; returned as they are, for `attend`.
+
+        Those of `rows` are written where they are attended to.
+        """
+        for index, at in self.others:
+            piece = self.pieces[index]
             start, count = piece.start, piece.count
             piece.store.keys[layer_idx].narrow(2, start, count).copy_(key_states.narrow(2, at, count))
             piece.store.values[layer_idx].narrow(2, start, count).copy_(value_states.narrow(2, at, count))
-            at += count
         return key_states, value_states
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -76,19 +90,22 @@ def attend(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """query [1, heads, tokens, dim] of the new tokens, whose keys and values are in the stores already.
+    """query [1, heads, tokens, dim] of the new tokens; key and value, as of `Pieces.update`.
 
     sliding_window: how many of the last tokens a token sees, itself included; softcap: Gemma 2's bound of the scores;
     s_aux [heads]: GPT-OSS's sinks. Returns [1, tokens, heads, value_dim].
     """
-    outputs = []
-    at = 0
-    for index, piece in enumerate(pieces.pieces):
-        own = query.narrow(2, at, piece.count)
-        at += piece.count
-        seen = look(pieces, index, module.layer_idx, own, scaling, sliding_window, softcap, s_aux)  # type: ignore[arg-type]
-        outputs.append(seen.transpose(1, 2))
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), None
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    out = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
+    if pieces.decode is not None and pieces.rows is not None:
+        how = {"scaling": scaling, "window": sliding_window, "softcap": softcap, "sinks": s_aux}
+        query_rows, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+        pieces.decode.attend(pieces.rows, layer, query_rows, key, value, out, **how)
+    for index, at in pieces.others:
+        count = pieces.pieces[index].count
+        seen = look(pieces, index, layer, query.narrow(2, at, count), scaling, sliding_window, softcap, s_aux)
+        out[at : at + count] = seen[0].transpose(0, 1)
+    return out[None], None
 
 
 def look(

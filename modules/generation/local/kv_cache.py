@@ -53,7 +53,7 @@ def rounded(tokens: int) -> int:
 class Store:
     """Keys and values of up to `capacity` tokens. How many are valid is the owner's to know.
 
-    place: a number that changes whenever the tensors are others.
+    place: a number that changes whenever the tensors are others. addresses [layers, 2]: where each layer's keys and values are.
     """
 
     def __init__(self, layout: Layout, capacity: int) -> None:
@@ -84,6 +84,8 @@ class Store:
             self.values.append(values)
         self.capacity = capacity
         self.place = next(_serial)
+        pairs = zip(self.keys, self.values, strict=True)
+        self.addresses = torch.tensor([[keys.data_ptr(), values.data_ptr()] for keys, values in pairs], dtype=torch.int64)
 
     def truncate(self, tokens: int, keep: int) -> int:
         """Forget all but the first `keep` of `tokens`; returns how many are still there."""

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from modules.generation.local.adapters import Plan
 from modules.generation.local.attention import Pieces, look
+from modules.generation.local.decode_attention import DecodeAttention
 from modules.generation.local.kv_cache import Piece, positions
 from modules.generation.local.projection import Head, Projection
 
@@ -107,6 +108,7 @@ class Decoder:
         self.layers = [Layer(layer, f"{name}.layers.{index}", index) for index, layer in enumerate(decoder.layers)]
         self.norm = Norm(decoder.norm)
         self.head = Head(model.get_output_embeddings())
+        self.decode: DecodeAttention | None = None
 
     def pack(self) -> None:
         """Give the layers' own weights up for what oneDNN reads faster, one matrix after the other, where it has such a form."""
@@ -126,7 +128,7 @@ class Decoder:
         half = cos.shape[-1] // 2
         # x · cos + rotate_half(x) · sin, with the sign that rotate_half puts before its first half moved into sin.
         sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
-        cache = Pieces(pieces)
+        cache = Pieces(pieces, self.decode)
         for layer in self.layers:
             x = self._layer(layer, x, cos, sin, cache, adapt)
         return self.norm(x if keep is None else x[keep])
@@ -150,14 +152,11 @@ class Decoder:
         if adapt is not None:
             adapt.add(layer.qkv.parts, read, mixed)
         mixed = mixed.view(count, -1, layer.dim)
-        turned, values = torch.split_with_sizes(mixed, (layer.heads + layer.key_heads, layer.key_heads), 1)
+        unturned, values = torch.split_with_sizes(mixed, (layer.heads + layer.key_heads, layer.key_heads), 1)
         if layer.query_norm is not None and layer.key_norm is not None:
-            queries, keys = torch.split_with_sizes(turned, (layer.heads, layer.key_heads), 1)
-            turned = torch.cat((layer.query_norm(queries), layer.key_norm(keys)), 1)
-        turned = torch.addcmul(turned * cos, turned.roll(layer.dim // 2, -1), sin).transpose(0, 1)[None]
-        queries, keys = torch.split_with_sizes(turned, (layer.heads, layer.key_heads), 1)
-        cache.update(keys, values.transpose(0, 1)[None], layer.index)
-        seen = self._attention(layer, queries, cache)
+            queries, keys = torch.split_with_sizes(unturned, (layer.heads, layer.key_heads), 1)
+            unturned = torch.cat((layer.query_norm(queries), layer.key_norm(keys)), 1)
+        seen = self._attention(layer, unturned, values, cos, sin, cache)
         x = layer.out.added_to(x, seen)
         if adapt is not None:
             adapt.add(layer.out.parts, seen, x)
@@ -172,15 +171,20 @@ class Decoder:
             adapt.add(layer.down.parts, middle, x)
         return x
 
-    def _attention(self, layer: Layer, queries: Tensor, cache: Pieces) -> Tensor:
-        """queries [1, heads, tokens, dim] to [tokens, heads · dim]."""
-        if len(cache.pieces) == 1:
-            seen = look(cache, 0, layer.index, queries, layer.scaling, layer.window)
-            return seen[0].transpose(0, 1).reshape(queries.shape[2], -1)
-        outputs = []
-        at = 0
-        for index, piece in enumerate(cache.pieces):
-            seen = look(cache, index, layer.index, queries.narrow(2, at, piece.count), layer.scaling, layer.window)
-            at += piece.count
-            outputs.append(seen[0].transpose(0, 1).reshape(piece.count, -1))
-        return torch.cat(outputs)
+    def _attention(self, layer: Layer, unturned: Tensor, values: Tensor, cos: Tensor, sin: Tensor, cache: Pieces) -> Tensor:
+        """unturned: queries and keys [tokens, heads + key_heads, dim] without positions; to [tokens, heads · dim]."""
+        parts = (layer.heads, layer.key_heads)
+        seen = values.new_empty(values.shape[0], layer.heads, layer.dim)
+        if cache.decode is not None and cache.rows is not None:
+            queries, keys = torch.split_with_sizes(unturned, parts, 1)
+            how = {"rotation": (cos, sin), "scaling": layer.scaling, "window": layer.window}
+            cache.decode.attend(cache.rows, layer.index, queries, keys, values, seen, **how)
+        if cache.others:
+            turned = torch.addcmul(unturned * cos, unturned.roll(layer.dim // 2, -1), sin).transpose(0, 1)[None]
+            queries, keys = torch.split_with_sizes(turned, parts, 1)
+            cache.update(keys, values.transpose(0, 1)[None], layer.index)
+            for index, at in cache.others:
+                count = cache.pieces[index].count
+                own = look(cache, index, layer.index, queries.narrow(2, at, count), layer.scaling, layer.window)
+                seen[at : at + count] = own[0].transpose(0, 1)
+        return seen.flatten(1)

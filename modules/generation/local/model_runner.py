@@ -12,6 +12,7 @@ from torch import Tensor
 from modules.generation.local import attention
 from modules.generation.local.adapters import Adapters
 from modules.generation.local.attention import Pieces
+from modules.generation.local.decode_attention import DecodeAttention
 from modules.generation.local.graphs import Graphs, can_capture
 from modules.generation.local.kv_cache import LayerLayout, Layout, Piece, Store, positions
 from modules.generation.local.llama import Decoder, NotLlama
@@ -62,6 +63,7 @@ class BatchedRunner:
         self.model = model
         self.layout = layout
         self.decoder: Decoder | None = None
+        self.decode_attention: DecodeAttention | None = None
         self.adapters: Adapters
         self.graphs: Graphs | None = None
         self.device = model.get_input_embeddings().weight.device
@@ -71,6 +73,12 @@ class BatchedRunner:
 
     def bytes_of(self, capacity: int) -> int:
         return self.layout.bytes_of(capacity)
+
+    def use_kernels(self, decode_attention: DecodeAttention | None) -> None:
+        """Compute rows of one token by these; None: by torch."""
+        self.decode_attention = decode_attention
+        if self.decoder is not None:
+            self.decoder.decode = decode_attention
 
     @property
     def supports_shift(self) -> bool:
@@ -118,7 +126,7 @@ class BatchedRunner:
 
     def _output(self, module: Any, pieces: Sequence[Piece], embedded: Tensor, **more: Any) -> Any:
         """What transformers' own `module` makes of embedded [tokens, hidden]."""
-        cache = Pieces(pieces)
+        cache = Pieces(pieces, self.decode_attention)
         return module(
             inputs_embeds=embedded[None],
             position_ids=torch.tensor([positions(pieces)], device=self.device),
@@ -164,6 +172,7 @@ def batched_runner(model: Any, sub_config: str | None = None) -> BatchedRunner |
         log.info("several sequences at once were tried and given up: %r", error)
         return "its attention could not be replaced by one for many sequences"
     _quicken(runner, prompts, expected)
+    _compile(runner, prompts, expected)
     return runner
 
 
@@ -180,6 +189,16 @@ def _quicken(runner: BatchedRunner, prompts: list[list[int]], expected: list[Ten
     except (NotLlama, AttributeError, RuntimeError, ValueError) as error:
         runner.decoder = None
         log.info("computed by transformers' own layers: %r", error)
+
+
+def _compile(runner: BatchedRunner, prompts: list[list[int]], expected: list[Tensor]) -> None:
+    """Decode by the CPU's compiled kernels, for all rows at once, where they give the same logits."""
+    try:
+        runner.use_kernels(DecodeAttention(runner.layout))
+        _compare(runner, prompts, expected)
+    except Exception as error:  # noqa: BLE001 - whatever the compiler says, the steps work without
+        runner.use_kernels(None)
+        log.info("decode attention: by torch, one call for each row and layer: %s", error)
 
 
 def _capture(runner: BatchedRunner, prompts: list[list[int]], expected: list[Tensor]) -> None:
