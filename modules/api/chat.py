@@ -302,19 +302,20 @@ async def _chunks(
         if reader is not None:
             pieces = reader.feed(text) + (reader.finish() if reply.finished is not None else [])
             reply.enough = reader.done
-        for piece, own in with_tokens(pieces, tokens):
-            yield write.piece(index, piece, chat_logprobs(own) if own else None)
+        chunks = [write.piece(index, piece, chat_logprobs(own) if own else None) for piece, own in with_tokens(pieces, tokens)]
         if tokens and (reader is None or reply.finished is not None):
-            yield write.text(index, "", chat_logprobs(tokens))
+            chunks.append(write.text(index, "", chat_logprobs(tokens)))
             tokens.clear()
         if reply.finished is not None:
-            yield write.delta(index, {}, _reason(reply.reason, reader is not None and reader.calls > 0))
-    for index, reply in enumerate(progress):
-        if reply.finished is None:
-            yield write.delta(index, {}, _reason(reply.reason, reply.enough))
-    if body.include_usage:
-        yield write.usage(_usage(progress))
-    yield DONE
+            chunks.append(write.delta(index, {}, _reason(reply.reason, reader is not None and reader.calls > 0)))
+        if chunks:
+            yield b"".join(chunks)
+    cut = [
+        write.delta(index, {}, _reason(reply.reason, reply.enough))
+        for index, reply in enumerate(progress)
+        if not reply.finished
+    ]
+    yield b"".join([*cut, *([write.usage(_usage(progress))] if body.include_usage else []), DONE])
 
 
 class ChunkWriter:

@@ -208,17 +208,21 @@ async def _chunks(work: _Work, events: AsyncIterator[tuple[int, list[GenerationE
         reply = replies[index]
         before = reply.progress.started
         text, tokens = reply.progress.take(batch)
+        chunks: list[bytes] = []
         if body.echo and before is None and reply.progress.started is not None:
             told, offsets[index] = _echoed(body.prompts[reply.prompt], reply.progress)
-            yield chunk(index, told, reply.progress.prompt)
+            chunks.append(chunk(index, told, reply.progress.prompt))
             offsets[index] = len(told)
         if body.max_tokens and (text or (tokens and body.logprobs is not None)):
-            yield chunk(index, text, tokens)
+            chunks.append(chunk(index, text, tokens))
         if reply.progress.finished is not None:
-            yield chunk(index, "", (), reply.progress.reason if body.max_tokens else "length")
+            chunks.append(chunk(index, "", (), reply.progress.reason if body.max_tokens else "length"))
+        if chunks:
+            yield b"".join(chunks)
+    last: list[bytes] = []
     for index, reply in enumerate(replies):
         if reply.progress.finished is None:
-            yield chunk(index, "", (), reply.progress.reason if body.max_tokens else "length")
+            last.append(chunk(index, "", (), reply.progress.reason if body.max_tokens else "length"))
     if body.include_usage:
-        yield data({**base, "choices": [], "usage": work.usage(replies).model_dump()})
-    yield DONE
+        last.append(data({**base, "choices": [], "usage": work.usage(replies).model_dump()}))
+    yield b"".join([*last, DONE])

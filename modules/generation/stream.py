@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -13,12 +14,56 @@ if TYPE_CHECKING:
     from modules.generation.types import GenerationEvent
 
 
-def _waker(loop: asyncio.AbstractEventLoop, ready: asyncio.Event) -> Callable[[], None]:
-    def wake() -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(ready.set)
+Ready = tuple[asyncio.AbstractEventLoop, asyncio.Event]
 
-    return wake
+
+class _Held(threading.local):
+    """Who is woken when this thread leaves `put_together`: readers in event loops, and streams that threads wait for."""
+
+    active = False
+
+    def __init__(self) -> None:
+        self.ready: list[Ready] = []
+        self.streams: list[EventStream] = []
+
+
+_held = _Held()
+
+
+@contextmanager
+def put_together() -> Iterator[None]:
+    """Events that this thread puts inside reach their readers at its end: an event loop is woken once, however many streams it reads.
+
+    For a step of a batch. Readers who look without waiting see each event at once.
+    """
+    if _held.active:
+        yield
+        return
+    _held.active = True
+    try:
+        yield
+    finally:
+        _held.active = False
+        ready, streams = _held.ready, _held.streams
+        _held.ready, _held.streams = [], []
+        for stream in streams:
+            stream.notify()
+        loops: dict[asyncio.AbstractEventLoop, list[asyncio.Event]] = {}
+        for loop, event in ready:
+            loops.setdefault(loop, []).append(event)
+        for loop, events in loops.items():
+            _set_soon(loop, events)
+
+
+def _set_soon(loop: asyncio.AbstractEventLoop, events: Sequence[asyncio.Event]) -> None:
+    """Set the events on the loop's own thread. A loop that is closed has no readers left."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(_set, events)
+
+
+def _set(events: Sequence[asyncio.Event]) -> None:
+    for event in events:
+        event.set()
 
 
 class EventStream:
@@ -32,7 +77,8 @@ class EventStream:
     def __init__(self) -> None:
         self._events: deque[GenerationEvent] = deque()
         self._changed = threading.Condition()
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Ready] = []
+        self._waiting = 0
         self._callbacks: list[Callable[[], None]] = []
         self._error: BaseException | None = None
         self._ended = False
@@ -76,13 +122,22 @@ class EventStream:
             self._wake()
         self._run_callbacks()
 
+    def notify(self) -> None:
+        """Wake the threads that wait in `get`. For `put_together`."""
+        with self._changed:
+            self._changed.notify_all()
+
     # --- the reader's side
 
     def get(self, timeout: float | None = None) -> GenerationEvent | None:
         """The next event; None at the end. Raises the maker's error, or TimeoutError after `timeout` seconds."""
         with self._changed:
-            if not self._changed.wait_for(self._readable, timeout):
-                raise TimeoutError
+            self._waiting += 1
+            try:
+                if not self._changed.wait_for(self._readable, timeout):
+                    raise TimeoutError
+            finally:
+                self._waiting -= 1
             return self._take()
 
     def __iter__(self) -> Self:
@@ -126,7 +181,7 @@ class EventStream:
                 if self._readable():
                     return
                 ready = asyncio.Event()
-                self._listeners.append(_waker(loop, ready))
+                self._listeners.append((loop, ready))
             await ready.wait()
 
     def close(self) -> None:
@@ -169,10 +224,15 @@ class EventStream:
         return None
 
     def _wake(self) -> None:
-        self._changed.notify_all()
         listeners, self._listeners = self._listeners, []
-        for wake in listeners:
-            wake()
+        if _held.active:
+            _held.ready += listeners
+            if self._waiting:
+                _held.streams.append(self)
+            return
+        self._changed.notify_all()
+        for loop, event in listeners:
+            _set_soon(loop, (event,))
 
     def _run_callbacks(self) -> None:
         with self._changed:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
-import stat
 import struct
 import time
 from collections.abc import Sequence
@@ -23,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modules.generation.local.kernel_cache import cache_folder
 from modules.generation.local.kv_cache import LayerLayout, Layout, Piece
 
 log = logging.getLogger(__name__)
@@ -33,6 +32,7 @@ SMALL = 1 << 17
 """So few multiplications are done by the calling thread alone: waking the others takes longer."""
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """How far the kernel may be from float64, in standard deviations of the values."""
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("decode_kernel.py", "vector_intrinsics.py"))
 
 
 class NoKernel(Exception):
@@ -43,9 +43,10 @@ class NoKernel(Exception):
 class Kernel:
     """A compiled kernel: its address, the same as something to call, and the float32 numbers that it needs beside.
 
-    scratch: for each thread; partial: for each part of a row and each key head.
+    made: what the code lives as long as. scratch: for each thread; partial: for each part of a row and each key head.
     """
 
+    made: Any
     address: int
     call: Any
     scratch: int
@@ -66,7 +67,6 @@ class Rows:
                 lines.append((store.addresses.data_ptr(), store.capacity, piece.start, at))
             at += piece.count
         self.count = len(lines)
-        self.all = len(lines) == len(pieces)
         self._table = np.array(lines, dtype=np.int64).reshape(-1, 4)
         self.address: int = self._table.ctypes.data
         self.seen: int = int(self._table[:, 2].sum()) + self.count
@@ -184,7 +184,7 @@ def kernel_for(dtype: torch.dtype, groups: int, key_dim: int, value_dim: int) ->
     if groups > MOST_GROUPS or max(key_dim, value_dim) > MOST_DIM or key_dim % 2:
         raise NoKernel(f"there is no kernel for {groups} heads of {key_dim} at a key head")
     began = time.monotonic()
-    folder = cache_folder()
+    folder = cache_folder(SOURCES)
     kernel = _compiled(dtype, groups, key_dim, value_dim, folder)
     error = error_of(kernel, dtype, groups, key_dim, value_dim)
     if not error < TOLERANCE[dtype]:
@@ -198,16 +198,15 @@ def kernel_for(dtype: torch.dtype, groups: int, key_dim: int, value_dim: int) ->
 
 
 def _compiled(dtype: torch.dtype, groups: int, key_dim: int, value_dim: int, folder: Path | None) -> Kernel:
-    import numba
+    from numba.core import config
 
     from modules.generation.local import decode_kernel
 
     if folder is not None:
-        numba.config.CACHE_DIR = str(folder)  # pyright: ignore[reportAttributeAccessIssue]
+        config.CACHE_DIR = str(folder)  # pyright: ignore[reportAttributeAccessIssue]
     made = decode_kernel.compiled(DTYPES[dtype], groups, key_dim, value_dim, folder is not None)
     call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(made.address)
-    call.made = made  # the code lives as long as this
-    return Kernel(made.address, call, groups * (key_dim + decode_kernel.CHUNK), groups * (value_dim + 2))
+    return Kernel(made, made.address, call, groups * (key_dim + decode_kernel.CHUNK), groups * (value_dim + 2))
 
 
 @torch.inference_mode()
@@ -230,12 +229,13 @@ def error_of(kernel: Kernel, dtype: torch.dtype, groups: int, key_dim: int, valu
         piece.store.values[0].copy_(random(*piece.store.values[0].shape))
     query, key = random(len(pieces), heads * groups, key_dim), random(len(pieces), heads, key_dim)
     value, rotation = random(len(pieces), heads, value_dim), (random(len(pieces), key_dim), random(len(pieces), key_dim))
-    for how in (
+    variants: tuple[dict[str, Any], ...] = (
         {},
         {"rotation": rotation, "scaling": 0.2},
         {"window": 140, "softcap": 2.0},
         {"sinks": random(heads * groups)},
-    ):
+    )
+    for how in variants:
         out = torch.full((len(pieces), heads * groups, value_dim), torch.nan, dtype=dtype)
         decode.run(kernel, Rows(pieces), 0, query, key, value, out, **how)
         expected = reference(pieces, query, key, value, **how)
@@ -297,24 +297,3 @@ def _start_team() -> Any:
         raise NoKernel("torch's threads cannot be shared on this system") from None
     start.argtypes, start.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
     return start
-
-
-def cache_folder() -> Path | None:
-    """Where compiled kernels are kept, in the user's cache; None where somebody else could write there, for it is code that is run."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        above = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
-        folder = above / "textloom" / "kernels"
-        for made in (folder.parent, folder):
-            made.mkdir(parents=True, exist_ok=True, mode=0o700)
-        safe = all(_is_ours(place) for place in (above, folder.parent, folder))
-    except (OSError, RuntimeError) as error:
-        log.info("compiled kernels are not kept: %s", error)
-        return None
-    return folder if safe else None
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether nobody else can put a file there."""
-    found = folder.lstat()
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -18,6 +18,7 @@ from modules.generation.local.sequence import Sequence, SequenceGroup
 from modules.generation.local.threads import OneThread
 from modules.generation.samplers.batch_sampler import TokenLogprobs, choose, details, guide, likeliest
 from modules.generation.samplers.contrastive import ContrastiveSearchState
+from modules.generation.stream import put_together
 from modules.generation.types import FinishReason
 
 SMALL = 1 << 18
@@ -153,8 +154,9 @@ class StepExecutor:
             for index, group in enumerate(groups):
                 self._sample([group], logits[index : index + 1], outcome)
             return
-        for group, token, detail in zip(groups, tokens, chosen.details, strict=True):
-            _accept(group, token, detail, outcome)
+        with put_together():
+            for group, token, detail in zip(groups, tokens, chosen.details, strict=True):
+                _accept(group, token, detail, outcome)
 
     def _verify(self, item: ScheduledTokens, logits: Tensor, outcome: Outcome) -> None:
         """Keep of a draft what the request's own sampler chooses; logits [len(draft), vocabulary] after each of its tokens."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from modules.generation.local import attention, decode_attention
 from modules.generation.local.attention import Pieces, look
 from modules.generation.local.decode_attention import TOLERANCE, DecodeAttention, NoKernel, Rows, kernel_for
+from modules.generation.local.kernel_cache import cache_folder
 from modules.generation.local.kv_cache import LayerLayout, Layout, Piece, Store
 from modules.generation.local.model_runner import together_or_why_not
 from modules.generation.local.threads import OneThread
@@ -296,15 +297,21 @@ def test_numbers_that_no_kernel_is_made_for_are_refused() -> None:
 
 
 def test_compiled_code_is_kept_only_where_nobody_else_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = decode_attention.cache_folder()
-    assert folder == tmp_path / "textloom" / "kernels"
+    cache, source = tmp_path / "cache", tmp_path / "kernel.py"
+    source.write_text("1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    folder = cache_folder([source])
+    assert folder is not None and folder.parent == cache / "textloom" / "kernels"
     assert folder.stat().st_mode & 0o777 == 0o700
-    for open_one in (folder, folder.parent, tmp_path):
+    for open_one in (folder, folder.parent, folder.parent.parent, cache):
         before = open_one.stat().st_mode
         open_one.chmod(0o777)
-        assert decode_attention.cache_folder() is None
+        assert cache_folder([source]) is None
         open_one.chmod(before)
+    assert cache_folder([source]) == folder
+    source.write_text("2")
+    assert cache_folder([source]) not in (None, folder)
+    source.write_text("1")
     folder.rmdir()
     folder.symlink_to(tmp_path)
-    assert decode_attention.cache_folder() is None
+    assert cache_folder([source]) is None
