@@ -124,10 +124,11 @@ def test_a_reply_that_does_not_fit_is_held_until_there_is_room(app, monkeypatch)
         assert str(app.data) in reply.progress.unsaved
         assert reply.progress.phase != "over"
         with httpx.Client(base_url=url, timeout=30) as client:
-            for event in events_of(client, "reply", id_):
-                if "unsaved" in event:
+            told: dict[str, Any] = {}
+            for told in events_of(client, "reply", id_):
+                if "unsaved" in told:
                     empty(app.store)
-        assert "over" in event
+        assert "over" in told
         assert app.store.for_owner("local").messages.get(id_).content == LONG
         assert app.store.for_owner("local").messages.get(id_).state == "whole"
         assert app.store.for_owner("local").messages.get(id_).figures.error is None

@@ -20,7 +20,7 @@ from modules.generation.local.attention import Pieces, look
 from modules.generation.local.decode_attention import TOLERANCE, DecodeAttention, NoKernel, Rows, kernel_for
 from modules.generation.local.kernel_cache import cache_folder
 from modules.generation.local.kv_cache import LayerLayout, Layout, Piece, Store
-from modules.generation.local.model_runner import together_or_why_not
+from modules.generation.local.model_runner import batched_runner
 from modules.generation.local.threads import OneThread
 from tests.generation.local.test_kinds import random_model
 
@@ -195,7 +195,7 @@ def test_numba_is_imported_by_a_model_and_not_before() -> None:
 
 def computed(kind: str) -> Any:
     model = random_model(kind).float()
-    found = together_or_why_not(model)
+    found = batched_runner(model)
     assert not isinstance(found, str)
     return found
 
