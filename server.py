@@ -70,7 +70,7 @@ class Running:
         until = time.monotonic() + SECONDS_TO_END
         while not self._ended.is_set() and time.monotonic() < until:
             # Replies that are cut still tell their clients so; those that begin before the port is closed as well.
-            self.app.engine.stop_all()
+            self.app.manager.stop_all()
             self._ended.wait(0.05)
         if self.legacy is not None:
             self.legacy.close()
@@ -216,7 +216,7 @@ def _quiet_libraries(verbose: bool) -> None:
 
 
 def _announce(running: Running) -> None:
-    status = running.app.engine.status
+    status = running.app.manager.status
     if status.error:
         print(f"No model is loaded: {status.error}", flush=True)
     elif status.state == "empty":

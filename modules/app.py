@@ -16,7 +16,7 @@ from modules.chats.notebook import Notebooks
 from modules.chats.replies import Replies
 from modules.chats.store import ChatStore
 from modules.errors import Conflict, ReadOnly, UserError
-from modules.generation.model_manager import Engine
+from modules.generation.model_manager import ModelManager
 from modules.generation.sampling import SamplingParams
 from modules.generation.template import has_no_place_for, template_problem
 from modules.generation.types import LoadedModel
@@ -74,7 +74,7 @@ class App:
         self.templates = TemplateLibrary(root / "prompts" / "templates")
         self.characters = CharacterLibrary(root / "characters", self.data / "characters" if self.access.logins else None)
         self.saved_options = SavedOptions(models / "config-user.yaml")
-        self.engine = Engine()
+        self.manager = ModelManager()
         self.last_load: tuple[str, LoadOptions] | None = None
         """The model that was loaded last, or tried to be, and how."""
         self.loads = Underway()
@@ -82,8 +82,8 @@ class App:
         self._embedder: EmbeddingModel | None = None
         self._embedder_lock = threading.Lock()
         self.store = ChatStore(self.data / "textloom.sqlite3")
-        self.replies = Replies(self.store, self.engine)
-        self.notebooks = Notebooks(self.store, self.engine)
+        self.replies = Replies(self.store)
+        self.notebooks = Notebooks(self.store, self.manager)
         self.training = TrainingJobs(root, self.models, self.loras)
         self.trash = Trash(self.data / "deleted", root)
         self.trash.sweep()
@@ -107,7 +107,7 @@ class App:
         def load(report: Callable[[str], None]) -> LoadedModel:
             return choose.load(spec, options, report)
 
-        model = self.engine.replace(spec.name, load, stop_running=stop_running)
+        model = self.manager.replace(spec.name, load, stop_running=stop_running)
         log.info("loaded %s", spec.name)
         if model.chat_template and (problem := template_problem(model.chat_template)):
             log.warning("the chat template of %s fails its test: %s", spec.name, problem)
@@ -144,12 +144,12 @@ class App:
         spec = self.loras.find(name)
         if spec.problem:
             raise UserError(f"{spec.name} cannot be used: {spec.problem}", param="name")
-        model = self.engine.model
-        if not model.capabilities.adapters:
-            raise UserError(f"{model.name} cannot take adapters with its loader.", param="name")
-        if spec.name in model.adapters:
-            raise Conflict(f"{spec.name} is loaded already.", param="name")
-        model.load_adapter(spec.name, str(spec.path))
+        with self.manager.lease(wait=True) as model:
+            if not model.capabilities.adapters:
+                raise UserError(f"{model.name} cannot take adapters with its loader.", param="name")
+            if spec.name in model.adapters:
+                raise Conflict(f"{spec.name} is loaded already.", param="name")
+            model.load_adapter(spec.name, str(spec.path))
         return spec.name
 
     def embedding_model(self) -> EmbeddingModel:
@@ -176,33 +176,33 @@ class App:
         self.downloads.close()
         self.replies.close()
         self.notebooks.close()
-        self.engine.close()
+        self.manager.close()
         self.store.close()
         self.access.close()
 
-    def sleep(self, idle: float = 0.0) -> None:
+    def unload_idle_model(self, idle: float = 0.0) -> None:
         """Give the memory of a model back that nobody has used for `idle` seconds, until the next request asks for it."""
-        model, last_load = self.engine.loaded, self.last_load
-        if model is None or last_load is None:
+        loaded, last_load = self.manager.loaded, self.last_load
+        if loaded is None or last_load is None:
             return
-        (name, options), adapters = last_load, model.adapters
+        (name, options), adapters = last_load, loaded.adapters
 
         def load(report: Callable[[str], None]) -> LoadedModel:
-            woken = choose.load(self.models.find(name), options, report)
+            model = choose.load(self.models.find(name), options, report)
             for adapter in adapters:
                 try:
-                    woken.load_adapter(adapter, str(self.loras.find(adapter).path))
+                    model.load_adapter(adapter, str(self.loras.find(adapter).path))
                 except UserError as error:
                     log.error("%s", error.message)
-            return woken
+            return model
 
-        if self.engine.sleep(load, idle=idle):
-            log.info("%s was unloaded: nobody has used it for %g minutes", model.name, idle / 60)
+        if self.manager.unload_idle(load, idle=idle):
+            log.info("%s was unloaded: nobody has used it for %g minutes", loaded.name, idle / 60)
 
     def _unload_when_idle(self) -> None:
         limit = self.options.idle_timeout * 60
         while not self._closing.wait(min(limit / 4, 15)):
-            self.sleep(limit)
+            self.unload_idle_model(limit)
 
 
 class Underway:

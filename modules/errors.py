@@ -2,6 +2,7 @@
 
 UserError                400  the request or setting is wrong; the message says what to change
 ├── ContextTooLong       400  the prompt does not fit the model's context
+├── NoChatTemplate       400  a conversation, and no template to put it to the model with
 ├── NotAllowed           401  a key or login is missing or wrong
 │   └── TooManyTries     429  wrong ones too often: it is not looked at before some seconds are over
 ├── Forbidden            403  who asks is known, and may not do this
@@ -40,6 +41,17 @@ class ContextTooLong(UserError):
     def __init__(self, message: str, *, param: str | None = None, tokens: int | None = None) -> None:
         super().__init__(message, param=param)
         self.tokens = tokens
+
+
+class NoChatTemplate(UserError):
+    """The one sentence for it, wherever the template is looked for."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This model has no chat template, and its name fits none that is known. "
+            "Choose one by name, or continue plain text (in the API: /v1/completions).",
+            param="template",
+        )
 
 
 class NotAllowed(UserError):

@@ -37,7 +37,7 @@ def build(app: App) -> FastAPI:
     @web.get("/health", tags=["server"], responses={503: {"description": "A model is being loaded."}})
     async def health() -> JSONResponse:
         """200 when the server answers and no model is being loaded; 503 while one is."""
-        status = app.engine.status
+        status = app.manager.status
         loading = status.state == "loading"
         body = {"status": "loading" if loading else "ok", "model": status.name, "error": status.error}
         return JSONResponse(body, status_code=503 if loading else 200)

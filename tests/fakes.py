@@ -6,8 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
-from modules.errors import ContextTooLong, NotFound, UserError
+from modules.errors import ContextTooLong, NoChatTemplate, NotFound, UserError
+from modules.generation.model_manager import ModelManager
 from modules.generation.reasoning import opened_by
 from modules.generation.sampling import SamplingParams
 from modules.generation.stop_strings import StopTexts
@@ -122,7 +124,7 @@ class EchoModel:
     def _render_turns(self, request: GenerationRequest, turns: Sequence[Message]) -> str:
         template = request.template or self.chat_template
         if template is None:
-            raise UserError("This model has no chat template. Choose one.", param="template")
+            raise NoChatTemplate
         return render_chat(template, turns, continue_reply=request.continue_reply, variables=request.template_variables)
 
     def stream(self, request: GenerationRequest) -> EventStream:
@@ -201,3 +203,15 @@ class EchoModel:
         self.closed = True
         for events in self.streams:
             events.close()
+
+
+def loaded_in(manager: ModelManager) -> Any:
+    """The loaded model itself, as the test made it; one that was unloaded while idle is loaded again first."""
+    with manager.lease(wait=True):
+        return manager.loaded
+
+
+def stream_of(manager: ModelManager, request: GenerationRequest) -> EventStream:
+    """The reply of the loaded model to one request."""
+    with manager.lease(wait=True) as model:
+        return model.stream(request)

@@ -27,7 +27,7 @@ def make_app(root: Path, model: LoadedModel | None = None, **options: object) ->
             shutil.copytree(ROOT / folder, root / folder)
     app = App(root, ServerOptions.read(options))
     if model is not None:
-        app.engine.replace(model.name, lambda report: model)
+        app.manager.replace(model.name, lambda report: model)
     return app
 
 

@@ -32,7 +32,7 @@ from modules.app import App
 from tests.fakes import EchoModel
 
 model = EchoModel(lambda request: "word " * 100, name="tiny", pace=0.002)
-App.load_at_start = lambda app: app.engine.replace("tiny", lambda report: model)
+App.load_at_start = lambda app: app.manager.replace("tiny", lambda report: model)
 sys.exit(server.main(sys.argv[1:]))
 """
 """server.py with a model that says the same always (`--model tiny`), for what needs a process but no weights."""

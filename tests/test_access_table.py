@@ -20,7 +20,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from modules.access import COOKIE
 from modules.api.legacy import routes as legacy_routes
-from tests.fakes import EchoModel
+from tests.fakes import EchoModel, loaded_in
 from tests.in_process import make_app
 
 SECRET = "the password of the cellar is mandarin"
@@ -186,19 +186,19 @@ def test_every_websocket_has_a_row(site):
 @pytest.mark.parametrize("caller", [*CALLERS, "ann's cookie"])
 def test_websockets_answer_those_who_may_use_the_api(site, caller, path):
     client = TestClient(legacy_routes.build(site["app"]))
-    before = len(site["app"].engine.model.requests)
+    before = len(loaded_in(site["app"].manager).requests)
     with client.websocket_connect(f"ws://localhost{path}", headers=headers(site["app"])[caller]) as socket:
         if caller in ("nobody", "wrong key"):
             assert socket.receive_json()["error"]["code"] == "invalid_api_key"
             with pytest.raises(WebSocketDisconnect):
                 socket.receive_json()
-            assert len(site["app"].engine.model.requests) == before
+            assert len(loaded_in(site["app"].manager).requests) == before
         else:
             socket.send_json(SOCKETS[path])
             events = [socket.receive_json()]
             while events[-1]["event"] != "stream_end":
                 events.append(socket.receive_json())
-            assert len(site["app"].engine.model.requests) == before + 1
+            assert len(loaded_in(site["app"].manager).requests) == before + 1
 
 
 @pytest.mark.parametrize("caller", CALLERS)
@@ -214,7 +214,7 @@ def test_each_caller_gets_what_the_table_says(site, caller):
             answer = with_no_jar.request(method, path, json=body, headers=sent)
             told[method, path], expected[method, path] = answer.status_code, statuses[place]
             if path == "/v1/internal/model/unload" and answer.status_code == 200:
-                site["app"].engine.replace("echo", lambda report: EchoModel())
+                site["app"].manager.replace("echo", lambda report: EchoModel())
     assert told == expected
 
 
@@ -336,7 +336,7 @@ def state(site: dict[str, Any]) -> Any:
         str(path): path.stat().st_mtime_ns for path in app.root.rglob("*") if path.is_file() and "sqlite3" not in path.name
     }
     with app.store.database.reading() as db:
-        return id(app.engine.loaded), len(app.engine.model.requests), list(db.iterdump()), files
+        return id(app.manager.loaded), len(loaded_in(app.manager).requests), list(db.iterdump()), files
 
 
 def acting(site: dict[str, Any]) -> list[tuple[Any, str, str]]:

@@ -51,7 +51,7 @@ TERMINAL = (
     "tunnel.py",
     "web.py",
 )
-SAYS = {"report", "Noted", "Failed", "Done", "EngineStatus", "Problem", "ValueError"}
+SAYS = {"report", "Noted", "Failed", "Done", "ManagerStatus", "Problem", "ValueError"}
 """What is handed to these is shown, as what is handed to a UserError is."""
 NOT_SAID = re.compile(r"^(log|logger|logging|warnings)\.|^(print|add_argument|Query|Field|execute|ArgumentParser)$")
 SENTENCE = re.compile(r"""(?s)["“A-Z{'].*\s.*[.…?!]['"”]?""")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,20 +43,20 @@ from modules.api.streaming import (
     DONE,
     EVENTS,
     EventSource,
+    after_model_load,
     begun,
     close_all,
     data,
     merged,
     open_streams,
     unless_gone,
-    when_awake,
 )
-from modules.api.tool_calls import CallArguments, CallBegins, Piece, ToolReader
+from modules.chats.conversation import ChatSettings
 from modules.errors import UserError
 from modules.generation.stream import EventStream
-from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Messages, Token
-from modules.library.modes import Staged, counted_by, staged
-from modules.library.templates import stop_texts
+from modules.generation.tool_calls import CallArguments, CallBegins, Piece, ToolReader
+from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Token
+from modules.services.requests import Conversation, RequestBuilder
 
 if TYPE_CHECKING:
     from modules.app import App
@@ -81,7 +80,7 @@ def router(app: App) -> APIRouter:
     ) -> Response:
         """Answer a conversation."""
         owner = app.access.require_api(request)
-        work = when_awake(app.engine, lambda: answer(app, body, owner, request), stream=body.stream)
+        work = after_model_load(app.manager, lambda: answer(app, body, owner, request), stream=body.stream)
         return await unless_gone(request, work)
 
     return routes
@@ -89,14 +88,14 @@ def router(app: App) -> APIRouter:
 
 async def answer(app: App, body: ChatCompletionRequest, owner: str, client: Request) -> Response:
     """The whole reply, or its beginning where it is streamed. Raises UserError."""
-    model = app.engine.model
-    request = await generation_request(app, model, body, owner)
-    head = Head.new("chatcmpl", shown_name(model, request.adapter), app.fingerprint(model))
-    readers = [tools.reader_for(body, request.template or model.chat_template) for _ in range(body.n)]
-    try:
-        streams = await open_streams(app.engine, replies_of(request, body.n))
-    except UserError as error:
-        raise in_words_of(error, lambda place: _place(body, place)) from None
+    with app.manager.lease() as model:
+        request = await generation_request(app, model, body, owner)
+        head = Head.new("chatcmpl", shown_name(model, request.adapter), app.fingerprint(model))
+        readers = [tools.reader_for(body, request.template or model.chat_template) for _ in range(body.n)]
+        try:
+            streams = await open_streams(model, replies_of(request, body.n))
+        except UserError as error:
+            raise in_words_of(error, lambda place: _place(body, place)) from None
     try:
         note_ignored(client, [_place(body, place) for place in streams[0].ignored])
         events = merged(streams) if body.parallel_tool_calls else to_the_first_call(merged(streams), streams, readers)
@@ -110,85 +109,45 @@ async def answer(app: App, body: ChatCompletionRequest, owner: str, client: Requ
 
 
 async def generation_request(app: App, model: LoadedModel, body: ChatCompletionRequest, owner: str) -> GenerationRequest:
-    """What the engine is asked for; owner: whose characters and presets are meant. Raises UserError."""
+    """The request to a leased model; owner: whose characters and presets are meant. Raises UserError."""
     adapter = chosen_adapter(model, body)
-    template = template_for(app, model, body.template) if body.mode != "chat" or body.template else None
     variables: dict[str, Any] = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
         variables["reasoning_effort"] = body.reasoning_effort
     more: dict[str, Any] = {}
-    if body.offered_tools:
-        form = tools.format_of(template or model.chat_template)
-        if form is None:
-            raise UserError(f"The chat template of {model.name} has no place for tools. Choose another model.", param="tools")
-        variables["tools"] = tools_for_template(body.offered_tools)
-        more["skip_special_tokens"] = not form.special
     schema = _forced_form(body)
     if schema is not None:
         if not model.capabilities.grammar:
             raise UserError(f"{model.name} cannot be held to a schema with its loader.", param="response_format")
         more |= {"json_schema": json.dumps(schema), "grammar": "", "regex": ""}
-    if body.logprobs and not model.capabilities.logprobs:
-        raise UserError(f"{model.name} cannot report log-probabilities with its loader.", param="logprobs")
-    overflow = "drop_oldest" if body.truncate == "oldest" else "refuse"
     if body.max_completion_tokens is not None:
         more["max_tokens"] = body.max_completion_tokens
     elif "max_tokens" not in body.model_fields_set:
         more["max_tokens"] = whole_context(model, app)
     sampling = effective_sampling(app, model, body, owner, more)
-    messages = await read_messages(
-        body.messages, images=model.capabilities.images, remote_images=app.options.allow_remote_images
-    )
-    stage = await run_in_threadpool(_staged, app, model, body, owner, messages, template)
-    if stage.stop:
-        sampling = sampling.changed({"stop": (*sampling.stop, *stage.stop)})
-    return GenerationRequest(
-        prompt=stage.messages,
-        sampling=sampling,
-        template=stage.template,
-        template_variables=variables,
-        continue_reply=body.continue_final_message,
-        adapter=adapter,
-        adapter_strength=body.adapter_strength,
-        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        overflow=overflow,
-    )
-
-
-def _staged(
-    app: App, model: LoadedModel, body: ChatCompletionRequest, owner: str, messages: Messages, template: str | None
-) -> Staged:
-    """The conversation with the character that the request names; without one, as it came."""
-    if body.character is None and body.mode == "instruct":
-        return Staged(messages, template, stop_texts(template) if template else ())
-    character = app.characters.named(owner, body.character) if body.character is not None else None
-    told = [message.content for message in messages if message.role == "system"]
-    turns = [message for message in messages if message.role != "system"]
-    return staged(
-        turns,
-        body.mode,
-        character,
+    conversation = Conversation(
+        await read_messages(body.messages, images=model.capabilities.images, remote_images=app.options.allow_remote_images),
         user=body.user_name,
-        system="\n\n".join(told),
-        template=template,
-        own_template=model.chat_template,
-        count=counted_by(model),
+        continue_reply=body.continue_final_message,
+        tools=tools_for_template(body.offered_tools),
+        variables=variables,
     )
-
-
-def template_for(app: App, model: LoadedModel, wanted: str | None) -> str | None:
-    """Jinja source in place of the model's own template, None for its own.
-
-    wanted: source, or the name of a template of the server. Raises UserError where there is none at all.
-    """
-    if wanted is not None:
-        return wanted if re.search(r"\{[{%]", wanted) else app.templates.read(wanted)
-    if model.chat_template:
-        return None
-    fitting = app.templates.choose(model.name)
-    if fitting is None:
-        raise UserError(f"{model.name} has no chat template: name one in 'template', or use /v1/completions.", param="template")
-    return fitting.source
+    settings = ChatSettings(
+        mode=body.mode,
+        character=body.character or "",
+        template=body.template or "",
+        adapter=adapter or "",
+        adapter_strength=body.adapter_strength,
+    )
+    return await run_in_threadpool(
+        RequestBuilder(app, owner).build,
+        model,
+        conversation,
+        settings,
+        sampling,
+        overflow="drop_oldest" if body.truncate == "oldest" else "refuse",
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )
 
 
 def _forced_form(body: ChatCompletionRequest) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from modules.api.replies import (
     counts_so_far,
     usage_of,
 )
-from modules.api.streaming import DONE, EventSource, begun, close_all, data, merged, open_streams, unless_gone, when_awake
+from modules.api.streaming import DONE, EventSource, after_model_load, begun, close_all, data, merged, open_streams, unless_gone
 from modules.errors import UserError
 from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Token, own_bytes
 
@@ -43,7 +43,7 @@ def router(app: App) -> APIRouter:
     async def create_completion(body: Annotated[CompletionRequest, sent(CompletionRequest)], request: Request) -> Response:
         """Continue a text, or several."""
         owner = app.access.require_api(request)
-        work = when_awake(app.engine, lambda: answer(app, body, owner, request), stream=body.stream)
+        work = after_model_load(app.manager, lambda: answer(app, body, owner, request), stream=body.stream)
         return await unless_gone(request, work)
 
     return routes
@@ -93,8 +93,9 @@ class _Work:
 
 async def answer(app: App, body: CompletionRequest, owner: str, client: Request) -> Response:
     """The whole reply, or its beginning where it is streamed. Raises UserError."""
-    work = await run_in_threadpool(_plan, app, body, owner)
-    streams = await open_streams(app.engine, work.requests)
+    with app.manager.lease() as model:
+        work = await run_in_threadpool(_plan, app, model, body, owner)
+        streams = await open_streams(model, work.requests)
     try:
         note_ignored(client, [f"json_schema.{place}" for place in streams[0].ignored])
         events = merged(streams)
@@ -107,8 +108,7 @@ async def answer(app: App, body: CompletionRequest, owner: str, client: Request)
     return Response(reply.model_dump_json(), media_type="application/json")
 
 
-def _plan(app: App, body: CompletionRequest, owner: str) -> _Work:
-    model = app.engine.model
+def _plan(app: App, model: LoadedModel, body: CompletionRequest, owner: str) -> _Work:
     adapter = chosen_adapter(model, body)
     best_of = body.best_of or body.n
     if len(body.prompts) * best_of > MAX_REPLIES:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from fastapi import APIRouter
@@ -75,22 +76,20 @@ def router(app: App) -> APIRouter:
     @routes.post("/v1/embeddings")
     def create_embeddings(body: Annotated[EmbeddingRequest, sent(EmbeddingRequest)]) -> EmbeddingList:
         """One vector for each text; a greater scalar product means more alike."""
-        model = _chosen(app, body.model)
-        texts = _texts(model, body)
-        counts = [len(model.tokenize(text, special=True)) for text in texts]
-        if max(counts) > model.context_length:
-            raise ContextTooLong(
-                f"A text has {max(counts)} tokens, and the context of {model.name} is {model.context_length}. Shorten it.",
-                param="input",
-            )
-        vectors = model.embed(texts)
+        with _chosen(app, body.model) as model:
+            texts, name = _texts(model, body), model.name
+            counts = [len(model.tokenize(text, special=True)) for text in texts]
+            if max(counts) > model.context_length:
+                raise ContextTooLong(
+                    f"A text has {max(counts)} tokens, and the context of {name} is {model.context_length}. Shorten it.",
+                    param="input",
+                )
+            vectors = model.embed(texts)
         if body.dimensions is not None and body.dimensions != len(vectors[0]):
-            raise UserError(f"The vectors of {model.name} have {len(vectors[0])} dimensions.", param="dimensions")
+            raise UserError(f"The vectors of {name} have {len(vectors[0])} dimensions.", param="dimensions")
         packed = body.encoding_format == "base64"
         data = [Embedding(index=at, embedding=_pack(vector) if packed else vector) for at, vector in enumerate(vectors)]
-        return EmbeddingList(
-            model=model.name, data=data, usage=EmbeddingUsage(prompt_tokens=sum(counts), total_tokens=sum(counts))
-        )
+        return EmbeddingList(model=name, data=data, usage=EmbeddingUsage(prompt_tokens=sum(counts), total_tokens=sum(counts)))
 
     return routes
 
@@ -107,17 +106,19 @@ class Embedder(Protocol):
     def embed(self, texts: Sequence[str]) -> list[list[float]]: ...
 
 
-def _chosen(app: App, wanted: str | None) -> Embedder:
+@contextmanager
+def _chosen(app: App, wanted: str | None) -> Iterator[Embedder]:
     own = app.options.embedding_model
     if own and (wanted is None or same_name(wanted, own)):
-        return app.embedding_model()
-    model = app.engine.model
-    if wanted is not None and not same_name(wanted, model.name):
-        known = f"{model.name} is{f', and {own} is for embeddings' if own else ''}"
-        raise ModelNotFound(f"The model {wanted} is not loaded; {known}.", param="model")
-    if not model.capabilities.embeddings:
-        raise UserError(f"{model.name} cannot make embeddings with its loader.", param="model")
-    return model
+        yield app.embedding_model()
+        return
+    with app.manager.lease(wait=True) as model:
+        if wanted is not None and not same_name(wanted, model.name):
+            known = f"{model.name} is{f', and {own} is for embeddings' if own else ''}"
+            raise ModelNotFound(f"The model {wanted} is not loaded; {known}.", param="model")
+        if not model.capabilities.embeddings:
+            raise UserError(f"{model.name} cannot make embeddings with its loader.", param="model")
+        yield model
 
 
 def _texts(model: Embedder, body: EmbeddingRequest) -> list[str]:

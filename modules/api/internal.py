@@ -14,7 +14,6 @@ from modules.api.chat_request import ChatCompletionRequest
 from modules.api.common import Body, SamplingBody, sent
 from modules.api.errors import REFUSALS
 from modules.api.large_bodies import route_class
-from modules.api.streaming import awake
 from modules.errors import UserError
 from modules.generation.model_manager import State
 from modules.generation.sampling import SamplingParams
@@ -167,26 +166,29 @@ def _add_text(routes: APIRouter, app: App) -> None:
     @routes.post("/token-count")
     def count_tokens(body: Annotated[TextBody, sent(TextBody)]) -> Length:
         """Count the tokens of a text."""
-        return Length(length=len(app.engine.model.tokenize(body.text, special=body.special)))
+        with app.manager.lease(wait=True) as model:
+            return Length(length=len(model.tokenize(body.text, special=body.special)))
 
     @routes.post("/encode")
     def encode(body: Annotated[TextBody, sent(TextBody)]) -> Tokens:
         """The token ids of a text."""
-        tokens = app.engine.model.tokenize(body.text, special=body.special)
+        with app.manager.lease(wait=True) as model:
+            tokens = model.tokenize(body.text, special=body.special)
         return Tokens(length=len(tokens), tokens=tokens)
 
     @routes.post("/decode")
     def decode(body: Annotated[TokensBody, sent(TokensBody)]) -> Text:
         """The text of token ids."""
-        return Text(text=app.engine.model.detokenize(body.tokens))
+        with app.manager.lease(wait=True) as model:
+            return Text(text=model.detokenize(body.tokens))
 
     @routes.post("/logits")
     def list_next_tokens(body: Annotated[LogitsBody, sent(LogitsBody)]) -> LikelyTokens:
         """What could come next, and how likely."""
-        model = app.engine.model
-        if not model.capabilities.logprobs:
-            raise UserError(f"{model.name} cannot report log-probabilities with its loader.", param="prompt")
-        found = model.next_tokens(GenerationRequest(body.prompt, _sampling(body)), body.top)
+        with app.manager.lease(wait=True) as model:
+            if not model.capabilities.logprobs:
+                raise UserError(f"{model.name} cannot report log-probabilities with its loader.", param="prompt")
+            found = model.next_tokens(GenerationRequest(body.prompt, _sampling(body)), body.top)
         if not body.use_samplers:
             return LikelyTokens(tokens=_likely(found.model))
         if found.left is None:
@@ -199,9 +201,9 @@ def _add_text(routes: APIRouter, app: App) -> None:
     ) -> RenderedChat:
         """The exact prompt that a chat request makes, without answering it."""
         owner = app.access.require_api(request)
-        await awake(app.engine)
-        model = app.engine.model
-        rendered = await run_in_threadpool(model.render, await generation_request(app, model, body, owner))
+        await app.manager.ready()
+        with app.manager.lease() as model:
+            rendered = await run_in_threadpool(model.render, await generation_request(app, model, body, owner))
         tokens = list(rendered.tokens)
         return RenderedChat(prompt=rendered.text, length=len(tokens), tokens=tokens, dropped_messages=rendered.dropped_messages)
 
@@ -223,7 +225,7 @@ def _add_knowledge(routes: APIRouter, app: App) -> None:
     @routes.get("/model/info")
     def model_info() -> ModelInfo:
         """What is loaded, and what it can do."""
-        status, model = app.engine.status, app.engine.loaded
+        status, model = app.manager.status, app.manager.loaded
         info = ModelInfo(state=status.state, name=status.name, progress=status.progress, error=status.error)
         if model is None:
             return info
@@ -243,7 +245,7 @@ def _add_knowledge(routes: APIRouter, app: App) -> None:
     @routes.get("/model/list")
     def list_models_on_disk() -> ModelEntries:
         """Every model on disk."""
-        loaded = app.engine.status.name
+        loaded = app.manager.status.name
         return ModelEntries(
             models=[
                 ModelEntry(
@@ -264,7 +266,7 @@ def _add_knowledge(routes: APIRouter, app: App) -> None:
     @routes.get("/adapters/list")
     def list_adapters_on_disk() -> AdapterEntries:
         """Every adapter on disk."""
-        model = app.engine.loaded
+        model = app.manager.loaded
         loaded = model.adapters if model is not None else ()
         return AdapterEntries(
             adapters=[

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modules.api.auth import key_of_api
 from modules.api.errors import REFUSALS, is_of_api
-from modules.generation.model_manager import Engine
+from modules.generation.model_manager import ModelManager
 from modules.generation.stream import EventStream
 from modules.generation.types import Finished
 from modules.library.hardware import this_machine
@@ -31,7 +31,7 @@ TOKEN_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 1)
 class Metrics:
     """The counters of one server. Replies of the page count as well as those of the API."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, manager: ModelManager) -> None:
         self.registry = CollectorRegistry()
         make = {"registry": self.registry, "namespace": "textloom"}
         self._replies = Counter("replies", "Replies, by how they ended.", ["end"], **make)
@@ -46,11 +46,11 @@ class Metrics:
         self._http = Counter(
             "http_requests", "Requests of the API, by route and status.", ["method", "route", "status"], **make
         )
-        self.registry.register(_EngineGauges(engine))
+        self.registry.register(_ModelGauges(manager))
         self.registry.register(_MemoryGauges())
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        engine.watchers.append(self._reply_is_over)
+        manager.on_finished.append(self._reply_is_over)
 
     def _reply_is_over(self, events: EventStream) -> None:
         match events.last:
@@ -70,14 +70,14 @@ class Metrics:
         self._http.labels(method, route, str(status)).inc()
 
 
-class _EngineGauges(Collector):
-    """What the engine is busy with at the moment of asking."""
+class _ModelGauges(Collector):
+    """What the loaded model is busy with at the moment of asking."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, manager: ModelManager) -> None:
+        self._manager = manager
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        model = self._engine.loaded
+        model = self._manager.loaded
         loaded = GaugeMetricFamily("textloom_model_loaded", "1 for the model that is loaded.", labels=["model"])
         if model is not None:
             loaded.add_metric([model.name], 1)
@@ -164,7 +164,7 @@ class CountRequests:
 
 def install(web: FastAPI, app: App) -> None:
     """Count what `app` does, and show it at /metrics to whoever has a key of the API."""
-    metrics = Metrics(app.engine)
+    metrics = Metrics(app.manager)
     web.add_middleware(CountRequests, metrics=metrics)
     web.include_router(_router(metrics), dependencies=[Depends(key_of_api(app.access))])
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from modules.app import App
 from modules.errors import UserError
-from modules.generation.model_manager import EngineStatus, State
+from modules.generation.model_manager import ManagerStatus, State
 from modules.generation.template import TurnKind, has_no_place_for
 from modules.generation.types import LoadedModel
 from modules.i18n.sentences import said
@@ -152,22 +152,22 @@ class LoadedCard(BaseModel):
     notes: list[str]
 
 
-def engine_view(app: App, status: EngineStatus) -> EngineView:
+def engine_view(app: App, status: ManagerStatus) -> EngineView:
     """The engine in `status`, with what the loaded model can do."""
-    model = app.engine.loaded
+    model = app.manager.loaded
     if status.state == "empty" and (asked_for := app.loads.name):
-        status = EngineStatus("loading", asked_for, "starting")  # the engine does not know of it yet
+        status = ManagerStatus("loading", asked_for, "starting")  # the engine does not know of it yet
     view = EngineView(
         state=status.state,
         name=status.name,
         progress=said(status.progress),
         seconds=round(status.seconds, 1),
         error=said(status.error) if status.error else None,
-        loads=app.engine.loads,
+        loads=app.manager.loads,
     )
     if model is None:
         return view
-    fitting = None if model.chat_template else app.templates.choose(model.name)
+    fitting = None if model.chat_template else app.templates.fitting(model.name)
     return view.model_copy(
         update={
             "context": model.context_length,
@@ -191,8 +191,8 @@ def load_status(model: LoadedModel | None) -> LoadStatus | None:
 
 def loaded_card(app: App) -> LoadedCard | None:
     """None while no model is ready."""
-    model, last = app.engine.loaded, app.last_load
-    if model is None or last is None or app.engine.status.state != "ready":
+    model, last = app.manager.loaded, app.last_load
+    if model is None or last is None or app.manager.status.state != "ready":
         return None
     try:
         spec = app.models.find(last[0])
@@ -205,9 +205,9 @@ def loaded_card(app: App) -> LoadedCard | None:
         name=spec.name,
         bits={"8-bit": 8, "4-bit": 4}.get(wish.weights) if spec.quantization is None and spec.format == "folder" else None,
         parallel=model.capabilities.max_parallel,
-        speed=app.engine.speed,
+        speed=app.manager.speed,
         taken=said(memory.taken(need, status.cache_bytes, status.cache_limit)) if spec.format != "remote" else "",
-        notes=[said(line) for line in app.engine.load_log if line.endswith(".")],
+        notes=[said(line) for line in app.manager.load_log if line.endswith(".")],
     )
 
 
@@ -272,12 +272,12 @@ class ModelsPage(BaseModel):
 def models_page(workspace: Service) -> ModelsPage:
     """What the Models tab shows; models that can be used come first."""
     app = workspace.app
-    specs, model = app.models.all(), app.engine.loaded
+    specs, model = app.models.all(), app.manager.loaded
     return ModelsPage(
         models=sorted((_listed(app, spec) for spec in specs), key=lambda listed: bool(listed.problem)),
         engine=EngineDetail(
-            **engine_view(app, app.engine.status).model_dump(),
-            log=[said(line) for line in app.engine.load_log[-LOG_LINES_SHOWN:]],
+            **engine_view(app, app.manager.status).model_dump(),
+            log=[said(line) for line in app.manager.load_log[-LOG_LINES_SHOWN:]],
             again=app.last_load is not None,
             takes_adapters=model is not None and model.capabilities.adapters,
         ),

@@ -38,7 +38,7 @@ def router(app: App) -> APIRouter:
     routes = APIRouter(tags=["models"], responses=REFUSALS)
 
     def available() -> list[ModelReply]:
-        model = app.engine.loaded or app.engine.asleep
+        model = app.manager.loaded or app.manager.unloaded
         if model is None:
             return for_embeddings()
         created, length = int(app.started), model.context_length

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from modules.api.tool_calls import Piece
 from modules.generation.stop_strings import Utf8Pieces
+from modules.generation.tool_calls import Piece
 from modules.generation.types import Finished, GenerationEvent, Started, TextDelta, Token, Usage, own_bytes
 
 

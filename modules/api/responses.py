@@ -24,17 +24,16 @@ from modules.api.response_request import ResponseRequest
 from modules.api.streaming import (
     EVENTS,
     EventSource,
-    awake,
+    after_model_load,
     begun,
     close_all,
     data,
     merged,
     open_streams,
     unless_gone,
-    when_awake,
 )
-from modules.api.tool_calls import CallArguments, CallBegins, Piece, ToolReader
 from modules.errors import ContextTooLong, UserError
+from modules.generation.tool_calls import CallArguments, CallBegins, Piece, ToolReader
 from modules.generation.types import GenerationEvent, GenerationRequest, LoadedModel, Token
 
 if TYPE_CHECKING:
@@ -117,17 +116,17 @@ def router(app: App) -> APIRouter:
     async def create_response(body: Annotated[ResponseRequest, sent(ResponseRequest)], request: Request) -> Response:
         """Answer a conversation, in the newer form of the protocol."""
         owner = app.access.require_api(request)
-        work = when_awake(app.engine, lambda: answer(app, body, owner, request), stream=bool(body.stream))
+        work = after_model_load(app.manager, lambda: answer(app, body, owner, request), stream=bool(body.stream))
         return await unless_gone(request, work)
 
     @routes.post("/v1/responses/input_tokens")
     async def count_input_tokens(body: Annotated[ResponseRequest, sent(ResponseRequest)], request: Request) -> InputTokens:
         """How many tokens the same body has as a prompt, without answering it."""
         owner = app.access.require_api(request)
-        await awake(app.engine)
-        model = app.engine.model
-        asked = await generation_request(app, model, await run_in_threadpool(_as_chat, body), owner)
-        return InputTokens(input_tokens=await run_in_threadpool(_length, model, asked))
+        await app.manager.ready()
+        with app.manager.lease() as model:
+            asked = await generation_request(app, model, await run_in_threadpool(_as_chat, body), owner)
+            return InputTokens(input_tokens=await run_in_threadpool(_length, model, asked))
 
     return routes
 
@@ -145,14 +144,14 @@ def _length(model: LoadedModel, request: GenerationRequest) -> int:
 async def answer(app: App, body: ResponseRequest, owner: str, client: Request) -> Response:
     """The whole response, or its beginning where it is streamed. Raises UserError."""
     chat = await run_in_threadpool(_as_chat, body)
-    model = app.engine.model
-    request = await generation_request(app, model, chat, owner)
-    reader = tools.reader_for(chat, request.template or model.chat_template)
-    builder = ResponseBuilder(body, shown_name(model, request.adapter))
-    try:
-        streams = await open_streams(app.engine, [request])
-    except UserError as error:
-        raise in_words_of(error, lambda place: _place(chat, place)) from None
+    with app.manager.lease() as model:
+        request = await generation_request(app, model, chat, owner)
+        reader = tools.reader_for(chat, request.template or model.chat_template)
+        builder = ResponseBuilder(body, shown_name(model, request.adapter))
+        try:
+            streams = await open_streams(model, [request])
+        except UserError as error:
+            raise in_words_of(error, lambda place: _place(chat, place)) from None
     try:
         note_ignored(client, [_place(chat, place) for place in streams[0].ignored])
         events = merged(streams) if chat.parallel_tool_calls else to_the_first_call(merged(streams), streams, [reader])

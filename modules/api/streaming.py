@@ -13,7 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from modules.api.errors import body_of_exception
-from modules.generation.model_manager import Engine
+from modules.generation.leased_model import LeasedModel
+from modules.generation.model_manager import ModelManager
 from modules.generation.stream import EventStream
 from modules.generation.types import GenerationEvent, GenerationRequest
 
@@ -31,36 +32,32 @@ CLIENT_LEFT = 499
 DONE = b"data: [DONE]\n\n"
 
 
-async def awake(engine: Engine) -> None:
-    """Once a model that slept is there again; no thread waits for it. Raises UserError where it cannot be loaded."""
-    if waking := engine.wake():
-        await asyncio.wrap_future(waking)
-
-
-async def when_awake(engine: Engine, work: Callable[[], Coroutine[Any, Any, Response]], *, stream: bool) -> Response:
-    """The answer of `work`, once a model that slept is there again. Raises UserError.
+async def after_model_load(
+    manager: ModelManager, work: Callable[[], Coroutine[Any, Any, Response]], *, stream: bool
+) -> Response:
+    """The answer of `work`, once a model that was unloaded while idle is loaded again. Raises UserError.
 
     A stream that has to wait long begins at once, with comments that say what is being loaded.
     """
-    if waking := engine.wake():
-        loading = asyncio.wrap_future(waking)
+    if reloading := manager.reload():
+        loading = asyncio.wrap_future(reloading)
         if stream:
             await asyncio.wait({loading}, timeout=FIRST_EVENT_SECONDS)
         if stream and not loading.done():
             streams: list[EventStream] = []
-            return EventSource(_after_load(engine, loading, work, streams), streams)
+            return EventSource(_stream_after_load(manager, loading, work, streams), streams)
         await loading
     return await work()
 
 
-async def _after_load(
-    engine: Engine,
+async def _stream_after_load(
+    manager: ModelManager,
     loading: asyncio.Future[None],
     work: Callable[[], Coroutine[Any, Any, Response]],
     streams: list[EventStream],
 ) -> AsyncGenerator[bytes]:
     while not loading.done():
-        status = engine.status
+        status = manager.status
         yield f": loading {status.name} {' '.join(status.progress.split())}\n\n".encode()
         await asyncio.wait({loading}, timeout=LOADING_SECONDS)
     loading.result()
@@ -72,9 +69,9 @@ async def _after_load(
             yield piece
 
 
-async def open_streams(engine: Engine, requests: Sequence[GenerationRequest]) -> list[EventStream]:
+async def open_streams(model: LeasedModel, requests: Sequence[GenerationRequest]) -> list[EventStream]:
     """One stream for each request, all of them or none. Raises UserError."""
-    opening = asyncio.ensure_future(run_in_threadpool(_open_all, engine, requests))
+    opening = asyncio.ensure_future(run_in_threadpool(_open_all, model, requests))
     try:
         return await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -88,9 +85,9 @@ def _close_what_was_opened(opening: asyncio.Future[list[EventStream]]) -> None:
         close_all(opening.result())
 
 
-def _open_all(engine: Engine, requests: Sequence[GenerationRequest]) -> list[EventStream]:
+def _open_all(model: LeasedModel, requests: Sequence[GenerationRequest]) -> list[EventStream]:
     with contextlib.ExitStack() as undo:
-        streams = [undo.enter_context(engine.stream(request)) for request in requests]
+        streams = [undo.enter_context(model.stream(request)) for request in requests]
         undo.pop_all()
     return streams
 

@@ -7,16 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modules.api.chat_request import ChatCompletionRequest, NamedTool, Tool
-from modules.api.tool_calls import BARE, HERMES, MISTRAL, ToolFormat, ToolReader
-
-
-def format_of(template: str | None) -> ToolFormat | None:
-    """How a model with this chat template writes its calls; None where the template has no place for tools."""
-    if template is None or not re.search(r"\btools\b", template):
-        return None
-    if "[TOOL_CALLS]" in template:
-        return MISTRAL
-    return HERMES if "<tool_call>" in template else BARE
+from modules.generation.tool_calls import BARE, ToolReader, tool_format
 
 
 def forced_schema(body: ChatCompletionRequest) -> dict[str, Any]:
@@ -56,6 +47,6 @@ def reader_for(body: ChatCompletionRequest, template: str | None) -> ToolReader 
     """What reads the calls of a reply to `body`; None where there can be none."""
     if not body.offered_tools:
         return None
-    form = BARE if body.must_call else format_of(template)
+    form = BARE if body.must_call else tool_format(template)
     names: Sequence[str] = [tool.function.name for tool in body.offered_tools]
     return ToolReader(form or BARE, names, limit=None if body.parallel_tool_calls and not body.must_call else 1)

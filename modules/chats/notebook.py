@@ -10,7 +10,7 @@ from modules.chats.records import Figures, State
 from modules.chats.replies import Progress, Reply, RunningReplies
 from modules.chats.store import ChatHistory, ChatStore
 from modules.errors import Conflict, NotFound, UserError
-from modules.generation.model_manager import Engine
+from modules.generation.model_manager import ModelManager
 from modules.generation.sampling import SamplingParams
 from modules.generation.types import GenerationRequest
 
@@ -42,25 +42,27 @@ class NotebookPage:
 class Notebooks(RunningReplies[tuple[str, PageName]]):
     """The replies being written on the pages of all users, by owner and name. Safe to use from any thread."""
 
-    def __init__(self, store: ChatStore, engine: Engine) -> None:
+    def __init__(self, store: ChatStore, manager: ModelManager) -> None:
         super().__init__()
         self._store = store
-        self._engine = engine
+        self._manager = manager
         self._changing = threading.RLock()
 
     def for_owner(self, owner: str) -> Notebook:
         """The pages of one user."""
-        return Notebook(self, self._store.for_owner(owner), owner, self._engine, self._changing)
+        return Notebook(self, self._store.for_owner(owner), owner, self._manager, self._changing)
 
 
 class Notebook:
     """The pages of one user, by name. Raises NotFound for a name that no page has."""
 
-    def __init__(self, jobs: Notebooks, history: ChatHistory, owner: str, engine: Engine, changing: threading.RLock) -> None:
+    def __init__(
+        self, jobs: Notebooks, history: ChatHistory, owner: str, manager: ModelManager, changing: threading.RLock
+    ) -> None:
         self._jobs = jobs
         self._history = history
         self._owner = owner
-        self._engine = engine
+        self._manager = manager
         self._changing = changing
 
     def reply(self, name: str) -> Reply | None:
@@ -115,15 +117,15 @@ class Notebook:
             if not prompt:
                 raise UserError("The page is empty: write how the text begins.")
             request = GenerationRequest(prompt, sampling, adapter=adapter, overflow="drop_oldest")
-            events = self._engine.stream(request)
+            with self._manager.lease(wait=True) as model:
+                events, context_length = model.stream(request), model.context_length
             try:
-                model = self._engine.loaded
                 figures = Figures(
                     adapter=adapter,
                     preset=preset,
                     seed=sampling.seed,
                     opened=page.figures.opened or "",
-                    context_length=model.context_length if model else None,
+                    context_length=context_length,
                 )
                 begun = replace(
                     page, text=before, state="streaming", revision=page.revision + 1, figures=figures, steps=len(steps)

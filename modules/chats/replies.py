@@ -14,7 +14,7 @@ from typing import Generic, Literal, TypeVar
 from modules.chats.records import Figures, State, StoredMessage, TokenStretch
 from modules.chats.store import ChatHistory, ChatStore
 from modules.errors import UserError
-from modules.generation.model_manager import Engine
+from modules.generation.leased_model import LeasedModel
 from modules.generation.stream import EventStream
 from modules.generation.types import (
     Finished,
@@ -293,24 +293,22 @@ class RunningReplies(Generic[Key]):
 class Replies(RunningReplies[tuple[str, int]]):
     """All replies of chats being written, by the owner and the id of their messages."""
 
-    def __init__(self, store: ChatStore, engine: Engine) -> None:
+    def __init__(self, store: ChatStore) -> None:
         super().__init__()
         self._store = store
-        self._engine = engine
 
     def for_owner(self, owner: str) -> OwnedReplies:
         """The replies of one user."""
-        return OwnedReplies(self, self._store.for_owner(owner), owner, self._engine)
+        return OwnedReplies(self, self._store.for_owner(owner), owner)
 
 
 class OwnedReplies:
     """The replies of one user that are being written, by the ids of their messages."""
 
-    def __init__(self, jobs: Replies, history: ChatHistory, owner: str, engine: Engine) -> None:
+    def __init__(self, jobs: Replies, history: ChatHistory, owner: str) -> None:
         self._jobs = jobs
         self._history = history
         self._owner = owner
-        self._engine = engine
 
     def get(self, message_id: int) -> Reply | None:
         """The reply that is being written into a message; None where none is, and for the messages of others."""
@@ -321,23 +319,29 @@ class OwnedReplies:
         return self._jobs.stop((self._owner, message_id))
 
     def begin(
-        self, request: GenerationRequest, make: Callable[[], StoredMessage], *, preset: str | None = None
+        self,
+        model: LeasedModel,
+        request: GenerationRequest,
+        make: Callable[[], StoredMessage],
+        *,
+        preset: str | None = None,
     ) -> StoredMessage:
-        """Ask the model, and write its answer into the message that `make` returns (state "streaming").
+        """Ask the model that the request was built for, and write its answer into the message of `make` (state "streaming").
 
         Where the model refuses the request, UserError is raised and `make` is not called: nothing is written.
         """
-        return self.begin_all([Asked(request, preset)], lambda: [make()])[0]
+        return self.begin_all(model, [Asked(request, preset)], lambda: [make()])[0]
 
-    def begin_all(self, asked: Sequence[Asked], make: Callable[[], Sequence[StoredMessage]]) -> list[StoredMessage]:
+    def begin_all(
+        self, model: LeasedModel, asked: Sequence[Asked], make: Callable[[], Sequence[StoredMessage]]
+    ) -> list[StoredMessage]:
         """Like `begin`, for several replies at once, which share the model's batch: all of them, or none."""
         streams: list[EventStream] = []
         try:
             for ask in asked:
-                streams.append(self._engine.stream(ask.request))
+                streams.append(model.stream(ask.request))
             with self._history.transaction():
                 messages = list(make())
-                model = self._engine.loaded
                 begun = [
                     self._prepare(ask, message, events, model)
                     for ask, message, events in zip(asked, messages, streams, strict=True)
@@ -350,7 +354,7 @@ class OwnedReplies:
             self._jobs.start((self._owner, message.id), reply)
         return messages
 
-    def _prepare(self, ask: Asked, message: StoredMessage, events: EventStream, model: LoadedModel | None) -> Reply:
+    def _prepare(self, ask: Asked, message: StoredMessage, events: EventStream, model: LoadedModel) -> Reply:
         request = ask.request
         figures = replace(
             message.figures,
@@ -358,7 +362,7 @@ class OwnedReplies:
             adapter_strength=request.adapter_strength if request.adapter else None,
             preset=ask.preset,
             seed=request.sampling.seed,
-            context_length=model.context_length if model else None,
+            context_length=model.context_length,
             ending=None,
             error=None,
         )
@@ -367,7 +371,7 @@ class OwnedReplies:
             message.content,
             "streaming",
             figures,
-            model=model.name if model else None,
+            model=model.name,
             sampling=request.sampling.model_dump(mode="json", exclude_defaults=True),
         )
 
@@ -375,4 +379,4 @@ class OwnedReplies:
             stretch = TokenStretch(len(message.content), fresh) if fresh else None
             self._history.messages.write(message.id, progress.text, progress.state, progress.figures, tokens=stretch)
 
-        return Reply(message.content, figures, events, keep, lambda: prompt_hash(model, request) if model else None)
+        return Reply(message.content, figures, events, keep, lambda: prompt_hash(model, request))

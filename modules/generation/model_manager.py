@@ -1,7 +1,15 @@
-"""The loaded model, and its replacement by another while requests come and go."""
+"""Model manager: one loaded model, leases that pin it for a request, its replacement, and its unloading while idle.
+
+A lease pins the model from building a request to `model.stream(request)`, so that a request built for one model cannot reach
+another. What a replacement means for leases that are held:
+
+- Without `stop_running` it waits: leases are used to their end, their replies run on the old model, then that is closed.
+- With `stop_running` leases are revoked: replies end, and what a lease still begins is refused, as new requests are.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import threading
@@ -13,6 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modules.errors import EngineGone, Unavailable, UserError
+from modules.generation.leased_model import LeasedModel
 from modules.generation.stream import EventStream
 from modules.generation.types import Finished, GenerationRequest, LoadedModel
 
@@ -27,10 +36,10 @@ State = Literal["empty", "loading", "ready", "asleep"]
 
 
 @dataclass(frozen=True)
-class EngineStatus:
-    """What the page shows: `name` is the model that is loaded, being loaded or asleep.
+class ManagerStatus:
+    """State of the manager, as the page shows it: `name` is the model that is loaded, being loaded, or unloaded while idle.
 
-    error: why the last load failed; of one that is asleep, how its engine died.
+    error: why the last load failed; in the state asleep, how the engine of the model died.
     """
 
     state: State
@@ -41,8 +50,8 @@ class EngineStatus:
 
 
 @dataclass(frozen=True)
-class Asleep:
-    """A model that is not loaded, and comes back with the next request: nobody used it for a while, or its engine died.
+class UnloadedModel:
+    """A model that the next request loads again: it was unloaded while idle, or its engine died.
 
     What requests can name meanwhile, and how it is loaded.
     """
@@ -53,78 +62,100 @@ class Asleep:
     load: Load
 
 
-class Engine:
+class ModelManager:
     """One model at a time; any number of requests on it. Safe to call from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Condition()
         self._model: LoadedModel | None = None
         self._loaded_by: Load | None = None
+        self._leases: set[LeasedModel] = set()
         self._streams: set[EventStream] = set()
         self._starting = 0
-        self._status = EngineStatus("empty")
+        self._status = ManagerStatus("empty")
         self._since = 0.0
-        self._said: deque[str] = deque(maxlen=LINES_KEPT)
+        self._load_log: deque[str] = deque(maxlen=LINES_KEPT)
         self._changing = threading.Semaphore()
-        self._asleep: Asleep | None = None
-        self._waking: Future[None] | None = None
+        self._unloaded: UnloadedModel | None = None
+        self._reloading: Future[None] | None = None
         self.loads = 0
         """How many loads were begun: one that fails at once is seen by it."""
         self.speed: float | None = None
         """Tokens per second of the last reply of the loaded model that was long enough to tell."""
         self.last_used = time.monotonic()
-        self.watchers: list[Callable[[EventStream], None]] = []
+        self.on_finished: list[Callable[[EventStream], None]] = []
         """Called with every stream that is over, for those who count."""
 
     @property
-    def status(self) -> EngineStatus:
+    def status(self) -> ManagerStatus:
         with self._lock:
             status = self._status
             if status.state != "loading":
                 return status
-            return EngineStatus("loading", status.name, status.progress, time.monotonic() - self._since)
+            return ManagerStatus("loading", status.name, status.progress, time.monotonic() - self._since)
 
     @property
     def load_log(self) -> tuple[str, ...]:
         """What the last load has said, line by line."""
         with self._lock:
-            return tuple(self._said)
+            return tuple(self._load_log)
 
     @property
-    def model(self) -> LoadedModel:
-        """The loaded model; one that sleeps is loaded first, which takes its time. Raises Unavailable where there is none."""
-        if waking := self.wake():
-            waking.result()
-        return self._used()
-
-    def _used(self) -> LoadedModel:
-        with self._lock:
-            self.last_used = time.monotonic()
-            if self._model is not None:
-                return self._model
-            if self._status.state == "loading":
-                raise Unavailable(f"{self._status.name} is still being loaded. Try again in a moment.")
-            if self._status.error:
-                raise Unavailable(f"No model is loaded: {self._status.error}")
-            raise Unavailable("No model is loaded. Choose one on the Models tab, or start the server with --model NAME.")
-
-    @property
-    def asleep(self) -> Asleep | None:
+    def unloaded(self) -> UnloadedModel | None:
         """The model that the next request loads again; it stays so until it is there, or another is chosen."""
         with self._lock:
-            return self._asleep
+            return self._unloaded
 
     @property
     def loaded(self) -> LoadedModel | None:
+        """The loaded model, to show what it is; requests are built and answered under a lease."""
         with self._lock:
             return self._model
 
-    def stream(self, request: GenerationRequest) -> EventStream:
-        """Answer `request` with the loaded model. Closing the stream stops it. Raises UserError."""
-        if waking := self.wake():
-            waking.result()
+    # --- requests
+
+    def lease(self, *, wait: bool = False) -> LeasedModel:
+        """`with manager.lease() as model:` pins the loaded model until the block ends. Raises Unavailable where none is loaded.
+
+        wait: load a model that was unloaded while idle first, which takes its time; event loops await `ready` instead.
+        """
+        if wait and (reloading := self.reload()):
+            reloading.result()
         with self._lock:
-            model = self._used()
+            self.last_used = time.monotonic()
+            if self._model is None:
+                raise self._unavailable()
+            leased = LeasedModel(self._model, self._stream, self._give_back)
+            self._leases.add(leased)
+            return leased
+
+    async def ready(self) -> None:
+        """Wait until a model that was unloaded while idle is loaded again; no thread waits. Raises UserError where that fails."""
+        if reloading := self.reload():
+            await asyncio.wrap_future(reloading)
+
+    def _unavailable(self) -> Unavailable:
+        """Why no model is loaded, for requests; the caller holds the lock."""
+        if self._status.state == "loading":
+            return Unavailable(f"{self._status.name} is still being loaded. Try again in a moment.")
+        if self._status.state == "asleep":
+            return Unavailable("The model is not loaded now: a message loads it again.")
+        if self._status.error:
+            return Unavailable(f"No model is loaded: {self._status.error}")
+        return Unavailable("No model is loaded. Choose one on the Models tab, or start the server with --model NAME.")
+
+    def _give_back(self, leased: LeasedModel) -> None:
+        with self._lock:
+            self._leases.discard(leased)
+            self._lock.notify_all()
+
+    def _stream(self, leased: LeasedModel, model: LoadedModel, request: GenerationRequest) -> EventStream:
+        with self._lock:
+            self.last_used = time.monotonic()
+            if leased not in self._leases:
+                if self._model is None:
+                    raise self._unavailable()
+                raise Unavailable(f"{model.name} was replaced by another model meanwhile. Try again.")
             self._starting += 1
         try:
             events = model.stream(request)
@@ -149,8 +180,8 @@ class Engine:
             self._lock.notify_all()
         if isinstance(events.error, EngineGone):
             self._lose(model, events.error)
-        for watch in self.watchers:
-            watch(events)
+        for finished in self.on_finished:
+            finished(events)
 
     def _lose(self, model: LoadedModel, error: EngineGone) -> None:
         """Let go of a model whose engine has died; the next request loads it again. A thread does it: closing may take a while."""
@@ -161,12 +192,14 @@ class Engine:
                     if self._model is not model or self._loaded_by is None:  # another was quicker
                         return
                     self._model = None
-                    self._asleep = Asleep(model.name, model.context_length, model.adapters, self._loaded_by)
-                    self._status = EngineStatus("asleep", model.name, error=error.message)
+                    self._unloaded = UnloadedModel(model.name, model.context_length, model.adapters, self._loaded_by)
+                    self._status = ManagerStatus("asleep", model.name, error=error.message)
                 log.error("%s is not loaded any more: %s", model.name, error.message)
                 model.close()
 
         threading.Thread(target=let_go, name="engine is gone", daemon=True).start()
+
+    # --- replacement
 
     def stop_all(self) -> int:
         """Close every running stream; returns how many there were."""
@@ -177,39 +210,39 @@ class Engine:
         return len(running)
 
     def replace(self, name: str, load: Load, *, stop_running: bool = False) -> LoadedModel:
-        """Let running replies end (or stop them), close the model, load the next. Raises UserError.
+        """Let leases and running replies end (or stop them), close the model, load the next. Raises UserError.
 
         The old model is closed first, so that its memory is free for the new one.
         """
         with self._changing:
-            self._close(stop_running, EngineStatus("loading", name, "starting"))
+            self._close(stop_running, ManagerStatus("loading", name, "starting"))
             return self._load(name, load)
 
     def _load(self, name: str, load: Load) -> LoadedModel:
         """For whoever holds _changing, while no model is loaded."""
         with self._lock:
             self.loads += 1
-            self._said.clear()
+            self._load_log.clear()
         try:
             model = load(self._report)
         except UserError as error:
-            self._set(EngineStatus("empty", error=error.message))
+            self._set(ManagerStatus("empty", error=error.message))
             raise
         except Exception as error:
             log.exception("loading %s failed", name)
             message = f"{name} could not be loaded: {error or type(error).__name__}"
-            self._set(EngineStatus("empty", error=message))
+            self._set(ManagerStatus("empty", error=message))
             raise Unavailable(message) from error
         with self._lock:
             self._model = model
             self._loaded_by = load
             self.speed = None
-            self._asleep = None
-            self._status = EngineStatus("ready", model.name, seconds=time.monotonic() - self._since)
+            self._unloaded = None
+            self._status = ManagerStatus("ready", model.name, seconds=time.monotonic() - self._since)
             self.last_used = time.monotonic()
         return model
 
-    def sleep(self, load: Load, *, idle: float = 0.0) -> bool:
+    def unload_idle(self, load: Load, *, idle: float = 0.0) -> bool:
         """Give the memory of a model back that nobody has used for `idle` seconds; the next request brings it back by `load`.
 
         False where there is none, or where it is in use.
@@ -217,58 +250,60 @@ class Engine:
         with self._changing:
             with self._lock:
                 model = self._model
-                used = self._streams or self._starting or time.monotonic() - self.last_used < idle
+                used = self._leases or self._streams or self._starting or time.monotonic() - self.last_used < idle
                 if model is None or used:
                     return False
-                asleep = Asleep(model.name, model.context_length, model.adapters, load)
-            self._close(False, EngineStatus("asleep", model.name), asleep)
+                unloaded = UnloadedModel(model.name, model.context_length, model.adapters, load)
+            self._close(False, ManagerStatus("asleep", model.name), unloaded)
             return True
 
-    def wake(self) -> Future[None] | None:
-        """Begin to load the model that sleeps; None where none does. Whoever asks meanwhile waits for the same load."""
+    def reload(self) -> Future[None] | None:
+        """Begin to load the model that was unloaded while idle; None where there is none. All who ask wait for the same load."""
         with self._lock:
-            if self._asleep is None:
+            if self._unloaded is None:
                 return None
-            if self._waking is None:
-                self._waking = Future()
-                self._waking.set_running_or_notify_cancel()
-                threading.Thread(target=self._wake, args=(self._waking,), name="wake", daemon=True).start()
-            return self._waking
+            if self._reloading is None:
+                self._reloading = Future()
+                self._reloading.set_running_or_notify_cancel()
+                threading.Thread(target=self._reload, args=(self._reloading,), name="reload", daemon=True).start()
+            return self._reloading
 
-    def _wake(self, waking: Future[None]) -> None:
+    def _reload(self, reloading: Future[None]) -> None:
         failure = None
         try:
             with self._changing:
                 with self._lock:
-                    asleep = self._asleep
-                    if asleep is not None:  # nobody chose another model meanwhile
-                        self._status, self._since = EngineStatus("loading", asleep.name, "starting"), time.monotonic()
-                if asleep is not None:
-                    log.info("loading %s again", asleep.name)
-                    self._load(asleep.name, asleep.load)
+                    unloaded = self._unloaded
+                    if unloaded is not None:  # nobody chose another model meanwhile
+                        self._status, self._since = ManagerStatus("loading", unloaded.name, "starting"), time.monotonic()
+                if unloaded is not None:
+                    log.info("loading %s again", unloaded.name)
+                    self._load(unloaded.name, unloaded.load)
         except UserError as error:
             failure = error
         with self._lock:
-            self._waking = None
+            self._reloading = None
         if failure is None:
-            waking.set_result(None)
+            reloading.set_result(None)
         else:
-            waking.set_exception(failure)
+            reloading.set_exception(failure)
 
     def unload(self, *, stop_running: bool = False) -> None:
         """Give the model's memory back. Does nothing without one."""
         with self._changing:
-            self._close(stop_running, EngineStatus("empty"))
+            self._close(stop_running, ManagerStatus("empty"))
 
     def close(self) -> None:
         self.unload(stop_running=True)
 
-    def _close(self, stop_running: bool, status: EngineStatus, asleep: Asleep | None = None) -> None:
+    def _close(self, stop_running: bool, status: ManagerStatus, unloaded: UnloadedModel | None = None) -> None:
         with self._lock:
-            self._asleep = asleep
+            self._unloaded = unloaded
             model, self._model = self._model, None
             self._status = status
             self._since = time.monotonic()
+            if stop_running:
+                self._leases.clear()
         if model is None:
             return
         if stop_running:
@@ -276,20 +311,20 @@ class Engine:
                 self._lock.wait_for(lambda: not self._starting)
             self.stop_all()
         with self._lock:
-            self._lock.wait_for(lambda: not self._streams and not self._starting)
+            self._lock.wait_for(lambda: not self._leases and not self._streams and not self._starting)
         model.close()
 
-    def _set(self, status: EngineStatus) -> None:
+    def _set(self, status: ManagerStatus) -> None:
         with self._lock:
             self._status = status
 
     def _report(self, progress: str) -> None:
         with self._lock:
-            if self._said and _without_numbers(self._said[-1]) == _without_numbers(progress):
-                self._said.pop()  # the same with another percentage
-            self._said.append(progress)
+            if self._load_log and _without_numbers(self._load_log[-1]) == _without_numbers(progress):
+                self._load_log.pop()  # the same with another percentage
+            self._load_log.append(progress)
             if self._status.state == "loading":
-                self._status = EngineStatus("loading", self._status.name, progress)
+                self._status = ManagerStatus("loading", self._status.name, progress)
 
 
 def _without_numbers(line: str) -> str:

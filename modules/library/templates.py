@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from modules.errors import NotFound, UserError
+from modules.errors import NoChatTemplate, NotFound, UserError
 from modules.generation.template import check_template
 from modules.library.entries import named, read_text
 from modules.library.paths import path_inside, write_text
@@ -25,7 +25,7 @@ _STOP = re.compile(r"\{#-?\s*stop:\s*(\[.*?\])\s*-?#\}", re.DOTALL)
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A template that was chosen; origin: "model", or the name of a file in prompts/templates/."""
+    """A template that was chosen; origin: "model", the name of a file in prompts/templates/, or "request" for Jinja source."""
 
     source: str
     origin: str
@@ -63,10 +63,23 @@ class TemplateLibrary:
         for suffix in _SUFFIXES:
             path_inside(self.folder, name, suffix).unlink(missing_ok=True)
 
-    def choose(self, model_name: str, own: str | None = None) -> ChatTemplate | None:
-        """The model's own template first, then one that fits its name; None where nobody knows."""
+    def resolve_chat_template(self, model_name: str, own: str | None, wanted: str = "") -> ChatTemplate:
+        """The template `wanted`, by name or as Jinja source; without one the model's `own`, else the one that fits its name.
+
+        Raises NotFound for a name that no template has, NoChatTemplate where nothing fits.
+        """
+        if re.search(r"\{[{%]", wanted):
+            return ChatTemplate(wanted, "request")
+        if wanted:
+            return ChatTemplate(self.read(wanted), wanted)
         if own:
             return ChatTemplate(own, "model")
+        if fitting := self.fitting(model_name):
+            return fitting
+        raise NoChatTemplate
+
+    def fitting(self, model_name: str) -> ChatTemplate | None:
+        """The template that fits a model's name; None where none is known."""
         plain = re.sub(r"[_ ]", "-", model_name)
         path = self.folder / BY_NAME
         for pattern, template in _rules(path) if path.exists() else ():

@@ -29,17 +29,18 @@ class Chats(ReplyService):
         self, chat: Chat, branch: Sequence[StoredMessage], content: str, pictures: Sequence[int] = ()
     ) -> StoredMessage:
         """Add what a user says under a branch, and a reply to it. A chat with the id 0 is made first."""
-        if pictures and not self.app.engine.model.capabilities.images:
-            raise UserError(f"{self.app.engine.model.name} cannot see pictures. Take them away, or load a model that sees.")
-        draft = draft_of(chat, branch[-1].id if branch else None, content, self.history.pictures.check(pictures))
-        how = self.builder.settings(chat)
-        request = self.builder.request(how, [*branch, draft])
+        with self.app.manager.lease(wait=True) as model:
+            if pictures and not model.capabilities.images:
+                raise UserError(f"{model.name} cannot see pictures. Take them away, or load a model that sees.")
+            draft = draft_of(chat, branch[-1].id if branch else None, content, self.history.pictures.check(pictures))
+            how = self.builder.settings(chat)
+            request = self.builder.request(model, how, [*branch, draft])
 
-        def make() -> StoredMessage:
-            kept, said = self.builder.keep_draft(chat, draft)
-            return self.builder.add_reply(kept, said.id, how, request)
+            def make() -> StoredMessage:
+                kept, said = self.builder.keep_draft(chat, draft)
+                return self.builder.add_reply(model, kept, said.id, how, request)
 
-        return self.replies.begin(request, make, preset=how.preset)
+            return self.replies.begin(model, request, make, preset=how.preset)
 
     def add(
         self, chat_id: int | None, after: int | None, role: Role, content: str, settings: dict[str, object] | None = None
@@ -59,8 +60,13 @@ class Chats(ReplyService):
         chat = self.history.chats.get(message.chat_id)
         branch = self.builder.branch(chat.id, message.id if message.role == "user" else message.parent_id)
         how = self.builder.settings(chat)
-        request = self.builder.request(how, branch)
-        return self.replies.begin(request, lambda: self.builder.add_reply(chat, branch[-1].id, how, request), preset=how.preset)
+        with self.app.manager.lease(wait=True) as model:
+            request = self.builder.request(model, how, branch)
+
+            def make() -> StoredMessage:
+                return self.builder.add_reply(model, chat, branch[-1].id, how, request)
+
+            return self.replies.begin(model, request, make, preset=how.preset)
 
     def continue_reply(self, message_id: int) -> StoredMessage:
         """Go on at the end of a reply: in the same message where it is the last one, else in a version of it.
@@ -71,27 +77,29 @@ class Chats(ReplyService):
         message = history.messages.get(message_id)
         chat = history.chats.get(message.chat_id)
         how = self.builder.settings(chat)
-        request = self.builder.request(how, self.builder.branch(chat.id, message.id), continue_reply=True)
+        branch = self.builder.branch(chat.id, message.id)
+        with self.app.manager.lease(wait=True) as model:
+            request = self.builder.request(model, how, branch, continue_reply=True)
 
-        def make() -> StoredMessage:
-            extra = with_runs(*runs_of(message), self.builder.run(how, request, at=len(message.content)))
-            if not history.messages.answered(message_id):
-                history.messages.select(message_id)
-                history.messages.annotate(message_id, extra)
-                return history.messages.reopen(message_id)
-            copy = history.messages.add(
-                chat.id,
-                message.parent_id,
-                "assistant",
-                message.content,
-                state="streaming",
-                figures=message.figures,
-                extra={**message.extra, **extra},
-            )
-            history.tokens.replace(copy.id, history.tokens.get(message.id))
-            return copy
+            def make() -> StoredMessage:
+                extra = with_runs(*runs_of(message), self.builder.run(model, how, request, at=len(message.content)))
+                if not history.messages.answered(message_id):
+                    history.messages.select(message_id)
+                    history.messages.annotate(message_id, extra)
+                    return history.messages.reopen(message_id)
+                copy = history.messages.add(
+                    chat.id,
+                    message.parent_id,
+                    "assistant",
+                    message.content,
+                    state="streaming",
+                    figures=message.figures,
+                    extra={**message.extra, **extra},
+                )
+                history.tokens.replace(copy.id, history.tokens.get(message.id))
+                return copy
 
-        return self.replies.begin(request, make, preset=how.preset)
+            return self.replies.begin(model, request, make, preset=how.preset)
 
     def edit(self, message_id: int, content: str, *, answer: bool = True) -> StoredMessage:
         """A new version of a message beside the old one; one of the user's is answered, unless `answer` is off.

@@ -59,24 +59,26 @@ class Compare(ReplyService):
         if not branch:
             raise UserError("There is nothing to answer yet: write a message first.")
         ways = [self._settings_in(self.builder.settings(chat), column) for column in columns]
-        requests = [self.builder.request(how, branch) for how in ways]
-        seed = requests[0].sampling.seed  # one for all: what differs between the columns is what was chosen to differ
-        requests = [
-            replace(one, sampling=one.sampling.changed({"seed": seed})) if how.sampling.seed < 0 else one
-            for one, how in zip(requests, ways, strict=True)
-        ]
-
-        def make() -> list[StoredMessage]:
-            kept, said = self.builder.keep_draft(chat, draft) if draft else (chat, branch[-1])
-            group = time.time()
-            made = [
-                self.builder.add_reply(kept, said.id, how, request, compare={"group": group, **column.changes()})
-                for how, request, column in zip(ways, requests, columns, strict=True)
+        with self.app.manager.lease(wait=True) as model:
+            requests = [self.builder.request(model, how, branch) for how in ways]
+            seed = requests[0].sampling.seed  # one for all: what differs between the columns is what was chosen to differ
+            requests = [
+                replace(one, sampling=one.sampling.changed({"seed": seed})) if how.sampling.seed < 0 else one
+                for one, how in zip(requests, ways, strict=True)
             ]
-            self.history.messages.select(made[0].id)
-            return made
 
-        return self.replies.begin_all([Asked(one, how.preset) for one, how in zip(requests, ways, strict=True)], make)
+            def make() -> list[StoredMessage]:
+                kept, said = self.builder.keep_draft(chat, draft) if draft else (chat, branch[-1])
+                group = time.time()
+                made = [
+                    self.builder.add_reply(model, kept, said.id, how, request, compare={"group": group, **column.changes()})
+                    for how, request, column in zip(ways, requests, columns, strict=True)
+                ]
+                self.history.messages.select(made[0].id)
+                return made
+
+            jobs = [Asked(one, how.preset) for one, how in zip(requests, ways, strict=True)]
+            return self.replies.begin_all(model, jobs, make)
 
     def _settings_in(self, how: ReplySettings, column: Column) -> ReplySettings:
         """How a column of the user answers. Raises UserError for an adapter, preset or template that is not there."""

@@ -67,7 +67,7 @@ class Models(Service):
 
     def _reload(self) -> None:
         name, options = self._last_load()
-        model = self.app.engine.loaded or self.app.engine.asleep
+        model = self.app.manager.loaded or self.app.manager.unloaded
         adapters = model.adapters if model is not None else ()
         self.app.load_as(self.app.models.find(name), options, stop_running=True)
         self.app.load_adapters(adapters)
@@ -94,12 +94,12 @@ class Models(Service):
     def unload(self, *, stop_running: bool = False) -> None:
         """Give the model's memory back. stop_running: end the replies that are being made instead of waiting for them."""
         self.require_admin()
-        self.app.engine.unload(stop_running=stop_running)
+        self.app.manager.unload(stop_running=stop_running)
 
     def stop_replies(self) -> int:
         """Stop every reply that is being made, of all users; returns how many."""
         self.require_admin()
-        return self.app.engine.stop_all()
+        return self.app.manager.stop_all()
 
     # --- how a model is loaded
 
@@ -136,7 +136,7 @@ class Models(Service):
 
     def freed(self) -> int:
         """About how many bytes the loaded model gives back when another one takes its place."""
-        model, last = self.app.engine.loaded, self.app.last_load
+        model, last = self.app.manager.loaded, self.app.last_load
         if model is None or last is None or last[0] != model.name:
             return 0
         try:
@@ -155,15 +155,16 @@ class Models(Service):
     def unload_adapter(self, name: str) -> None:
         """Take an adapter out of memory. Raises NotFound, Conflict where replies use it."""
         self.require_admin()
-        model = self.app.engine.model
-        if name not in model.adapters:
-            raise NotFound(f"No adapter {name} is loaded.", param="name")
-        model.unload_adapter(name)
+        with self.app.manager.lease(wait=True) as model:
+            if name not in model.adapters:
+                raise NotFound(f"No adapter {name} is loaded.", param="name")
+            model.unload_adapter(name)
 
     def chat_with_adapter(self, name: str, strength: float) -> int:
         """A new chat that a loaded adapter answers; returns its id."""
-        if name not in self.app.engine.model.adapters:
-            raise NotFound(f"No adapter {name} is loaded.", param="name")
+        with self.app.manager.lease(wait=True) as model:
+            if name not in model.adapters:
+                raise NotFound(f"No adapter {name} is loaded.", param="name")
         settings = ChatSettings.read({"adapter": name, "adapter_strength": strength})
         return self.history.chats.create(settings=settings.differences()).id
 
@@ -179,7 +180,7 @@ class Models(Service):
         self.require_admin()
 
         def load(name: str) -> None:
-            if self.app.engine.status.state == "empty":
+            if self.app.manager.status.state == "empty":
                 with contextlib.suppress(Conflict):
                     self._begin(name, None, lambda: self.app.load_model(name))
 

@@ -56,22 +56,22 @@ class NotebookTabs(Service):
 
     def count(self, text: str) -> dict[str, int]:
         """How many tokens a text has, and how many the context holds."""
-        model = self.app.engine.model
-        return {"tokens": len(model.tokenize(text, special=True)), "context": model.context_length}
+        with self.app.manager.lease(wait=True) as model:
+            return {"tokens": len(model.tokenize(text, special=True)), "context": model.context_length}
 
     def tokenize(self, text: str) -> dict[str, Any]:
         """The tokens of a text, the first MOST_TOKENS of them each with its text."""
-        model = self.app.engine.model
-        ids = model.tokenize(text, special=True)
-        return {"count": len(ids), "tokens": [[token, model.detokenize([token])] for token in ids[:MOST_TOKENS]]}
+        with self.app.manager.lease(wait=True) as model:
+            ids = model.tokenize(text, special=True)
+            return {"count": len(ids), "tokens": [[token, model.detokenize([token])] for token in ids[:MOST_TOKENS]]}
 
     def next_tokens(self, text: str, top: int) -> dict[str, Any]:
         """The `top` likeliest tokens after a text: probabilities by the model alone, and with the user's settings."""
         sampling, _ = Preferences(self.app, self.owner).sampling
-        model = self.app.engine.model
-        if not model.capabilities.logprobs:
-            raise UserError(f"{model.name} cannot report probabilities with its loader.")
-        found = model.next_tokens(GenerationRequest(text, fixed_seed(sampling), overflow="drop_oldest"), MOST_NEXT)
+        with self.app.manager.lease(wait=True) as model:
+            if not model.capabilities.logprobs:
+                raise UserError(f"{model.name} cannot report probabilities with its loader.")
+            found = model.next_tokens(GenerationRequest(text, fixed_seed(sampling), overflow="drop_oldest"), MOST_NEXT)
         left = None if found.left is None else {token.id: math.exp(token.logprob) for token in found.left}
         shown = {token.id: token for token in (*(found.left or ())[:top], *found.model)}
         before = {token.id: math.exp(token.logprob) for token in found.model}

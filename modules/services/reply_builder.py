@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from modules.chats.conversation import ChatSettings, request_for
+from modules.chats.conversation import ChatSettings, fixed_seed
 from modules.chats.records import Chat, Figures, Run, StoredMessage, TokenStretch, pictures_of
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
-from modules.generation.types import GenerationRequest, Image
-from modules.library.character import Character
-from modules.library.modes import counted_by
+from modules.generation.types import GenerationRequest, LoadedModel, Message
 from modules.services.base import Service
 from modules.services.preferences import Preferences
+from modules.services.requests import Conversation, RequestBuilder
 
 ALTERNATIVES = 8
 """How many other tokens are kept for each place, where tokens are looked at."""
@@ -64,7 +63,7 @@ def draft_of(chat: Chat, parent: int | None, content: str, pictures: Sequence[in
 
 
 class ReplyBuilder(Service):
-    """Requests to the loaded model, and the messages that replies are written into. Every refusal is a UserError."""
+    """Requests to a leased model, and the messages that replies are written into. Every refusal is a UserError."""
 
     def settings(self, chat: Chat) -> ReplySettings:
         """As the chat and its owner have it set now."""
@@ -75,77 +74,75 @@ class ReplyBuilder(Service):
         runs = runs_of(message)
         return settings_of_run(runs[-1]) if runs else self.settings(chat)
 
-    def template(self, settings: ChatSettings) -> str | None:
-        """The Jinja source that a chat uses where it is not the model's own. Raises UserError where there is none at all."""
-        if settings.template:
-            return self.app.templates.read(settings.template)
-        model = self.app.engine.model
-        if model.chat_template or settings.mode == "chat":
-            return None
-        fitting = self.app.templates.choose(model.name)
-        if fitting is None:
-            raise UserError(
-                f"{model.name} has no chat template, and its name fits none that is known. Choose one in the chat's settings.",
-                param="template",
-            )
-        return fitting.source
-
-    def character(self, settings: ChatSettings) -> Character | None:
-        """Whom the model plays in a chat. Raises UserError."""
-        return self.app.characters.read(self.owner, settings.character) if settings.character else None
+    @property
+    def requests(self) -> RequestBuilder:
+        return RequestBuilder(self.app, self.owner)
 
     def request(
         self,
+        model: LoadedModel,
         how: ReplySettings,
         messages: Sequence[StoredMessage],
         *,
         continue_reply: bool = False,
         as_user: str | None = None,
     ) -> GenerationRequest:
-        """What the model is asked (request_for has the meaning of the rest). Raises UserError."""
+        """The request to `model` that answers a branch (Conversation has the meaning of the rest). Raises UserError."""
+        if not messages:
+            raise UserError("There is nothing to answer yet: write a message first.")
+        if continue_reply and messages[-1].role != "assistant":
+            raise UserError("Only a reply can be continued.")
         preferences = Preferences(self.app, self.owner)
-        request = request_for(
-            messages,
+        return self.requests.build(
+            model,
+            Conversation(
+                tuple(self._message(model, message) for message in messages),
+                user=preferences.user_name,
+                continue_reply=continue_reply,
+                as_user=as_user,
+            ),
             how.settings,
-            how.sampling,
-            template=self.template(how.settings),
-            own_template=self.app.engine.model.chat_template,
-            character=self.character(how.settings),
-            user=preferences.user_name,
-            count=counted_by(self.app.engine.model),
-            look=self._images,
-            continue_reply=continue_reply,
-            as_user=as_user,
+            fixed_seed(how.sampling),
+            overflow="drop_oldest",
+            logprobs=ALTERNATIVES if preferences.token_view and model.capabilities.logprobs else None,
         )
-        records = preferences.token_view and self.app.engine.model.capabilities.logprobs
-        return replace(request, logprobs=ALTERNATIVES) if records else request
 
-    def _images(self, message: StoredMessage) -> tuple[Image, ...]:
-        """The images of a message where the model takes any: a chat with some can go on with a model that does not."""
-        if not self.app.engine.model.capabilities.images:
-            return ()
-        return self.history.pictures.images(pictures_of(message.extra))
+    def _message(self, model: LoadedModel, stored: StoredMessage) -> Message:
+        """A message as the model gets it: a chat with images can go on with a model that does not support them.
 
-    def request_after(self, chat: Chat, message: StoredMessage, how: ReplySettings, begun: str) -> GenerationRequest:
+        An image that is left out is named where nothing else was said.
+        """
+        images = pictures_of(stored.extra)
+        if not images or model.capabilities.images:
+            return Message(stored.role, stored.content, self.history.pictures.images(images))
+        return Message(stored.role, stored.content or "[picture]")
+
+    def request_after(
+        self, model: LoadedModel, chat: Chat, message: StoredMessage, how: ReplySettings, begun: str
+    ) -> GenerationRequest:
         """The request to go on after `begun`, the beginning of the reply `message`."""
         branch = self.branch(chat.id, message.parent_id)
         plain = replace(how, settings=how.settings.changed({"reply_start": ""}))
         if not begun:
-            return self.request(plain, branch)
-        return self.request(plain, [*branch, replace(message, content=begun)], continue_reply=True)
+            return self.request(model, plain, branch)
+        return self.request(model, plain, [*branch, replace(message, content=begun)], continue_reply=True)
 
-    def exact_request(self, message: StoredMessage, how: ReplySettings, tokens: Sequence[TokenStretch]) -> GenerationRequest:
+    def exact_request(
+        self, model: LoadedModel, message: StoredMessage, how: ReplySettings, tokens: Sequence[TokenStretch]
+    ) -> GenerationRequest:
         """The request to go on after the last of `tokens`, token by token as they were, whatever their text would be cut into."""
         chat = self.history.chats.get(message.chat_id)
         last = tokens[-1]
-        base = self.request_after(chat, message, how, message.content[: last.at])
-        ids = (*self.app.engine.model.render(base).tokens, *(token.id for token in last.tokens))
+        base = self.request_after(model, chat, message, how, message.content[: last.at])
+        ids = (*model.render(base).tokens, *(token.id for token in last.tokens))
         return replace(base, prompt=ids, continue_reply=False, template=None)
 
-    def run(self, how: ReplySettings, request: GenerationRequest, *, at: int = 0, exact: bool = False) -> Run:
+    def run(
+        self, model: LoadedModel, how: ReplySettings, request: GenerationRequest, *, at: int = 0, exact: bool = False
+    ) -> Run:
         """What is kept of how a stretch of a reply was made, so that it can be made again."""
         sampling = how.sampling.changed({"seed": request.sampling.seed}).model_dump(mode="json", exclude_defaults=True)
-        return Run(self.app.engine.model.name, at, exact, how.settings.differences(), sampling, how.preset)
+        return Run(model.name, at, exact, how.settings.differences(), sampling, how.preset)
 
     def branch(self, chat_id: int, leaf: int | None) -> list[StoredMessage]:
         """The messages up to `leaf`. Raises UserError while the last one is being written."""
@@ -165,9 +162,11 @@ class ReplyBuilder(Service):
         kept = chat if chat.id else self.history.chats.create(settings=chat.settings)
         return kept, self.history.messages.add(kept.id, draft.parent_id, "user", draft.content, extra=draft.extra)
 
-    def add_reply(self, chat: Chat, parent: int, how: ReplySettings, request: GenerationRequest, **more: Any) -> StoredMessage:
+    def add_reply(
+        self, model: LoadedModel, chat: Chat, parent: int, how: ReplySettings, request: GenerationRequest, **more: Any
+    ) -> StoredMessage:
         """The message that a reply will be written into. more: what its `extra` holds besides how it was made."""
-        extra = {**with_runs(self.run(how, request)), **more}
+        extra = {**with_runs(self.run(model, how, request)), **more}
         start = how.settings.reply_start
         figures = Figures(opened="") if start else None  # the prompt ends with it
         return self.history.messages.add(chat.id, parent, "assistant", start, state="streaming", figures=figures, extra=extra)

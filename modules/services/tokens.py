@@ -11,6 +11,7 @@ from typing import Any
 from modules.chats.records import Figures, StoredMessage, TokenStretch
 from modules.chats.token_data import Places
 from modules.errors import Conflict, UserError
+from modules.generation.leased_model import LeasedModel
 from modules.generation.sampling import SamplingParams
 from modules.generation.stop_strings import REPLACEMENT
 from modules.generation.types import LoadedModel, Started, Token, name_of
@@ -41,34 +42,35 @@ class Tokens(ReplyService):
         return {"parts": parts}
 
     def _can_compute(self, message: StoredMessage) -> bool:
-        model = self.app.engine.loaded
+        model = self.app.manager.loaded
         return model is not None and model.capabilities.prompt_logprobs and model.name == message.model
 
     def compute(self, message_id: int) -> None:
         """Score the text of a reply that is there already, with the model that made it, and keep that. Raises UserError."""
         message = self.history.messages.get(message_id)
-        model = self.app.engine.model
         if message.role != "assistant" or message.state == "streaming" or not message.content:
             raise UserError("Only a finished reply has tokens to look at.")
-        if not model.capabilities.prompt_logprobs:
-            raise UserError(
-                f"{model.name} cannot score a text that is there already with its loader. "
-                "With the token view on, the tokens of new replies are kept: regenerate this one."
-            )
         chat = self.history.chats.get(message.chat_id)
         how = self.builder.settings_of_reply(chat, message)
-        base = self.builder.request_after(chat, message, how, "")
-        text = tuple(model.tokenize(message.content))
-        asked = replace(
-            base,
-            prompt=(*model.render(base).tokens, *text),
-            sampling=SamplingParams(max_tokens=1),
-            logprobs=ALTERNATIVES,
-            echo=True,
-            continue_reply=False,
-            overflow="refuse",
-        )
-        with self.app.engine.stream(asked) as events:
+        with self.app.manager.lease(wait=True) as model:
+            if not model.capabilities.prompt_logprobs:
+                raise UserError(
+                    f"{model.name} cannot score a text that is there already with its loader. "
+                    "With the token view on, the tokens of new replies are kept: regenerate this one."
+                )
+            base = self.builder.request_after(model, chat, message, how, "")
+            text = tuple(model.tokenize(message.content))
+            asked = replace(
+                base,
+                prompt=(*model.render(base).tokens, *text),
+                sampling=SamplingParams(max_tokens=1),
+                logprobs=ALTERNATIVES,
+                echo=True,
+                continue_reply=False,
+                overflow="refuse",
+            )
+            scored = model.stream(asked)
+        with scored as events:
             started = next((event for event in events if isinstance(event, Started)), None)
         if started is None:
             raise UserError("The model was stopped before it had read the reply.")
@@ -83,12 +85,23 @@ class Tokens(ReplyService):
         if message.state == "streaming":
             self.replies.stop(message_id)
             message = self.history.messages.get(message_id)
-        model = self.app.engine.model
         stretches = self.history.tokens.get(message_id)
         if not 0 <= stretch < len(stretches) or not 0 <= index < len(stretches[stretch].tokens):
             raise Conflict("The reply has changed meanwhile: look at its tokens again.")
-        if message.model != model.name:
-            raise Conflict(f"This reply was written by {message.model}, and {model.name} is loaded: their tokens differ.")
+        with self.app.manager.lease(wait=True) as model:
+            if message.model != model.name:
+                raise Conflict(f"This reply was written by {message.model}, and {model.name} is loaded: their tokens differ.")
+            return self._choose(model, message, stretches, stretch, index, alternative)
+
+    def _choose(
+        self,
+        model: LeasedModel,
+        message: StoredMessage,
+        stretches: Sequence[TokenStretch],
+        stretch: int,
+        index: int,
+        alternative: int,
+    ) -> StoredMessage:
         here = stretches[stretch]
         others = here.tokens[index].alternatives
         if not 0 <= alternative < len(others):
@@ -104,7 +117,7 @@ class Tokens(ReplyService):
         if REPLACEMENT in chosen.text:
             raise UserError("That token is only a part of a character, so the text up to it cannot be shown. Choose another.")
         text = _in_place_of(replaced, here.tokens[index].text, chosen.text)
-        return self._go_on(message, kept + text, tokens)
+        return self._go_on(model, message, kept + text, tokens)
 
     def _ended_there(self, message: StoredMessage, content: str, tokens: Sequence[TokenStretch]) -> StoredMessage:
         version = self.history.messages.add(
@@ -125,22 +138,22 @@ class Tokens(ReplyService):
         self.history.tokens.replace(version.id, tokens)
         return version
 
-    def _go_on(self, message: StoredMessage, content: str, tokens: Sequence[TokenStretch]) -> StoredMessage:
+    def _go_on(self, model: LeasedModel, message: StoredMessage, content: str, tokens: Sequence[TokenStretch]) -> StoredMessage:
         """A version that begins with `content`, made of `tokens`, and goes on from exactly those, where their ids are known."""
         chat = self.history.chats.get(message.chat_id)
         how = self.builder.settings_of_reply(chat, message)
         how = replace(how, sampling=how.sampling.changed({"seed": -1}))
         exact = all(token.id >= 0 for token in tokens[-1].tokens)
         request = (
-            self.builder.exact_request(message, how, tokens)
+            self.builder.exact_request(model, message, how, tokens)
             if exact
-            else self.builder.request_after(chat, message, how, content)
+            else self.builder.request_after(model, chat, message, how, content)
         )
         request = replace(request, logprobs=ALTERNATIVES)
         made = sum(len(one.tokens) for one in tokens)
 
         def make() -> StoredMessage:
-            run = self.builder.run(how, request, at=len(content), exact=exact)
+            run = self.builder.run(model, how, request, at=len(content), exact=exact)
             version = self.history.messages.add(
                 chat.id,
                 message.parent_id,
@@ -153,7 +166,7 @@ class Tokens(ReplyService):
             self.history.tokens.replace(version.id, tokens)
             return version
 
-        return self.replies.begin(request, make, preset=how.preset)
+        return self.replies.begin(model, request, make, preset=how.preset)
 
 
 def placed(stretch: TokenStretch, content: str) -> list[list[Any]]:

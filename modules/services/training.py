@@ -135,14 +135,15 @@ class Training(Service):
         """
         self.require_admin()
         name, job = self._adapter(id_, checkpoint), self.run(id_)
-        loaded = self.app.engine.loaded
+        loaded = self.app.manager.loaded
         if loaded is None or loaded.name != self.app.models.find(job.config.model).name:
-            loaded = self.app.load_model(job.config.model, LoadOptions())
-        if not loaded.capabilities.adapters:
-            raise UserError(f"{loaded.name} cannot take adapters as it is loaded now. Load it with the transformers loader.")
-        if name in loaded.adapters:
-            loaded.unload_adapter(name)
-        loaded.load_adapter(name, str(self.app.loras.find(name).path))
+            self.app.load_model(job.config.model, LoadOptions())
+        with self.app.manager.lease() as model:
+            if not model.capabilities.adapters:
+                raise UserError(f"{model.name} cannot take adapters as it is loaded now. Load it with the transformers loader.")
+            if name in model.adapters:
+                model.unload_adapter(name)
+            model.load_adapter(name, str(self.app.loras.find(name).path))
         return name
 
     def _adapter(self, id_: str, checkpoint: str | None) -> str:
@@ -163,7 +164,8 @@ class Training(Service):
         if not question.strip():
             raise UserError("Write a question first.")
         sampling = SamplingParams(max_tokens=COMPARED_TOKENS, temperature=0.0)
-        return self.app.engine.stream(GenerationRequest((Message("user", question),), sampling, adapter=adapter))
+        with self.app.manager.lease(wait=True) as model:
+            return model.stream(GenerationRequest((Message("user", question),), sampling, adapter=adapter))
 
     # --- the form of a new run
 
@@ -173,7 +175,7 @@ class Training(Service):
         models = tuple(spec.name for spec in self.app.models.all() if spec.format == "folder" and not spec.problem)
         adapters = (lora.name for lora in self.app.loras.all() if lora.format == "peft" and not lora.problem)
         datasets = tuple(list_datasets(places.datasets))
-        loaded = self.app.engine.loaded
+        loaded = self.app.manager.loaded
         return FormChoices(
             settings={
                 "model": models,

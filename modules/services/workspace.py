@@ -12,6 +12,7 @@ from modules.services.models import Models
 from modules.services.notebook import NotebookTabs
 from modules.services.preferences import Preferences
 from modules.services.prompt_preview import PromptPreview
+from modules.services.requests import RequestBuilder
 from modules.services.rerun import Rerun
 from modules.services.tokens import Tokens
 from modules.services.training import Training
@@ -48,6 +49,10 @@ class Workspace(Service):
     @property
     def prompt_preview(self) -> PromptPreview:
         return PromptPreview(self.app, self.owner, self.admin_key)
+
+    @property
+    def requests(self) -> RequestBuilder:
+        return RequestBuilder(self.app, self.owner)
 
     @property
     def rerun(self) -> Rerun:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modules.errors import UserError
+from modules.errors import NoChatTemplate, UserError
 from modules.generation.control_tokens import ChatEncoder, ControlTokens, without_marks
 from modules.library.templates import TemplateLibrary
 from modules.training.config import TrainingConfig
@@ -159,20 +159,20 @@ def choose_template(config: TrainingConfig, places: Places, tokenizer: Any, mode
     match config.template:
         case "model":
             if own is None:
-                raise UserError("This model has no chat template of its own: choose one by name.", param="template")
+                raise NoChatTemplate
             return "model", own
         case "format":
             if form.template:
                 return form.template, library.read(form.template)
             raise UserError("This format has no words of its own: choose a chat template by name.", param="template")
         case "auto":
-            if chosen := library.choose(model_name, own):
-                return chosen.origin, chosen.source
-            if form.template:
+            try:
+                chosen = library.resolve_chat_template(model_name, own)
+            except NoChatTemplate:
+                if not form.template:
+                    raise
                 return form.template, library.read(form.template)
-            raise UserError(
-                "This model has no chat template, and neither has the format: choose one by name.", param="template"
-            )
+            return chosen.origin, chosen.source
         case name:
             return name, library.read(name)
 

@@ -62,7 +62,7 @@ def make_app(root: Path, model: EchoModel | None, options: dict[str, Any]) -> Ap
     (presets / "warm.yaml").write_text("temperature: 1.5\ntop_k: 40\n", encoding="utf-8")
     app = App(folder, ServerOptions(nowebui=True, **options))
     if model is not None:
-        app.engine.replace(model.name, lambda report: model)
+        app.manager.replace(model.name, lambda report: model)
     return app
 
 
@@ -70,12 +70,12 @@ class Served:
     """A web application on a port of its own. One that asks for no key serves one App after another: building it takes half a second."""
 
     def __init__(self, app: App) -> None:
-        self._app, self._engine = app, app.engine
+        self._app, self._manager = app, app.manager
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self._server = uvicorn.Server(uvicorn.Config(build(app), log_config=None, timeout_graceful_shutdown=1, ws="none"))
-        self._watchers = app.engine.watchers
+        self._on_finished = app.manager.on_finished
         self._thread = threading.Thread(target=self._server.run, args=([listener],), daemon=True)
         self._thread.start()
         while not self._server.started:
@@ -83,8 +83,8 @@ class Served:
 
     def turn_to(self, app: App) -> None:
         """Serve `app`: what the routes hold is made the same as it."""
-        app.engine.watchers += self._watchers
-        self._engine.__dict__ = app.engine.__dict__
+        app.manager.on_finished += self._on_finished
+        self._manager.__dict__ = app.manager.__dict__
         self._app.__dict__ = app.__dict__
 
     def end(self, app: App | None = None) -> None:

@@ -206,7 +206,7 @@ def test_a_reply_stopped_from_outside_keeps_what_was_said(serve):
     for chunk in server.client().chat.completions.create(model="echo", messages=HELLO, stream=True):
         chunks.append(chunk)
         if len(chunks) == 5:
-            server.app.engine.stop_all()
+            server.app.manager.stop_all()
     assert chunks[-1].choices[0].finish_reason == "abort"
     assert text_of(chunks).startswith("abc")
 

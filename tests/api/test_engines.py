@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.api.conftest import servers, wait_until
-from tests.fakes import EchoModel
+from tests.fakes import EchoModel, loaded_in
 
 ASK = [{"role": "user", "content": "你好 hello"}]
 
@@ -70,7 +70,7 @@ def test_logprobs_are_those_of_the_tokens(client):
 
 
 def test_the_likelihood_of_a_prompt_is_what_transformers_computes(real, client, tiny_llama_folder):
-    if not real.app.engine.model.capabilities.prompt_logprobs:
+    if not loaded_in(real.app.manager).capabilities.prompt_logprobs:
         reply = real.post("/v1/completions", {"prompt": "abc", "echo": True, "logprobs": 1})
         assert reply.status_code == 400
         return
@@ -189,8 +189,8 @@ def test_a_hundred_clients_at_once_each_get_what_they_would_get_alone(real):
         assert [text is None for text in texts] == [at in gone for at in range(100)]
         assert all(text and reason == "length" for text, reason in filter(None, texts))
         assert [text and text[0] for text in (texts[5], texts[slow])] == alone
-    assert wait_until(lambda: not real.app.engine._streams)
-    assert wait_until(lambda: real.app.engine.model.status().running == 0)
+    assert wait_until(lambda: not real.app.manager._streams)
+    assert wait_until(lambda: loaded_in(real.app.manager).status().running == 0)
     assert resident() - before < 64 * 1024 * 1024
 
 

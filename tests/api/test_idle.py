@@ -17,7 +17,7 @@ from modules.errors import Unavailable
 from modules.generation.types import GenerationRequest
 from modules.loaders import choose
 from tests.api.conftest import make_app, wait_until
-from tests.fakes import EchoModel
+from tests.fakes import EchoModel, loaded_in, stream_of
 from tests.serving import Server as OwnProcess
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -43,8 +43,8 @@ class SlowLoad:
 @pytest.mark.slow
 def test_requests_of_all_kinds_wait_for_one_load_and_nobody_else_does(serve):
     server, load = serve(), SlowLoad()
-    engine = server.app.engine
-    assert engine.sleep(load) and engine.loaded is None
+    engine = server.app.manager
+    assert engine.unload_idle(load) and engine.loaded is None
     assert httpx.get(server.url + "/v1/models").json()["data"][0]["id"] == "echo"
     bodies = [
         *(("/v1/chat/completions", CHAT),) * 50,
@@ -70,7 +70,7 @@ def test_requests_of_all_kinds_wait_for_one_load_and_nobody_else_does(serve):
 def test_a_stream_says_what_is_being_loaded_while_it_waits(serve, monkeypatch, path):
     monkeypatch.setattr(streaming, "FIRST_EVENT_SECONDS", 0.05)
     server, load = serve(), SlowLoad()
-    server.app.engine.sleep(load)
+    server.app.manager.unload_idle(load)
     body = {"chat/completions": CHAT, "completions": {"prompt": "hi"}, "responses": {"input": "hi"}}[path[4:]]
     with httpx.stream("POST", server.url + path, json={**body, "stream": True}, timeout=20) as answer:
         lines = answer.iter_lines()
@@ -83,19 +83,19 @@ def test_a_stream_says_what_is_being_loaded_while_it_waits(serve, monkeypatch, p
 def test_a_client_that_leaves_while_it_waits_leaves_no_reply(serve, monkeypatch):
     monkeypatch.setattr(streaming, "FIRST_EVENT_SECONDS", 0.05)
     server, load = serve(), SlowLoad()
-    server.app.engine.sleep(load)
+    server.app.manager.unload_idle(load)
     with httpx.stream("POST", server.url + "/v1/chat/completions", json={**CHAT, "stream": True}, timeout=20) as answer:
         next(answer.iter_lines())
     load.go_on.set()
-    assert wait_until(lambda: server.app.engine.loaded is not None)
+    assert wait_until(lambda: server.app.manager.loaded is not None)
     time.sleep(0.2)
-    assert server.app.engine.model.requests == []
+    assert loaded_in(server.app.manager).requests == []
 
 
 def test_a_failure_to_load_is_told_to_each_and_the_next_tries_again(serve, monkeypatch):
     monkeypatch.setattr(streaming, "FIRST_EVENT_SECONDS", 0.05)
     server, load = serve(), SlowLoad(Unavailable("The memory is full."))
-    server.app.engine.sleep(load)
+    server.app.manager.unload_idle(load)
     with ThreadPoolExecutor(3) as clients:
         answers = [clients.submit(server.post, "/v1/chat/completions", CHAT) for _ in range(2)]
         streamed = clients.submit(server.post, "/v1/chat/completions", {**CHAT, "stream": True})
@@ -114,33 +114,33 @@ def test_a_failure_to_load_is_told_to_each_and_the_next_tries_again(serve, monke
 
 def test_strangers_and_bad_bodies_wake_nobody(serve):
     server = serve(api_key="key")
-    server.app.engine.sleep(SlowLoad())
+    server.app.manager.unload_idle(SlowLoad())
     assert server.post("/v1/chat/completions", CHAT).status_code == 401
     key = {"Authorization": "Bearer key"}
     assert server.post("/v1/chat/completions", {"messages": []}, headers=key).status_code == 400
-    assert server.app.engine.status.state == "asleep"
+    assert server.app.manager.status.state == "asleep"
 
 
 def test_a_model_in_use_does_not_sleep(tmp_path):
     app = make_app(tmp_path, EchoModel(lambda request: "x" * 10_000, pace=0.01), {})
-    with app.engine.stream(GenerationRequest("go")):
-        app.engine.last_used -= 100
-        assert not app.engine.sleep(SlowLoad(), idle=10)
-    assert not app.engine.sleep(SlowLoad(), idle=10)  # its end counts as use
-    app.engine.last_used -= 100
-    assert app.engine.sleep(SlowLoad(), idle=10)
+    with stream_of(app.manager, GenerationRequest("go")):
+        app.manager.last_used -= 100
+        assert not app.manager.unload_idle(SlowLoad(), idle=10)
+    assert not app.manager.unload_idle(SlowLoad(), idle=10)  # its end counts as use
+    app.manager.last_used -= 100
+    assert app.manager.unload_idle(SlowLoad(), idle=10)
     app.close()
 
 
 def test_what_a_user_unloaded_or_replaced_stays_so(tmp_path):
     app = make_app(tmp_path, EchoModel(), {})
-    app.engine.sleep(SlowLoad())
-    app.engine.replace("other", lambda report: EchoModel(name="other"))
-    assert app.engine.model.name == "other" and app.engine.asleep is None
-    app.engine.sleep(SlowLoad())
-    app.engine.unload()
+    app.manager.unload_idle(SlowLoad())
+    app.manager.replace("other", lambda report: EchoModel(name="other"))
+    assert loaded_in(app.manager).name == "other" and app.manager.unloaded is None
+    app.manager.unload_idle(SlowLoad())
+    app.manager.unload()
     with pytest.raises(Unavailable, match="Models tab"):
-        app.engine.stream(GenerationRequest("x"))
+        stream_of(app.manager, GenerationRequest("x"))
     app.close()
 
 
@@ -155,14 +155,14 @@ def test_it_comes_back_as_it_was_loaded_with_the_adapters_that_are_still_there(t
     seen = []
     monkeypatch.setattr(choose, "load", lambda spec, options, report: seen.append((spec, options)) or EchoModel())
     app.last_load = ("echo", app.loading)
-    app.engine.replace("echo", lambda report: EchoModel())
+    app.manager.replace("echo", lambda report: EchoModel())
     for name in ("pirate", "lost"):
         app.load_adapter(name)
-    app.sleep()
-    assert app.engine.asleep is not None and app.engine.asleep.adapters == ("pirate", "lost")
+    app.unload_idle_model()
+    assert app.manager.unloaded is not None and app.manager.unloaded.adapters == ("pirate", "lost")
     shutil.rmtree(app.loras.folder / "lost")
-    with app.engine.stream(GenerationRequest("x", adapter="pirate")):
-        assert (seen, app.engine.model.adapters) == ([("echo", app.loading)], ("pirate",))
+    with stream_of(app.manager, GenerationRequest("x", adapter="pirate")):
+        assert (seen, loaded_in(app.manager).adapters) == ([("echo", app.loading)], ("pirate",))
     app.close()
 
 

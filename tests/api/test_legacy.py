@@ -13,7 +13,7 @@ from modules.errors import UserError
 from modules.generation.types import GenerationRequest, Message
 from modules.library.modes import staged
 from tests.api.conftest import make_app, wait_until
-from tests.fakes import EchoModel
+from tests.fakes import EchoModel, loaded_in, stream_of
 from tests.serving import Server, free_port
 
 BODY_OF_2023 = {
@@ -53,7 +53,7 @@ class Legacy:
     """The two ports over a model."""
 
     def __init__(self, app, server):
-        self.app, self.model = app, app.engine.model
+        self.app, self.model = app, loaded_in(app.manager)
         self.http, self.ws = (
             f"{kind}://127.0.0.1:{port}/api/v1" for kind, port in zip(("http", "ws"), server.ports, strict=True)
         )
@@ -228,7 +228,7 @@ def test_the_chat_stream_sends_the_growing_history(legacy):
 
 def test_stop_ends_what_this_api_began_and_nothing_else(legacy):
     server = legacy(EchoModel(lambda request: "abc" * 1000, pace=0.01))
-    other = server.app.engine.stream(GenerationRequest("x"))
+    other = stream_of(server.app.manager, GenerationRequest("x"))
     with connect(server.ws + "/stream") as socket:
         socket.send(json.dumps({"prompt": "x", "max_new_tokens": 4000}))
         socket.recv(timeout=10)

@@ -88,7 +88,7 @@ def test_a_session_and_a_key_get_the_same_answer_with_the_same_effect(app: App, 
     for who, path in (("session", by_session), ("key", by_key)):
         answer = asks[who]("POST", path, body)
         answers.append((answer.status_code, answer.json()))
-        model = app.engine.loaded
+        model = app.manager.loaded
         assert model is not None
         effects.append((model.adapters, [job.state for job in app.training.list()], app.downloads.all()))
         for name in model.adapters:
@@ -155,13 +155,13 @@ USES: dict[str, Callable[[Workspace], object]] = {
 def test_a_service_refuses_whoever_is_no_administrator(app: App, use: str) -> None:
     with pytest.raises(Forbidden):
         USES[use](Workspace(app, "ann"))
-    assert app.engine.loaded is not None and app.downloads.all() == [] and len(app.training.list()) == 1
+    assert app.manager.loaded is not None and app.downloads.all() == [] and len(app.training.list()) == 1
 
 
 @pytest.mark.parametrize("by", [("bob", False), ("ann", True)], ids=["by login", "by the admin key"])
 def test_a_service_serves_administrators(app: App, by: tuple[str, bool]) -> None:
     Workspace(app, *by).models.load_adapter("pirate")
-    assert app.engine.loaded is not None and app.engine.loaded.adapters == ("pirate",)
+    assert app.manager.loaded is not None and app.manager.loaded.adapters == ("pirate",)
 
 
 @pytest.mark.parametrize("router", [administration.page_router(), training.page_router()], ids=["models", "training"])

@@ -47,7 +47,7 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 def schema(tmp_path_factory):
     """The schema over a model that answers briefly, with a Hub that knows no model; loading and unloading change nothing."""
     app = make_app(tmp_path_factory.mktemp("schemathesis"), EchoModel(lambda request: "ok 好"), {})
-    app.engine.unload = lambda *, stop_running=False: None  # type: ignore[method-assign]
+    app.manager.unload = lambda *, stop_running=False: None  # type: ignore[method-assign]
     with running_hub() as hub, pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_ENDPOINT", hub.address)
         yield schemathesis.openapi.from_asgi("/openapi.json", build(app), headers=LOCAL)

@@ -60,7 +60,7 @@ def test_every_stream_is_closed_at_its_end(server):
     for stream in (True, False):
         server.post(CHAT, {"messages": HI, "stream": stream, "n": 2}).raise_for_status()
     assert wait_until(lambda: all(stream.closed or stream._ended for stream in server.model.streams))
-    assert not server.app.engine._streams
+    assert not server.app.manager._streams
 
 
 def test_a_long_silence_is_filled_with_comments(serve, monkeypatch):
@@ -126,7 +126,7 @@ def test_a_hundred_clients_at_once_each_get_their_whole_reply(serve):
             said = "".join(piece["choices"][0]["delta"].get("content") or "" for piece in pieces)
             assert said == f"<{number}>" * 20
             assert text.endswith("data: [DONE]\n\n")
-    assert wait_until(lambda: not server.app.engine._streams)
+    assert wait_until(lambda: not server.app.manager._streams)
     assert wait_until(lambda: threading.active_count() <= before + 45)
 
 

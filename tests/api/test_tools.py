@@ -7,8 +7,8 @@ import json
 import pytest
 
 from modules.api.chat_request import ChatCompletionRequest
-from modules.api.tool_calls import BARE, HERMES, MISTRAL, CallArguments, CallBegins, ToolReader
-from modules.api.tools import forced_schema, format_of
+from modules.api.tools import forced_schema
+from modules.generation.tool_calls import BARE, HERMES, MISTRAL, CallArguments, CallBegins, ToolReader, tool_format
 from tests.fakes import EchoModel
 
 NAMES = ["weather", "time"]
@@ -95,10 +95,10 @@ def test_a_reply_that_ends_within_a_call_loses_nothing():
 
 
 def test_the_template_tells_the_family():
-    assert format_of("{{ messages }}") is None
-    assert format_of("{% if tools %}<tool_call>{% endif %}") == HERMES
-    assert format_of("{% if tools %}[TOOL_CALLS]{% endif %}") == MISTRAL
-    assert format_of("{{ tools }} <|python_tag|>") == BARE
+    assert tool_format("{{ messages }}") is None
+    assert tool_format("{% if tools %}<tool_call>{% endif %}") == HERMES
+    assert tool_format("{% if tools %}[TOOL_CALLS]{% endif %}") == MISTRAL
+    assert tool_format("{{ tools }} <|python_tag|>") == BARE
 
 
 TOOLS = [

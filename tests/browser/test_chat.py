@@ -256,7 +256,7 @@ def test_a_draft_survives_a_reload_and_a_refused_message_comes_back(site: Site):
     page.fill(".tl-composer textarea", "not yet finished")
     page.reload()
     expect(page.locator(".tl-composer textarea")).to_have_value("not yet finished")
-    site.app.engine.unload()
+    site.app.manager.unload()
     try:
         page.press(".tl-composer textarea", "Enter")
         expect(page.locator(".tl-toast.tl-wrong")).to_contain_text("No model is loaded")
@@ -264,7 +264,7 @@ def test_a_draft_survives_a_reload_and_a_refused_message_comes_back(site: Site):
         expect(page.locator(".tl-model")).to_contain_text("No model")
         expect(page.locator(".tl-welcome")).to_contain_text("There is no model yet")
     finally:
-        site.app.engine.replace("echo", lambda report: site.model)
+        site.app.manager.replace("echo", lambda report: site.model)
 
 
 def test_on_a_phone_in_chinese_the_list_is_closed_and_everything_fits(site: Site):

@@ -212,7 +212,7 @@ def test_a_template_without_a_place_for_the_system_prompt_says_where_it_goes(sit
 
 
 def test_an_engine_that_died_is_told_until_it_is_there_again(site: Site):
-    engine, model = site.app.engine, site.model
+    engine, model = site.app.manager, site.model
     model.pace, model.fails_after, model.failure = 0.1, 2, EngineGone("The engine at far has died.")
     page = site.open()
     say(page, "hello")

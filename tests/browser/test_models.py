@@ -17,7 +17,7 @@ from modules.generation.types import LoadedModel
 from modules.library.model_spec import ModelSpec
 from modules.loaders.options import LoadOptions
 from tests.browser.conftest import Site, say, until
-from tests.fakes import EchoModel
+from tests.fakes import EchoModel, loaded_in
 from tests.in_process import make_app, serving
 from tests.library.hub_server import Hub, running_hub
 from tests.tiny import write_tiny_llama
@@ -62,7 +62,7 @@ def _place(
 def place(_place: Place) -> Iterator[Place]:
     site = _place.site
     yield _place
-    site.app.engine.unload(stop_running=True)
+    site.app.manager.unload(stop_running=True)
     site.app.last_load = None
     for file in ("config-user.yaml", "far.yaml", "dead.yaml"):
         (site.app.models.folder / file).unlink(missing_ok=True)
@@ -142,13 +142,13 @@ def test_a_model_is_chosen_described_loaded_unloaded_and_loaded_again(place: Pla
     load(page)
     expect(status(page)).to_contain_text("tiny is loaded, with a context of 4,096 tokens.")
     expect(card(page, "tiny").locator(".tl-badge")).to_have_text("loaded")
-    first = place.site.app.engine.loaded
+    first = place.site.app.manager.loaded
     status(page).get_by_role("button", name="Load it again").click()
-    until(page, lambda: place.site.app.engine.loaded not in (None, first))
+    until(page, lambda: place.site.app.manager.loaded not in (None, first))
     expect(status(page)).to_have_attribute("data-state", "ready")
     status(page).get_by_role("button", name="Unload the model").click()
     expect(status(page)).to_contain_text("No model is loaded.")
-    assert place.site.app.engine.loaded is None
+    assert place.site.app.manager.loaded is None
     in_page(page)
 
 
@@ -242,7 +242,7 @@ def test_a_model_is_downloaded_by_name_and_another_download_is_cancelled(place: 
     assert not (folder / "someone_large").exists()
     download(page, "someone/nothing")
     expect(page.locator(".tl-job", has_text="someone/nothing")).to_contain_text("There is no model someone/nothing")
-    place.site.app.engine.unload(stop_running=True)
+    place.site.app.manager.unload(stop_running=True)
     shutil.rmtree(folder / local)
 
 
@@ -277,7 +277,7 @@ def test_an_adapter_is_loaded_used_at_a_strength_and_unloaded_and_a_wrong_one_re
     page.evaluate("TEXTLOOM.openTab('models')")
     adapter.get_by_role("button", name="Unload", exact=True).click()
     expect(adapter).to_have_attribute("data-loaded", "false")
-    assert place.site.app.engine.model.adapters == ()
+    assert loaded_in(place.site.app.manager).adapters == ()
 
 
 @SIZES

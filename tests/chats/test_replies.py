@@ -8,34 +8,38 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from modules.chats import replies as replies_module
-from modules.chats.conversation import ChatSettings, request_for
+from modules.chats.conversation import fixed_seed
 from modules.chats.records import StoredMessage
 from modules.chats.replies import Replies
 from modules.chats.store import ChatStore
 from modules.errors import ContextTooLong, Unavailable, UserError
-from modules.generation.model_manager import Engine
+from modules.generation.model_manager import ModelManager
 from modules.generation.sampling import SamplingParams
-from modules.generation.types import GenerationRequest, LoadedModel
+from modules.generation.types import GenerationRequest, LoadedModel, Message
 from tests.fakes import EchoModel
 
 
 class Desk:
-    """A store, an engine with a model, and the replies between them."""
+    """A store, a manager with a model, and the replies between them."""
 
     def __init__(self, model: LoadedModel | None) -> None:
         self.store = ChatStore(":memory:")
-        self.engine = Engine()
+        self.manager = ModelManager()
         if model is not None:
-            self.engine.replace(model.name, lambda report: model)
-        self.jobs = Replies(self.store, self.engine)
+            self.manager.replace(model.name, lambda report: model)
+        self.jobs = Replies(self.store)
         self.replies = self.jobs.for_owner("ann")
         self.chat = self.store.for_owner("ann").chats.create()
 
     def ask(self, text: str = "question", **sampling: object) -> StoredMessage:
         """Say something, and the reply that is begun."""
         question = self.store.for_owner("ann").messages.add(self.chat.id, None, "user", text)
-        request = request_for([question], ChatSettings(), SamplingParams.read(sampling))
-        return self.replies.begin(request, lambda: self.streaming(question.id), preset="simple-1")
+        request = GenerationRequest((Message("user", text),), fixed_seed(SamplingParams.read(sampling)), overflow="drop_oldest")
+        return self.begin(request, lambda: self.streaming(question.id))
+
+    def begin(self, request: GenerationRequest, make: Callable[[], StoredMessage]) -> StoredMessage:
+        with self.manager.lease() as model:
+            return self.replies.begin(model, request, make, preset="simple-1")
 
     def streaming(self, parent: int) -> StoredMessage:
         return self.store.for_owner("ann").messages.add(self.chat.id, parent, "assistant", "", state="streaming")
@@ -45,7 +49,7 @@ class Desk:
 
     def close(self) -> None:
         self.jobs.close()
-        self.engine.close()
+        self.manager.close()
         self.store.close()
 
 
@@ -162,9 +166,9 @@ def test_nothing_is_written_where_the_model_refuses_or_is_not_there(desk: Callab
 
     at = desk(EchoModel(context_length=4))
     with pytest.raises(ContextTooLong):
-        at.replies.begin(GenerationRequest("much too long"), never)
+        at.begin(GenerationRequest("much too long"), never)
     with pytest.raises(Unavailable):
-        desk().replies.begin(GenerationRequest("hello"), never)
+        desk().begin(GenerationRequest("hello"), never)
 
 
 def test_closing_ends_and_keeps_every_reply(desk: Callable[..., Desk]):
@@ -174,25 +178,3 @@ def test_closing_ends_and_keeps_every_reply(desk: Callable[..., Desk]):
     at.jobs.close()
     assert {at.kept(reply.id).state for reply in replies} == {"cut"}
     assert all(at.kept(reply.id).content for reply in replies)
-
-
-def test_only_a_reply_can_be_continued_and_only_something_answered():
-    question = StoredMessage(1, 1, None, "user", "q", "whole", 0, 0)
-    with pytest.raises(UserError):
-        request_for([question], ChatSettings(), SamplingParams(), continue_reply=True)
-    with pytest.raises(UserError):
-        request_for([], ChatSettings(), SamplingParams())
-
-
-def test_the_settings_of_a_chat_are_in_its_request():
-    question = StoredMessage(1, 1, None, "user", "q", "whole", 0, 0)
-    settings = ChatSettings(system_prompt="Be brief.", reply_start="Sure:", adapter="poet", adapter_strength=0.5)
-    request = request_for([question], settings, SamplingParams(), template="…")
-    assert isinstance(request.prompt, tuple)
-    assert [(turn.role, turn.content) for turn in request.prompt if not isinstance(turn, int)] == [
-        ("system", "Be brief."),
-        ("user", "q"),
-        ("assistant", "Sure:"),
-    ]
-    assert request.continue_reply and request.adapter == "poet" and request.adapter_strength == 0.5
-    assert request.overflow == "drop_oldest" and request.template == "…"

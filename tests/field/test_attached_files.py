@@ -18,7 +18,7 @@ from modules.chats.transfer import FORMATS, export_chat, export_file, import_cha
 from modules.errors import ContextTooLong, UserError
 from modules.generation.types import GenerationRequest, Message, RenderedPrompt
 from tests.api.page.test_chats import Page
-from tests.fakes import EchoModel
+from tests.fakes import EchoModel, loaded_in
 from tests.in_process import make_app
 
 NOTES = {"name": "notes.md", "text": "# Tide\r\n\r\n```js\r\nlow()\r\n```\r\n## User\r\n"}
@@ -39,7 +39,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 def asked(page: Page) -> str:
     """The last message that the model was shown."""
-    model: Any = page.app.engine.model
+    model: Any = loaded_in(page.app.manager)
     last = model.requests[-1].prompt[-1]
     assert isinstance(last, Message)
     return last.content
@@ -132,7 +132,7 @@ def test_drafts_columns_and_messages_without_an_answer_have_them_too(page: Page)
 
 
 def test_what_is_too_long_for_the_model_is_told_before_it_is_sent(page: Page, monkeypatch: pytest.MonkeyPatch):
-    model: Any = page.app.engine.model
+    model: Any = loaded_in(page.app.manager)
     shown = model.render
 
     def render(request: GenerationRequest) -> RenderedPrompt:

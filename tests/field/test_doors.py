@@ -27,7 +27,7 @@ from modules.errors import TooManyTries, UserError
 from modules.logins.throttling import FREE, LONGEST, Tries, place_of
 from modules.settings.server import ServerOptions
 from modules.ui import uploads
-from tests.fakes import EchoModel
+from tests.fakes import EchoModel, loaded_in
 from tests.in_process import make_app
 from tests.serving import SCRIPTED, Server, free_port
 
@@ -293,7 +293,7 @@ def test_a_site_reads_no_replies_by_the_websockets_of_2023(tmp_path):
                 opening = {**HANDSHAKE, "Origin": origin}
                 refused = httpx.get(f"http://127.0.0.1:{server.ports[1]}/api/v1/{path}", headers=opening)
                 assert (refused.status_code, refused.json()["error"]["code"]) == (403, "cross_site")
-            assert not app.engine.model.requests  # type: ignore[attr-defined]
+            assert not loaded_in(app.manager).requests
         with connect(f"ws://127.0.0.1:{server.ports[1]}/api/v1/stream") as socket:
             socket.send('{"prompt": "hello"}')
             assert "text_stream" in str(socket.recv(timeout=10))

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from modules.errors import EngineGone, Unavailable, UserError
-from modules.generation.model_manager import Engine
+from modules.generation.model_manager import ModelManager
 from modules.generation.remote.model import RemoteModel
 from modules.generation.types import Finished, GenerationRequest, Message, TextDelta
 from modules.library.model_spec import ModelSpec
@@ -23,6 +23,7 @@ from modules.loaders.choose import load as load_any
 from modules.loaders.options import LoadOptions
 from tests.api.conftest import servers, wait_until
 from tests.engines import VLLM, answer_json
+from tests.fakes import loaded_in, stream_of
 
 INPUTS = Path(__file__).parent / "inputs"
 HELLO = GenerationRequest((Message("user", "Hello there"),))
@@ -107,8 +108,8 @@ def far() -> Iterator[FarEngine]:
 
 
 @pytest.fixture
-def engine(far: FarEngine) -> Iterator[Engine]:
-    held = Engine()
+def engine(far: FarEngine) -> Iterator[ModelManager]:
+    held = ModelManager()
     held.replace("far", far.load)
     yield held
     held.close()
@@ -140,56 +141,56 @@ def with_status(status: int, message: str) -> Callable[[Handler], None]:
     ids=["bad request within", "server error within", "status 500", "status 400"],
 )
 def test_a_dead_engine_is_unavailable_and_let_go_of(
-    engine: Engine, far: FarEngine, says: Callable[[Handler], None], dead: bool
+    engine: ModelManager, far: FarEngine, says: Callable[[Handler], None], dead: bool
 ) -> None:
     far.says(says)
     far.dead = dead
     with pytest.raises(EngineGone, match="has died") as caught:
-        list(engine.stream(HELLO))
+        list(stream_of(engine, HELLO))
     assert caught.value.status == 503
     assert wait_until(lambda: engine.status.state == "asleep")
     assert "has died" in (engine.status.error or "") and engine.loaded is None
-    assert engine.asleep is not None and engine.asleep.name == "far"
+    assert engine.unloaded is not None and engine.unloaded.name == "far"
 
 
-def test_an_unknown_failure_of_an_engine_that_is_ill_is_its_end(engine: Engine, far: FarEngine) -> None:
+def test_an_unknown_failure_of_an_engine_that_is_ill_is_its_end(engine: ModelManager, far: FarEngine) -> None:
     far.says(within(400, "BadRequestError", "list index out of range"))
     far.dead = True
     with pytest.raises(EngineGone, match="list index out of range"):
-        list(engine.stream(HELLO))
+        list(stream_of(engine, HELLO))
     assert wait_until(lambda: engine.loaded is None)
 
 
-def test_a_failure_of_an_engine_that_is_well_changes_nothing(engine: Engine, far: FarEngine) -> None:
+def test_a_failure_of_an_engine_that_is_well_changes_nothing(engine: ModelManager, far: FarEngine) -> None:
     far.says(within(400, "BadRequestError", "this cannot be answered"))
     with pytest.raises(UserError, match="refuses the request: this cannot be answered") as caught:
-        list(engine.stream(HELLO))
+        list(stream_of(engine, HELLO))
     assert caught.value.status == 400
     for says in (within(None, "", "the card fell out"), with_status(500, "the card fell out")):
         far.says(says)
         with pytest.raises(Unavailable, match="the card fell out") as caught:
-            list(engine.stream(HELLO))
+            list(stream_of(engine, HELLO))
         assert type(caught.value) is Unavailable
     assert engine.status.state == "ready"
 
 
 def test_an_engine_that_is_there_again_answers_the_next_request(far: FarEngine) -> None:
-    held, places = Engine(), [FarEngine()]
+    held, places = ModelManager(), [FarEngine()]
     held.replace("far", lambda report: places[-1].load(report))
-    assert text_of(held.stream(HELLO)) == "Good day."
+    assert text_of(stream_of(held, HELLO)) == "Good day."
     places[0].end()
     with pytest.raises(EngineGone, match="No engine answers"):
-        list(held.stream(HELLO))
+        list(stream_of(held, HELLO))
     assert wait_until(lambda: held.loaded is None)
     with pytest.raises(Unavailable, match="No engine answers"):
-        list(held.stream(HELLO))
+        list(stream_of(held, HELLO))
     places.append(far)  # somebody starts it again
-    assert text_of(held.stream(HELLO)) == "Good day."
+    assert text_of(stream_of(held, HELLO)) == "Good day."
     assert held.status.state == "ready" and held.status.error is None
     held.close()
 
 
-def test_a_reply_that_the_reader_left_does_not_end_the_engine(engine: Engine, far: FarEngine) -> None:
+def test_a_reply_that_the_reader_left_does_not_end_the_engine(engine: ModelManager, far: FarEngine) -> None:
     go_on = threading.Event()
 
     def says(handler: Handler) -> None:
@@ -197,32 +198,32 @@ def test_a_reply_that_the_reader_left_does_not_end_the_engine(engine: Engine, fa
         go_on.wait(10)
 
     far.says(says)
-    events = engine.stream(HELLO)
+    events = stream_of(engine, HELLO)
     while not isinstance(events.get(), TextDelta):
         pass
     far.dead = True
     events.close()
-    assert wait_until(lambda: engine.model.status().running == 0)
+    assert wait_until(lambda: loaded_in(engine).status().running == 0)
     go_on.set()
     assert engine.status.state == "ready"
 
 
 @pytest.mark.parametrize("reason", ["abort", "content_filter", "error"])
-def test_what_the_engine_cut_is_passed_on_as_cut(engine: Engine, far: FarEngine, reason: str) -> None:
+def test_what_the_engine_cut_is_passed_on_as_cut(engine: ModelManager, far: FarEngine, reason: str) -> None:
     far.says(lambda handler: handler.stream(chunk("so far"), chunk("", reason)))
-    *_, end = engine.stream(HELLO)
+    *_, end = stream_of(engine, HELLO)
     assert isinstance(end, Finished) and end.reason == "abort"
 
 
 def test_the_api_says_503_and_what_is_gone(tmp_path: Path, far: FarEngine) -> None:
     with servers(tmp_path) as start:
         server = start(empty=True)
-        server.app.engine.replace("far", far.load)
+        server.app.manager.replace("far", far.load)
         far.says(with_status(500, DEAD))
         far.dead = True
         answer = server.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]})
         assert answer.status_code == 503 and "has died" in answer.json()["error"]["message"]
-        assert wait_until(lambda: server.app.engine.loaded is None)
+        assert wait_until(lambda: server.app.manager.loaded is None)
         info = httpx.get(server.url + "/v1/internal/model/info").json()
         assert info["state"] == "asleep" and "has died" in info["error"]
         assert httpx.get(server.url + "/v1/models").json()["data"][0]["id"] == "far"
@@ -293,7 +294,7 @@ def test_what_kept_vllm_from_starting_is_told_however_much_it_says_afterwards(st
 
 
 def test_vllm_that_dies_is_told_with_its_cause_and_starts_again_with_the_next_request(stand_in: ModelSpec) -> None:
-    held = Engine()
+    held = ModelManager()
     loads = []
 
     def load(report: Callable[[str], None]) -> Any:
@@ -303,11 +304,11 @@ def test_vllm_that_dies_is_told_with_its_cause_and_starts_again_with_the_next_re
     held.replace("folder", load)
     try:
         with pytest.raises(EngineGone, match=r"vLLM has died: torch\.OutOfMemoryError: CUDA out of memory"):
-            list(held.stream(HELLO))
+            list(stream_of(held, HELLO))
         assert wait_until(lambda: held.loaded is None, 15)
         assert held.status.error is not None and "CUDA out of memory" in held.status.error
         with pytest.raises(EngineGone):
-            list(held.stream(HELLO))
+            list(stream_of(held, HELLO))
         assert len(loads) == 2
     finally:
         held.close()

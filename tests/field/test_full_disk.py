@@ -20,7 +20,7 @@ from modules.errors import DiskFull, NotFound
 from modules.generation.sampling import SamplingParams
 from modules.library import paths
 from modules.services.preferences import Preferences
-from tests.fakes import EchoModel
+from tests.fakes import EchoModel, loaded_in
 from tests.in_process import events_of, make_app, serving
 
 pytestmark = pytest.mark.slow
@@ -106,7 +106,7 @@ def test_a_question_without_room_for_its_reply_is_not_kept(app, monkeypatch):
 def held_reply(app: App, url: str) -> tuple[replies.Reply, int]:
     """(a reply that has come to its end on a disk that became full meanwhile, the number of its message)."""
     full = threading.Event()
-    app.engine.model.reply = lambda request: LONG if full.wait(60) else ""  # type: ignore[attr-defined]
+    loaded_in(app.manager).reply = lambda request: LONG if full.wait(60) else ""
     Preferences(app, "local").set_sampling(SamplingParams(max_tokens=100_000), None)
     id_ = httpx.post(url + "/chats/send", json={"content": "hello"}).json()["reply"]
     fill(app.store)

@@ -83,8 +83,8 @@ class Site:
         self.reply = app.store.for_owner("local").messages.add(chat.id, self.said, "assistant", "kept").id
 
     def ask(self, address: Address, path: str, **sent: Any) -> int:
-        if self.app.engine.loaded is None:
-            self.app.engine.replace("echo", lambda report: EchoModel())
+        if self.app.manager.loaded is None:
+            self.app.manager.replace("echo", lambda report: EchoModel())
         client = self.clients[address.application]
         return client.request(address.method, path, **sent).status_code
 
@@ -102,7 +102,7 @@ class Site:
         with self.app.store.database.reading() as db:
             for table in ("chats", "messages", "preferences", "pictures", "message_tokens"):
                 told.update(repr([tuple(row) for row in db.execute(f"SELECT * FROM {table}")]).encode())
-        told.update(str(self.app.engine.status.name).encode())
+        told.update(str(self.app.manager.status.name).encode())
         return told.hexdigest()
 
 

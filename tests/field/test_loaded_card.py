@@ -20,7 +20,7 @@ from modules.library.model_spec import ModelShape, ModelSpec
 from modules.loaders import choose
 from modules.loaders.options import LoadOptions
 from modules.services.models import wish_of
-from tests.fakes import EVERYTHING, EchoModel
+from tests.fakes import EVERYTHING, EchoModel, stream_of
 from tests.in_process import make_app
 
 UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -57,7 +57,7 @@ def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
 def test_the_card_tells_bits_replies_at_a_time_why_and_the_speed(app: App):
     assert loaded_card(app) is None
     app.load_model("seven", LoadOptions(load_in_8bit=True))
-    app.engine.speed = 12.5
+    app.manager.speed = 12.5
     card = loaded_card(app)
     assert card is not None
     assert (card.name, card.bits, card.parallel, card.speed) == ("seven", 8, 1, 12.5)
@@ -89,9 +89,9 @@ def test_the_speed_is_that_of_the_last_reply_of_the_loaded_model(app: App):
     app.load_model("seven")
     from modules.generation.types import GenerationRequest, Message
 
-    with app.engine.stream(GenerationRequest((Message("user", "a long enough question"),))) as events:
+    with stream_of(app.manager, GenerationRequest((Message("user", "a long enough question"),))) as events:
         list(events)
-    assert app.engine.speed is None or app.engine.speed > 0
-    app.engine.speed = 3.0
+    assert app.manager.speed is None or app.manager.speed > 0
+    app.manager.speed = 3.0
     app.load_model("seven")
-    assert app.engine.speed is None, "another load, another speed"
+    assert app.manager.speed is None, "another load, another speed"

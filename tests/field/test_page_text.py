@@ -19,7 +19,7 @@ from modules.chats.search_index import MOST_HITS
 from modules.chats.store import ChatStore
 from modules.generation.reasoning import opened_by, segments, without_reasoning
 from tests.api.page.test_chats import Page
-from tests.fakes import EchoModel
+from tests.fakes import EchoModel, loaded_in
 from tests.in_process import make_app
 from tests.shown import after, streamed
 
@@ -177,7 +177,7 @@ def kinds_of(view: dict[str, Any]) -> list[str]:
 
 
 def test_on_the_page_only_what_the_models_template_opened_folds(page: Page):
-    model: Any = page.app.engine.model
+    model: Any = loaded_in(page.app.manager)
     model.reply = lambda request: "How is it said?\n</think>\n\nSo."
     spoken = page.say("How do I end it?")["chat"]
     assert kinds_of(page.finished(spoken)) == ["text", "text"]

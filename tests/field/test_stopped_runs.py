@@ -17,7 +17,7 @@ from modules.training import events, process
 from modules.training.checkpoints import new_checkpoint
 from modules.training.config import TrainingConfig
 from modules.training.folder import Plan, RunFolder
-from tests.fakes import EchoModel
+from tests.fakes import EchoModel, loaded_in
 from tests.in_process import make_app
 
 
@@ -96,7 +96,7 @@ def test_the_newest_checkpoint_of_a_run_that_ended_early_is_its_adapter(app):
     save(folder, 2)
     events.append_event(folder.events, events.Stopped(2))
     _, used = Training(app, "local").use_in_chat(folder.path.name)
-    assert used == "facts-step-000002" and app.engine.model.adapters == ("facts-step-000002",)
+    assert used == "facts-step-000002" and loaded_in(app.manager).adapters == ("facts-step-000002",)
 
 
 @pytest.mark.parametrize("settings", [{"method": "full"}, {"init": "pissa"}], ids=str)

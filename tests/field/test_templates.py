@@ -110,7 +110,7 @@ def test_the_page_and_the_api_are_told_what_a_template_has_no_place_for(start: C
     from modules.api.model_answers import engine_view
 
     app = start(DEAF).app
-    assert engine_view(app, app.engine.status).no_place_for == ("system", "tool")
+    assert engine_view(app, app.manager.status).no_place_for == ("system", "tool")
 
 
 def test_a_tools_answer_that_the_template_leaves_out_is_refused(start: Callable[..., Server]) -> None:
@@ -310,7 +310,7 @@ def test_an_engine_that_died_is_shown_on_the_page(tmp_path: Path) -> None:
         page = Page(app)
         reply = page.finished(page.say("Hi")["chat"])["messages"][-1]
         assert reply["figures"]["error"] == "The engine at far has died."
-        assert wait_until(lambda: app.engine.loaded is None)
+        assert wait_until(lambda: app.manager.loaded is None)
         engine = page.ok("GET", "/pulse")["engine"]
         assert (engine["state"], engine["error"]) == ("asleep", "The engine at far has died.")
     finally:

@@ -226,13 +226,13 @@ def test_the_state_of_a_load_is_told_in_the_language_of_whoever_looks(served: tu
         raise Unavailable("The memory is too small for Tiny. Load it with fewer bits, or a smaller model.")
 
     with pytest.raises(Unavailable):
-        app.engine.replace("Tiny", fail)
+        app.manager.replace("Tiny", fail)
     try:
         pulse = httpx.get(f"{url}/chats/pulse", headers=CHINESE).json()
         log = httpx.get(f"{url}/chats/models", headers=CHINESE).json()["engine"]["log"]
         english = httpx.get(f"{url}/chats/pulse").json()
     finally:
-        app.engine.replace("echo", lambda report: EchoModel(name="echo"))
+        app.manager.replace("echo", lambda report: EchoModel(name="echo"))
     assert pulse["engine"]["error"] == "内存不足以加载 Tiny。请用更少的位数加载，或换较小的模型。"
     assert log == ["正在加载 Tiny：40 %"]
     assert english["engine"]["error"].startswith("The memory is too small")

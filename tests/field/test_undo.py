@@ -19,7 +19,7 @@ import pytest
 from modules.api.page.views import pulse_view
 from modules.app import App, Underway
 from modules.errors import Conflict, DiskFull, NotFound, UserError
-from modules.generation.model_manager import EngineStatus
+from modules.generation.model_manager import ManagerStatus
 from modules.library import trash
 from modules.library.character import Character
 from modules.library.remote_address import RemoteAddress, write_address
@@ -451,7 +451,7 @@ def test_a_second_identical_load_is_refused_and_another_is_not(app: App, monkeyp
     Models(app, "local").begin_load("far")
     with pytest.raises(Conflict, match="already"):
         Models(app, "local").begin_load("far")
-    monkeypatch.setattr(app.engine, "_status", EngineStatus("empty"))  # it does not know of the load yet: the page does
+    monkeypatch.setattr(app.manager, "_status", ManagerStatus("empty"))  # it does not know of the load yet: the page does
     engine = pulse_view(Workspace(app, "local"), None)["engine"]
     assert (engine.state, engine.name) == ("loading", "far")
     Models(app, "local").begin_load("far", app.loading.changed({"ctx_size": 512}))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from modules.errors import NotFound, UserError
+from modules.errors import NoChatTemplate, NotFound, UserError
 from modules.generation.template import render_chat
 from modules.generation.types import Message
 from modules.library.templates import TemplateLibrary, from_turn_template, stop_texts
@@ -105,19 +105,30 @@ def test_a_system_text_within_the_conversation_is_not_lost(name: str) -> None:
     ],
 )
 def test_a_template_is_chosen_by_the_name_people_know_the_model_by(model: str, template: str) -> None:
-    chosen = LIBRARY.choose(model)
+    chosen = LIBRARY.fitting(model)
     assert chosen is not None
     assert (chosen.origin, chosen.source) == (template, LIBRARY.read(template))
 
 
-def test_the_models_own_template_comes_first() -> None:
-    chosen = LIBRARY.choose("Llama-2-7b-chat", own="{{ messages }}")
-    assert chosen is not None and (chosen.origin, chosen.source) == ("model", "{{ messages }}")
+def test_a_template_that_is_asked_for_goes_before_the_models_own_and_that_before_one_that_fits() -> None:
+    def resolved(name: str, own: str | None, wanted: str = "") -> tuple[str, str]:
+        chosen = LIBRARY.resolve_chat_template(name, own, wanted)
+        return chosen.origin, chosen.source
+
+    own, source = "{{ messages }}", "{% for message in messages %}{{ message.content }}{% endfor %}"
+    assert resolved("Llama-2-7b-chat", own, "ChatML") == ("ChatML", LIBRARY.read("ChatML"))
+    assert resolved("Llama-2-7b-chat", own, source) == ("request", source)
+    assert resolved("Llama-2-7b-chat", own) == ("model", own)
+    assert resolved("Llama-2-7b-chat", None) == ("Llama-2", LIBRARY.read("Llama-2"))
+    with pytest.raises(NotFound, match="called Ghost"):
+        resolved("Llama-2-7b-chat", own, "Ghost")
+    with pytest.raises(NoChatTemplate, match="no chat template"):
+        resolved("gpt2", None)
 
 
 @pytest.mark.parametrize("model", ["gpt2", "Llama-2-7b-hf", "mpt-7b", "SmolLM2-135M", "bloom-560m"])
 def test_a_base_model_has_none(model: str) -> None:
-    assert LIBRARY.choose(model) is None
+    assert LIBRARY.fitting(model) is None
 
 
 def test_every_rule_names_a_template_that_exists() -> None:

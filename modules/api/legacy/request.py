@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from modules.api.chat import template_for
 from modules.api.foreign import TABLE, in_our_words
 from modules.api.tolerance import MAX_UNKNOWN, refuse_slip
+from modules.chats.conversation import ChatSettings
 from modules.errors import UserError
 from modules.generation.sampling import SamplingParams
-from modules.generation.types import GenerationRequest, Message
+from modules.generation.types import GenerationRequest, LoadedModel, Message
 from modules.library.character import Character
-from modules.library.modes import NOBODY, Mode, counted_by, staged
+from modules.library.modes import NOBODY, Mode
+from modules.services.requests import Conversation
 from modules.settings.texts import check_text
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class LegacyChat:
         return {"internal": [list(pair) for pair in internal], "visible": [list(pair) for pair in visible]}
 
 
-def chat_request(workspace: Workspace, body: Mapping[str, Any]) -> LegacyChat:
+def chat_request(workspace: Workspace, model: LoadedModel, body: Mapping[str, Any]) -> LegacyChat:
     """What /chat asks for, put to the model as the page does it. Raises UserError."""
     check_text(body)
     question = body.get("user_input", "")
@@ -112,7 +113,7 @@ def chat_request(workspace: Workspace, body: Mapping[str, Any]) -> LegacyChat:
     chat = LegacyChat(GenerationRequest(""), internal, visible, question, question)
     if body.get("regenerate") or body.get("_continue"):
         chat = _of_last_pair(chat, go_on=bool(body.get("_continue")))
-    return replace(chat, request=_request_in_mode(workspace, body, chat))
+    return replace(chat, request=_request_in_mode(workspace, model, body, chat))
 
 
 def _pairs(value: Any, name: str) -> tuple[Pair, ...]:
@@ -136,32 +137,24 @@ def _of_last_pair(chat: LegacyChat, *, go_on: bool) -> LegacyChat:
     return replace(kept, beginning=beginning, shown_beginning=shown_beginning) if go_on else kept
 
 
-def _request_in_mode(workspace: Workspace, body: Mapping[str, Any], chat: LegacyChat) -> GenerationRequest:
+def _request_in_mode(workspace: Workspace, model: LoadedModel, body: Mapping[str, Any], chat: LegacyChat) -> GenerationRequest:
     sampling = read_sampling(workspace, body)
     mode = body.get("mode", "chat")
     if mode not in get_args(Mode):
         raise UserError(f"'mode' must be chat, chat-instruct or instruct, not {mode!r}.", param="mode")
-    model = workspace.app.engine.model
-    template = template_for(workspace.app, model, _name(body, "instruction_template") or None) if mode != "chat" else None
-    told = _text(body, "context_instruct", "context") if mode == "instruct" else ""
-    stage = staged(
-        _turns(chat),
-        mode,
-        None if mode == "instruct" else _character(workspace, body),
-        user=_text(body, "your_name", "name1"),
-        system=told,
-        template=template,
-        own_template=model.chat_template,
+    settings = ChatSettings(
+        mode=mode,
+        template=_name(body, "instruction_template") if mode != "chat" else "",
         command=_text(body, "chat-instruct_command", "chat_instruct_command"),
-        count=counted_by(model),
+        system_prompt=_text(body, "context_instruct", "context") if mode == "instruct" else "",
     )
-    return GenerationRequest(
-        stage.messages,
-        sampling.changed({"stop": (*sampling.stop, *stage.stop)}),
-        template=stage.template,
+    conversation = Conversation(
+        tuple(_turns(chat)),
+        user=_text(body, "your_name", "name1"),
+        character=None if mode == "instruct" else _character(workspace, body),
         continue_reply=bool(chat.beginning),
-        overflow="drop_oldest",
     )
+    return workspace.requests.build(model, conversation, settings, sampling, overflow="drop_oldest")
 
 
 def _character(workspace: Workspace, body: Mapping[str, Any]) -> Character:

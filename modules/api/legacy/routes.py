@@ -19,8 +19,9 @@ from modules.api.common import note_ignored
 from modules.api.forwarded import Forwarded
 from modules.api.legacy.request import chat_request, ignored, text_request
 from modules.api.progress import Progress
-from modules.api.streaming import awake, close_all, merged, open_streams, unless_gone, until_gone
+from modules.api.streaming import close_all, merged, open_streams, unless_gone, until_gone
 from modules.errors import UserError
+from modules.generation.leased_model import LeasedModel
 from modules.generation.stream import EventStream
 from modules.generation.types import GenerationRequest
 from modules.services.workspace import Workspace
@@ -40,7 +41,7 @@ def build(app: App) -> FastAPI:
     if guard.is_private(app.options):
         web.add_middleware(guard.HostGuard)
     web.add_middleware(Forwarded, proxies=app.options.trusted_networks)
-    dialect = Dialect(app)
+    dialect = Dialect()
     web.include_router(_blocking(app, dialect))
     web.include_router(_streaming(app, dialect))
     return web
@@ -49,27 +50,30 @@ def build(app: App) -> FastAPI:
 class Dialect:
     """Replies for clients of 2023. Their Stop ends what this API began, and nobody else's replies."""
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    def __init__(self) -> None:
         self._running: set[EventStream] = set()
 
-    async def pieces(self, request: GenerationRequest, client: HTTPConnection) -> AsyncGenerator[str]:
+    async def begin(self, model: LeasedModel, request: GenerationRequest) -> EventStream:
+        """A reply of the model that the request was built for; `pieces` reads it. Raises UserError."""
+        (stream,) = await open_streams(model, [request])
+        self._running.add(stream)
+        return stream
+
+    async def pieces(self, stream: EventStream, client: HTTPConnection) -> AsyncGenerator[str]:
         """The reply as it comes. Raises UserError."""
-        streams = await open_streams(self._app.engine, [request])
-        self._running.update(streams)
         try:
-            note_ignored(client, [f"json_schema.{place}" for place in streams[0].ignored])
+            note_ignored(client, [f"json_schema.{place}" for place in stream.ignored])
             progress = Progress()
-            async for _, events in merged(streams):
+            async for _, events in merged([stream]):
                 text, _ = progress.take(events)
                 if text:
                     yield text
         finally:
-            self._running.difference_update(streams)
-            close_all(streams)
+            self._running.discard(stream)
+            stream.close()
 
-    async def whole(self, request: GenerationRequest, client: HTTPConnection) -> str:
-        return "".join([piece async for piece in self.pieces(request, client)])
+    async def whole(self, stream: EventStream, client: HTTPConnection) -> str:
+        return "".join([piece async for piece in self.pieces(stream, client)])
 
     def stop(self) -> None:
         close_all(list(self._running))
@@ -81,22 +85,28 @@ def _blocking(app: App, dialect: Dialect) -> APIRouter:
     @routes.post("/generate")
     async def generate(request: Request, body: dict[str, Any]) -> Response:
         note_ignored(request, ignored(body, chat=False, strict=app.options.strict_api))
-        await awake(app.engine)
-        wanted = await run_in_threadpool(text_request, Workspace(app, app.access.require_api(request)), body)
+        workspace = Workspace(app, app.access.require_api(request))
+        await app.manager.ready()
 
         async def answer() -> Response:
-            return JSONResponse({"results": [{"text": await dialect.whole(wanted, request)}]})
+            with app.manager.lease() as model:
+                wanted = await run_in_threadpool(text_request, workspace, body)
+                stream = await dialect.begin(model, wanted)
+            return JSONResponse({"results": [{"text": await dialect.whole(stream, request)}]})
 
         return await unless_gone(request, answer())
 
     @routes.post("/chat")
     async def chat(request: Request, body: dict[str, Any]) -> Response:
         note_ignored(request, ignored(body, chat=True, strict=app.options.strict_api))
-        await awake(app.engine)
-        wanted = await run_in_threadpool(chat_request, Workspace(app, app.access.require_api(request)), body)
+        workspace = Workspace(app, app.access.require_api(request))
+        await app.manager.ready()
 
         async def answer() -> Response:
-            return JSONResponse({"results": [{"history": wanted.history(await dialect.whole(wanted.request, request))}]})
+            with app.manager.lease() as model:
+                wanted = await run_in_threadpool(chat_request, workspace, model, body)
+                stream = await dialect.begin(model, wanted.request)
+            return JSONResponse({"results": [{"history": wanted.history(await dialect.whole(stream, request))}]})
 
         return await unless_gone(request, answer())
 
@@ -109,11 +119,12 @@ def _blocking(app: App, dialect: Dialect) -> APIRouter:
     def count_tokens(request: Request, body: dict[str, Any]) -> dict[str, Any]:
         note_ignored(request, ignored(body, chat=False, strict=app.options.strict_api))
         wanted = text_request(Workspace(app, app.access.require_api(request)), body)
-        return {"results": [{"tokens": len(app.engine.model.tokenize(str(wanted.prompt)))}]}
+        with app.manager.lease(wait=True) as model:
+            return {"results": [{"tokens": len(model.tokenize(str(wanted.prompt)))}]}
 
     @routes.get("/model")
     def model_name() -> dict[str, str]:
-        return {"result": app.engine.status.name or "None"}
+        return {"result": app.manager.status.name or "None"}
 
     @routes.post("/model")
     def change_model(request: Request, body: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +147,7 @@ def _model_action(app: App, request: Request, body: dict[str, Any]) -> Any:
             models.unload()
     elif action != "info":
         raise UserError("'action' must be info, list, load or unload.", param="action")
-    model = app.engine.loaded
+    model = app.manager.loaded
     return {
         "model_name": model.name if model is not None else "None",
         "lora_names": list(model.adapters) if model is not None else [],
@@ -182,13 +193,15 @@ async def _answer_socket(
 ) -> bool:
     """Send one reply; whether the client is still there."""
     note_ignored(socket, ignored(body, chat=chat, strict=app.options.strict_api))
-    await awake(app.engine)
-    wanted = await run_in_threadpool(chat_request, workspace, body) if chat else None
-    request = wanted.request if wanted is not None else await run_in_threadpool(text_request, workspace, body)
+    await app.manager.ready()
 
     async def send() -> bool:
         said, number = "", 0
-        async with aclosing(dialect.pieces(request, socket)) as pieces:
+        with app.manager.lease() as model:
+            wanted = await run_in_threadpool(chat_request, workspace, model, body) if chat else None
+            request = wanted.request if wanted is not None else await run_in_threadpool(text_request, workspace, body)
+            stream = await dialect.begin(model, request)
+        async with aclosing(dialect.pieces(stream, socket)) as pieces:
             async for piece in pieces:
                 said += piece
                 told: dict[str, Any] = {"history": wanted.history(said)} if wanted is not None else {"text": piece}

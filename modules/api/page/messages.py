@@ -16,7 +16,7 @@ from modules.chats import feedback
 from modules.chats.differences import differences
 from modules.chats.files import words_of
 from modules.chats.search import titled
-from modules.errors import Conflict, Unavailable, UserError
+from modules.errors import Conflict, UserError
 from modules.generation.stream import EventStream
 from modules.generation.types import Queued, TextDelta
 from modules.i18n.sentences import said
@@ -112,25 +112,19 @@ def router(app: App) -> APIRouter:
 
     @routes.post("/context")
     def context(workspace: CurrentWorkspace, body: Draft) -> dict[str, Any]:
-        if app.engine.asleep is not None:  # the meter of a page that is only open loads no model
-            raise Unavailable("The model is not loaded now: a message loads it again.")
-        question = workspace.prompt_preview.of_draft(body.chat, body.after, body.whole(), body.settings)
-        return workspace.prompt_preview.context(question.request if question else None)
+        return workspace.prompt_preview.context_of_draft(body.chat, body.after, body.whole(), body.settings)
 
     @routes.post("/prompt")
     def prompt(workspace: CurrentWorkspace, body: Draft) -> dict[str, Any]:
-        question = workspace.prompt_preview.of_draft(body.chat, body.after, body.whole(), body.settings)
-        if question is None:
-            raise UserError("There is nothing to show yet: write a message first.")
-        return workspace.prompt_preview.view(question)
+        return workspace.prompt_preview.prompt_of_draft(body.chat, body.after, body.whole(), body.settings)
 
     @routes.get("/messages/{message_id}/prompt")
     def prompt_of(workspace: CurrentWorkspace, message_id: int) -> dict[str, Any]:
-        return workspace.prompt_preview.view(workspace.prompt_preview.of_message(message_id))
+        return workspace.prompt_preview.prompt_of_message(message_id)
 
     @routes.post("/impersonate")
     def impersonate(workspace: CurrentWorkspace, body: Draft) -> StreamingResponse:
-        events = app.engine.stream(workspace.prompt_preview.impersonation(body.chat, body.after, body.content))
+        events = workspace.prompt_preview.impersonate(body.chat, body.after, body.content)
         return StreamingResponse(_lines(events), media_type="application/x-ndjson", headers={"X-Accel-Buffering": "no"})
 
     @routes.post("/add")

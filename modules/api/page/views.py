@@ -128,7 +128,7 @@ def pulse_view(workspace: Workspace, chat_id: int | None) -> dict[str, Any]:
 
 def engine_status_view(app: App) -> dict[str, Any]:
     """The part of the status that is the same for everyone, but for the language."""
-    engine = engine_view(app, app.engine.status)
+    engine = engine_view(app, app.manager.status)
     return {
         "epoch": app.started,
         "engine": engine.model_copy(update={"seconds": int(engine.seconds)}),  # it is told once a second
@@ -173,7 +173,7 @@ def page_view(page: NotebookPage) -> dict[str, Any]:
 def server_view(workspace: Workspace) -> dict[str, Any]:
     """What this server runs, for the Session tab and for reports of mistakes: no name, path or address of this machine."""
     machine = this_machine()
-    model = workspace.app.engine.loaded
+    model = workspace.app.manager.loaded
     status = model.status() if model else None
     return {
         "owner": workspace.owner if workspace.app.access.logins else None,

@@ -14,7 +14,7 @@ from math import hypot
 from pathlib import Path
 from typing import Any
 
-from modules.errors import Conflict, NotFound, Unavailable, UserError
+from modules.errors import Conflict, NoChatTemplate, NotFound, Unavailable, UserError
 from modules.generation.admission import Gate
 from modules.generation.context_overflow import far_too_long, fit_messages, fit_tokens, refuse_far_too_long, window
 from modules.generation.control_tokens import MARK, ControlTokens, render_marked, without_marks
@@ -213,7 +213,7 @@ class LlamacppModel:
         if not messages:
             raise UserError("There is no message to answer.", param="messages")
         if template is None:
-            raise UserError(f"{self._name} has no chat template. Choose one, or send plain text.", param="template")
+            raise NoChatTemplate
         if any(message.images for message in messages):
             raise UserError(f"{self._name} cannot see images here.", param="messages")
         seen: dict[int, tuple[str, list[int]]] = {}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from modules.errors import UserError
+from modules.errors import NoChatTemplate, UserError
 from modules.generation.context_overflow import far_too_long, fit_messages, fit_tokens, refuse_far_too_long, window
 from modules.generation.control_tokens import ChatEncoder, render_marked, without_marks
 from modules.generation.local.vision import VisionInputs
@@ -87,10 +87,7 @@ class PromptBuilder:
     def _conversation(self, request: GenerationRequest, messages: Messages) -> Prompt:
         template = request.template or self.chat_template
         if template is None:
-            raise UserError(
-                "This model has no chat template of its own. Choose one, or send the text as it is to be continued.",
-                param="template",
-            )
+            raise NoChatTemplate
         if self._vision is None and any(message.images for message in messages):
             raise UserError("This model cannot see pictures. Leave them out, or load a model that can.", param="messages")
         done: dict[int, Prompt | None] = {}

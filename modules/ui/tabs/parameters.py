@@ -76,7 +76,7 @@ class _Card:
     def shown(self, workspace: Workspace) -> dict[Any, Any]:
         """Updates that show the user's settings; what the loaded model has no use for cannot be changed."""
         sampling, name = workspace.preferences.sampling
-        model = workspace.app.engine.loaded
+        model = workspace.app.manager.loaded
         changes: dict[str, dict[str, Any]] = {}
         for field in self.form.fields:
             usable = model is None or field in model.capabilities.samplers

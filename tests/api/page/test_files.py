@@ -16,7 +16,7 @@ from modules.api.page import chats
 from modules.app import App
 from modules.library.character import Character
 from tests.chats.test_transfer import png
-from tests.fakes import EVERYTHING, EchoModel
+from tests.fakes import EVERYTHING, EchoModel, loaded_in
 from tests.in_process import make_app
 from tests.library.test_characters import card
 
@@ -60,7 +60,7 @@ def test_a_picture_is_its_owners_and_can_be_nothing_but_a_picture(people):
 
 def test_a_blind_model_gets_no_picture_but_the_chat_goes_on(app: App, people):
     ann, _ = people
-    model = app.engine.model
+    model = loaded_in(app.manager)
     assert isinstance(model, EchoModel)
     model.chat_template = "{% for m in messages %}{{ m.content if m.content is string else m.content[-1].text }}{% endfor %}"
     id_ = ann.post("/chats/pictures", content=png()).json()["id"]

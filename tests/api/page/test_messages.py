@@ -17,7 +17,7 @@ from modules.services.preferences import Preferences
 from modules.training.formats import guess_format, read_format
 from modules.training.rows import read_rows
 from tests.api.page.test_chats import Page, apps, text_of
-from tests.fakes import EVERYTHING, EchoModel
+from tests.fakes import EVERYTHING, EchoModel, loaded_in
 from tests.in_process import events_of
 
 assert apps  # the fixture
@@ -105,7 +105,7 @@ def test_tokens_can_be_computed_afterwards_where_the_model_can(apps: Any):
     assert page.ok("GET", f"/messages/{reply}/tokens")["computable"] is True
     (part,) = page.ok("POST", f"/messages/{reply}/tokens")["parts"]
     assert [row[0] for row in part["tokens"]] == ["a", "b", "c"]
-    page.app.engine.replace("poor", lambda report: EchoModel(name="echo", capabilities=_without("prompt_logprobs")))
+    page.app.manager.replace("poor", lambda report: EchoModel(name="echo", capabilities=_without("prompt_logprobs")))
     _, other = answered(page, chat=chat, after=reply)
     assert page.ok("GET", f"/messages/{other}/tokens") == {"parts": [], "computable": False}
     assert "regenerate this one" in page.refused("POST", f"/messages/{other}/tokens")[1]
@@ -164,7 +164,7 @@ def test_a_comparison_that_cannot_begin_leaves_nothing_behind(apps: Any):
         page.refused("POST", "/compare", {"content": "question", "columns": columns})
     page.refused("POST", "/compare", {"columns": [{}, {}]})
     assert page.ok("GET", "") == []
-    assert all(stream.closed for stream in page.app.engine.model.streams)  # type: ignore[attr-defined]
+    assert all(stream.closed for stream in loaded_in(page.app.manager).streams)
 
 
 # --- prompts
@@ -172,12 +172,12 @@ def test_a_comparison_that_cannot_begin_leaves_nothing_behind(apps: Any):
 
 def test_counting_wakes_no_model(apps: Any):
     page = Page(apps(EchoModel(context_length=2000)))
-    assert page.app.engine.sleep(lambda report: EchoModel())
+    assert page.app.manager.unload_idle(lambda report: EchoModel())
     assert page.refused("POST", "/context", {"content": "12345"}) == (
         503,
         "The model is not loaded now: a message loads it again.",
     )
-    assert page.app.engine.status.state == "asleep"
+    assert page.app.manager.status.state == "asleep"
 
 
 def test_the_context_is_counted_before_sending_with_the_draft(apps: Any):
@@ -197,9 +197,7 @@ def test_the_exact_prompt_is_shown_with_what_was_left_out(apps: Any):
     shown = page.ok("GET", f"/messages/{reply}/prompt")
     assert (
         "".join(text for _, text in shown["pieces"])
-        == page.app.engine.model.render(
-            page.app.engine.model.requests[0]  # type: ignore[attr-defined]
-        ).text
+        == loaded_in(page.app.manager).render(loaded_in(page.app.manager).requests[0]).text
     )
     assert [kind for kind, _ in shown["pieces"]] == ["template", "system", "template", "user", "template"]
     assert shown["problem"] is None and shown["left_out"] == [] and len(shown["ids"]) == shown["tokens"]
@@ -235,7 +233,7 @@ def test_messages_are_put_in_without_an_answer(apps: Any):
         ("user", "I say"),
         ("assistant", "<p>You say</p>"),
     ]
-    assert page.app.engine.model.requests == []  # type: ignore[attr-defined]
+    assert loaded_in(page.app.manager).requests == []
     page.refused("POST", "/add", {"content": " ", "role": "user"})
     page.refused("POST", "/add", {"content": "x", "role": "system"})
 
@@ -278,7 +276,7 @@ def test_only_what_is_known_can_be_made_again(apps: Any):
     _, reply = answered(page)
     own = page.ok("POST", f"/messages/{reply}/edit", {"content": "my words"})["reply"]
     assert "not known" in page.refused("POST", f"/messages/{own}/again")[1]
-    page.app.engine.replace("other", lambda report: EchoModel(name="other"))
+    page.app.manager.replace("other", lambda report: EchoModel(name="other"))
     assert "Load echo first" in page.refused("POST", f"/messages/{reply}/again")[1]
 
 

@@ -18,7 +18,7 @@ from modules.loaders import choose
 from modules.loaders.options import LoadOptions
 from modules.settings.server import ServerOptions
 from tests.api.page.test_chats import Page
-from tests.fakes import EchoModel
+from tests.fakes import EchoModel, loaded_in
 from tests.in_process import make_app
 
 
@@ -120,13 +120,13 @@ def test_a_model_is_loaded_again_as_it_was_with_its_adapters(app: App, page: Pag
     assert page.refused("POST", "/model/again")[0] == 400
     app.load_model("far", LoadOptions(ctx_size=512))
     app.load_adapter("pirate")
-    first = app.engine.model
+    first = loaded_in(app.manager)
     page.ok("POST", "/model/again")
-    until(lambda: app.engine.loaded not in (None, first) and app.engine.model.adapters == ("pirate",))
+    until(lambda: app.manager.loaded not in (None, first) and loaded_in(app.manager).adapters == ("pirate",))
     assert [options.ctx_size for options in loads] == [512, 512]
     assert page.ok("GET", "/models")["engine"]["log"] == ["Loading far: 10 %", "far answers"]
     page.ok("DELETE", "/model")
-    assert app.engine.loaded is None
+    assert app.manager.loaded is None
 
 
 def test_a_load_that_fails_leaves_its_reason_and_what_was_said(app: App, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_a_load_that_fails_leaves_its_reason_and_what_was_said(app: App, page: P
 
     monkeypatch.setattr(choose, "load", load)
     page.ok("POST", "/model", {"name": "far"})
-    until(lambda: app.engine.status.error is not None)
+    until(lambda: app.manager.status.error is not None)
     engine = page.ok("GET", "/models")["engine"]
     assert (engine["state"], engine["error"], engine["log"]) == ("empty", "It does not answer.", ["asking"])
 
@@ -158,7 +158,7 @@ def test_an_adapter_that_fails_at_the_start_leaves_the_others(tmp_path: Path, mo
         (app.models.folder / "far.yaml").write_text("base_url: http://127.0.0.1:9/v1\n")
         monkeypatch.setattr(choose, "load", lambda spec, options, report: EchoModel(name=spec.name))
         app.load_at_start()
-        assert app.engine.model.adapters == ("pirate",)
+        assert loaded_in(app.manager).adapters == ("pirate",)
     finally:
         app.close()
 
@@ -185,7 +185,7 @@ def test_everyone_may_look_and_only_administrators_change(tmp_path: Path) -> Non
         ):
             assert bert.refused(method, path, body)[0] in (401, 403), path
         assert Page(app, "anna").ok("GET", "/models")["admin"]
-        assert app.engine.loaded is not None and (app.models.folder / "far.yaml").exists()
+        assert app.manager.loaded is not None and (app.models.folder / "far.yaml").exists()
     finally:
         app.close()
 
@@ -200,6 +200,6 @@ def test_the_memory_of_the_replaced_model_counts_as_free(app: App, tiny_llama_fo
     spec = replace(app.models.find("tiny"), name="tiny")
     app.last_load = "echo", LoadOptions()
     assert Models(app, "local").freed() == 0  # no file of that name
-    app.engine.replace("tiny", lambda report: EchoModel(name="tiny"))
+    app.manager.replace("tiny", lambda report: EchoModel(name="tiny"))
     app.last_load = "tiny", LoadOptions()
     assert Models(app, "local").freed() == memory.memory_need(spec, wish_of(LoadOptions())).total > 0

@@ -23,7 +23,7 @@ from modules.training.config import TrainingConfig
 from modules.training.folder import Plan, RunFolder
 from modules.training.samples import load_tokenizer
 from modules.ui.data_view import first_html, histogram, rows_html
-from tests.fakes import EchoModel
+from tests.fakes import EchoModel, loaded_in
 from tests.in_process import ROOT, make_app
 
 
@@ -153,12 +153,12 @@ def test_a_finished_adapter_is_used_in_a_new_chat_beside_the_loaded_model(app):
     ann = browser(app, "ann")
     used = ann.post(f"/chats/training/{folder.path.name}/use", json={})
     assert used.status_code == 200, used.text
-    model = app.engine.model
+    model = loaded_in(app.manager)
     assert (model.name, model.adapters) == ("tiny-llama", ("facts",))
     assert app.store.for_owner("ann").chats.get(used.json()["chat"]).settings == {"adapter": "facts"}
     again = ann.post(f"/chats/training/{folder.path.name}/use", json={"checkpoint": "step-000002"}).json()
     assert again["adapter"] == "facts-step-000002"
-    assert app.engine.model is model and set(model.adapters) == {"facts", "facts-step-000002"}
+    assert loaded_in(app.manager) is model and set(model.adapters) == {"facts", "facts-step-000002"}
     # Beside the base: the same question with and without it.
     name = ann.post(f"/chats/training/{folder.path.name}/adapter", json={"checkpoint": "step-000002"}).json()
     replies = [ann.post("/chats/training/ask", json={"question": "Who?", "adapter": one}) for one in (name, None)]

@@ -1,4 +1,4 @@
-"""Telling calls of tools from text, while a model writes them in the way of its family."""
+"""Tool calls: the format of a model's family, and a reader that tells calls from text while a reply is written."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ HERMES = ToolFormat("<tool_call>", "</tool_call>")
 MISTRAL = ToolFormat("[TOOL_CALLS]", special=True)
 BARE = ToolFormat(None)
 """Llama 3, and every call that the schema forces: the reply is the JSON of a call."""
+
+
+def tool_format(template: str | None) -> ToolFormat | None:
+    """How a model with this chat template writes its calls; None where the template has no place for tools."""
+    if template is None or not re.search(r"\btools\b", template):
+        return None
+    if "[TOOL_CALLS]" in template:
+        return MISTRAL
+    return HERMES if "<tool_call>" in template else BARE
 
 
 @dataclass(frozen=True)
