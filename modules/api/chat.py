@@ -128,13 +128,13 @@ async def generation_request(app: App, model: LoadedModel, body: ChatCompletionR
     conversation = Conversation(
         await read_messages(body.messages, images=model.capabilities.images, remote_images=app.options.allow_remote_images),
         user=body.user_name,
+        character=await run_in_threadpool(app.characters.named, owner, body.character) if body.character else None,
         continue_reply=body.continue_final_message,
         tools=tools_for_template(body.offered_tools),
         variables=variables,
     )
     settings = ChatSettings(
         mode=body.mode,
-        character=body.character or "",
         template=body.template or "",
         adapter=adapter or "",
         adapter_strength=body.adapter_strength,

@@ -24,7 +24,7 @@ from modules.services.base import Service
 class Conversation:
     """Messages to answer, oldest first; `images` only where the model supports them.
 
-    user: the name of the person. character: in place of the one that the settings name.
+    user: the name of the person. character: in place of the one that the settings name by its id; programs name one by its name.
     continue_reply: the last message is the beginning of the reply. as_user: write the person's next message, which begins so.
     tools: functions that the model may call, in the form of chat templates; variables: further ones of the chat template.
     """
@@ -109,8 +109,8 @@ class RequestBuilder(Service):
         return None if chosen.origin == "model" else chosen.source
 
     def character(self, settings: ChatSettings) -> Character | None:
-        """The character that the settings name, by id or name. Raises NotFound, UserError."""
-        return self.app.characters.named(self.owner, settings.character) if settings.character else None
+        """The character that the settings name by its id. Raises NotFound, UserError."""
+        return self.app.characters.read(self.owner, settings.character) if settings.character else None
 
 
 def _system_apart(messages: Messages, settings: ChatSettings, character: Character | None) -> tuple[str, Messages]:
