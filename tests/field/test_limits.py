@@ -374,7 +374,7 @@ def test_long_conversations_are_read_beside_the_event_loop(tmp_path, monkeypatch
     watched(large_bodies, "_read")
     watched(conversation, "_named_pictures")
     watched(conversation, "_conversation")
-    turns = [{"role": "user" if n % 2 == 0 else "assistant", "content": "hello"} for n in range(20_001)]
+    turns = [{"role": "user" if n % 2 == 0 else "assistant", "content": "hello"} for n in range(9_999)]
     app = make_app(tmp_path, EchoModel(context_length=10**7), nowebui=True)
     with serving(app) as url:
 
@@ -387,7 +387,7 @@ def test_long_conversations_are_read_beside_the_event_loop(tmp_path, monkeypatch
         broken, deep = post(b'{"messages": ' + b" " * 100_000), post(b"[" * 200_000)
     app.close()
     assert good.json()["choices"][0]["message"]["content"] == "hel"
-    assert (bad.status_code, bad.json()["error"]["param"]) == (400, "messages.20001.role")
+    assert (bad.status_code, bad.json()["error"]["param"]) == (400, "messages.9999.role")
     assert (broken.status_code, broken.json()["error"]["code"]) == (400, "invalid_json")
     assert deep.status_code == 400
     assert where == {"_read": {"asyncio"}, "_named_pictures": {"AnyIO worker thread"}, "_conversation": {"AnyIO worker thread"}}
