@@ -84,10 +84,13 @@ class Preferences(Service):
         return undo
 
     def preset_changed(self, name: str) -> None:
-        """Settings that come from a preset are one's own from now on, where it says something else now."""
+        """Settings that come from a preset are one's own from now on, where it says something else now; the page is told."""
         sampling, preset = self.sampling
+        kept = self.history.preferences.get("sampling")
         if preset == name:
             self.set_sampling(sampling, preset)
+        elif kept is not None and kept.get("preset") == name:  # it is gone, and its Undo brings it back as the user's choice
+            self.history.preferences.set("sampling", kept)
 
     @property
     def user_name(self) -> str:

@@ -133,6 +133,7 @@ def engine_status_view(app: App) -> dict[str, Any]:
         "epoch": app.started,
         "engine": engine.model_copy(update={"seconds": int(engine.seconds)}),  # it is told once a second
         "models": len(app.models.all()),
+        "presets": len(app.presets.names()),
         "starter": starter_download(app),
     }
 
