@@ -21,8 +21,8 @@ def model(request):
 def tokenized(model, monkeypatch):
     """The longest text that was tokenized."""
     longest = [0]
-    if hasattr(model, "_prompter"):
-        tokenizer = type(model._prompter.tokenizer)
+    if hasattr(model, "_prompt_builder"):
+        tokenizer = type(model._prompt_builder.tokenizer)
         ask = tokenizer.__call__
 
         def call(self, text, *args, **kwargs):
