@@ -116,15 +116,13 @@ def test_a_row_is_the_same_in_any_company_and_on_any_number_of_threads() -> None
 
 
 class Team:
-    """Stands for OpenMP: notes how many threads the test's own thread asks for, and not the engine of a model that others share."""
+    """Stands for OpenMP: notes how many threads are asked for."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
-        self._caller = threading.get_ident()
 
     def __call__(self, address: int, fields: Any, threads: int, flags: int) -> None:
-        if threading.get_ident() == self._caller:
-            self.asked.append(threads)
+        self.asked.append(threads)
         ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(ctypes.addressof(fields))
 
 
