@@ -103,7 +103,7 @@ class Backup(Service):
         return f"characters/{id_}{suffix}", text
 
     def _settings(self) -> dict[str, Any]:
-        preferences = Preferences(self.app, self.owner)
+        preferences = self.of(Preferences)
         sampling, preset = preferences.sampling
         pages = {name: self.app.notebooks.for_owner(self.owner).read(name) for name in get_args(PageName)}
         return {
@@ -181,7 +181,7 @@ class Backup(Service):
         return len(made), [f"{left_out.number} {left_out.title} — {said(left_out.why.text)}" for left_out in read.left_out]
 
     def _restore_settings(self, kept: dict[str, Any]) -> None:
-        preferences = Preferences(self.app, self.owner)
+        preferences = self.of(Preferences)
         preferences.set_sampling(SamplingParams.read(kept.get("sampling", {})), kept.get("preset"))
         preferences.set_page(kept.get("page", {}))
         preferences.set_user_name(str(kept.get("name", "")))

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from modules.app import App
 from modules.chats.replies import OwnedReplies
 from modules.chats.store import ChatHistory
 
+Other = TypeVar("Other", bound="Service")
+
 
 @dataclass(frozen=True)
 class Service:
-    """Use cases of one user. A service that needs another makes it: `Preferences(self.app, self.owner)`.
+    """Use cases of one user. A service that needs another makes it: `self.of(Preferences)`.
 
     admin_key: whether the request came with the server's admin key, which administers under any name.
     """
@@ -20,6 +23,10 @@ class Service:
     app: App
     owner: str
     admin_key: bool = False
+
+    def of(self, kind: type[Other]) -> Other:
+        """Another service, for the same user."""
+        return kind(self.app, self.owner, self.admin_key)
 
     @property
     def is_admin(self) -> bool:

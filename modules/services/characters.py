@@ -47,7 +47,7 @@ class Characters(Service):
 
     def called(self, character: Character | None) -> str:
         """The name of the person in a chat with a character; empty where nobody has said one."""
-        return Preferences(self.app, self.owner).user_name or (character.user if character else "")
+        return self.of(Preferences).user_name or (character.user if character else "")
 
     def name(self, id_: str) -> str:
         """What people call a character; its id where it cannot be read."""

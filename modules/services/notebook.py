@@ -28,7 +28,7 @@ class NotebookTabs(Service):
 
     def write(self, name: str, how: How, adapter: str | None = None) -> NotebookPage:
         """Begin a reply with the user's sampling settings. Raises Conflict while one is being written, and UserError."""
-        sampling, preset = Preferences(self.app, self.owner).sampling
+        sampling, preset = self.of(Preferences).sampling
         return self.pages.write(name, fixed_seed(sampling), how=how, adapter=adapter, preset=preset)
 
     # --- prompts
@@ -67,7 +67,7 @@ class NotebookTabs(Service):
 
     def next_tokens(self, text: str, top: int) -> dict[str, Any]:
         """The `top` likeliest tokens after a text: probabilities by the model alone, and with the user's settings."""
-        sampling, _ = Preferences(self.app, self.owner).sampling
+        sampling, _ = self.of(Preferences).sampling
         with self.app.manager.lease(wait=True) as model:
             if not model.capabilities.logprobs:
                 raise UserError(f"{model.name} cannot report probabilities with its loader.")

@@ -80,7 +80,7 @@ class PromptPreview(ReplyService):
     def _question(self, model: LoadedModel, how: ReplySettings, branch: Sequence[StoredMessage]) -> Question:
         character = self.builder.requests.character(how.settings)
         said = [Message(message.role, message.content) for message in branch]
-        user = Preferences(self.app, self.owner).user_name
+        user = self.of(Preferences).user_name
         lore = lore_of(character, said, user=user, count=counted_by(model))
         return Question(self.builder.request(model, how, branch), lore)
 

@@ -67,7 +67,7 @@ class ReplyBuilder(Service):
 
     def settings(self, chat: Chat) -> ReplySettings:
         """As the chat and its owner have it set now."""
-        return ReplySettings(settings_of(chat), *Preferences(self.app, self.owner).sampling)
+        return ReplySettings(settings_of(chat), *self.of(Preferences).sampling)
 
     def settings_of_reply(self, chat: Chat, message: StoredMessage) -> ReplySettings:
         """How a reply was made last; as the chat is set now for replies of older versions."""
@@ -76,7 +76,7 @@ class ReplyBuilder(Service):
 
     @property
     def requests(self) -> RequestBuilder:
-        return RequestBuilder(self.app, self.owner)
+        return self.of(RequestBuilder)
 
     def request(
         self,
@@ -92,7 +92,7 @@ class ReplyBuilder(Service):
             raise UserError("There is nothing to answer yet: write a message first.")
         if continue_reply and messages[-1].role != "assistant":
             raise UserError("Only a reply can be continued.")
-        preferences = Preferences(self.app, self.owner)
+        preferences = self.of(Preferences)
         return self.requests.build(
             model,
             Conversation(
@@ -177,4 +177,4 @@ class ReplyService(Service):
 
     @property
     def builder(self) -> ReplyBuilder:
-        return ReplyBuilder(self.app, self.owner)
+        return self.of(ReplyBuilder)

@@ -38,7 +38,7 @@ class UndoHistory(Service):
     def told_settings(self, before: tuple[SamplingParams, str | None]) -> dict[str, Any] | None:
         """What the page says where settings that are kept nowhere else were replaced; before: they, as of Preferences.sampling."""
         sampling, preset = before
-        if preset is not None or sampling in (SamplingParams(), Preferences(self.app, self.owner).sampling[0]):
+        if preset is not None or sampling in (SamplingParams(), self.of(Preferences).sampling[0]):
             return None
         settings = {"values": sampling.model_dump(mode="json", exclude_defaults=True)}
         return {"words": "parameters.replaced", "values": {}, "settings": settings}
@@ -77,7 +77,7 @@ class UndoHistory(Service):
             case _:
                 self.app.trash.restore(self.owner, id_)
         if kept.kind == "preset":
-            Preferences(self.app, self.owner).preset_changed(kept.name)
+            self.of(Preferences).preset_changed(kept.name)
         return view(kept)
 
     def _others_changed(self, kept: Kept) -> bool:

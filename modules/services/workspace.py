@@ -24,59 +24,59 @@ class Workspace(Service):
 
     @property
     def backup(self) -> Backup:
-        return Backup(self.app, self.owner, self.admin_key)
+        return self.of(Backup)
 
     @property
     def characters(self) -> Characters:
-        return Characters(self.app, self.owner, self.admin_key)
+        return self.of(Characters)
 
     @property
     def chats(self) -> Chats:
-        return Chats(self.app, self.owner, self.admin_key)
+        return self.of(Chats)
 
     @property
     def compare(self) -> Compare:
-        return Compare(self.app, self.owner, self.admin_key)
+        return self.of(Compare)
 
     @property
     def notebook(self) -> NotebookTabs:
-        return NotebookTabs(self.app, self.owner, self.admin_key)
+        return self.of(NotebookTabs)
 
     @property
     def preferences(self) -> Preferences:
-        return Preferences(self.app, self.owner, self.admin_key)
+        return self.of(Preferences)
 
     @property
     def prompt_preview(self) -> PromptPreview:
-        return PromptPreview(self.app, self.owner, self.admin_key)
+        return self.of(PromptPreview)
 
     @property
     def requests(self) -> RequestBuilder:
-        return RequestBuilder(self.app, self.owner)
+        return self.of(RequestBuilder)
 
     @property
     def rerun(self) -> Rerun:
-        return Rerun(self.app, self.owner, self.admin_key)
+        return self.of(Rerun)
 
     @property
     def tokens(self) -> Tokens:
-        return Tokens(self.app, self.owner, self.admin_key)
+        return self.of(Tokens)
 
     @property
     def undo(self) -> UndoHistory:
-        return UndoHistory(self.app, self.owner, self.admin_key)
+        return self.of(UndoHistory)
 
     @property
     def models(self) -> Models:
         """Models and adapters: downloads, loading."""
-        return Models(self.app, self.owner, self.admin_key)
+        return self.of(Models)
 
     @property
     def training(self) -> Training:
         """Training runs."""
-        return Training(self.app, self.owner, self.admin_key)
+        return self.of(Training)
 
     @property
     def datasets(self) -> Datasets:
         """Training data."""
-        return Datasets(self.app, self.owner, self.admin_key)
+        return self.of(Datasets)
